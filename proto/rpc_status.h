@@ -1,0 +1,24 @@
+// absl::Status to gRPC and back, with google.rpc details. The codes are equal.
+#pragma once
+
+#include <string>
+#include <vector>
+
+#include "absl/status/status.h"
+#include "grpcpp/support/status.h"
+#include "proto/job_spec.h"
+
+namespace ham {
+
+// Attaches a machine-readable reason (UPPER_SNAKE_CASE) that travels as ErrorInfo.reason.
+absl::Status WithReason(absl::Status status, const std::string& reason);
+std::string ReasonOf(const absl::Status& status);  // "" if none
+
+// INVALID_ARGUMENT, reason INVALID_FIELD, message = first violation, BadRequest details with all.
+absl::Status InvalidFields(const std::vector<FieldViolation>& violations);
+std::vector<FieldViolation> FieldViolationsOf(const absl::Status& status);
+
+grpc::Status ToGrpc(const absl::Status& status);
+absl::Status FromGrpc(const grpc::Status& status);
+
+}  // namespace ham

@@ -1,0 +1,9 @@
+#include "proto/version.h"
+
+#include "build_id.h"
+
+namespace ham {
+
+const char* BuildId() { return HAM_BUILD_ID; }
+
+}  // namespace ham

@@ -1,0 +1,52 @@
+// Frames between an agent and its trainer, over a stream socketpair.
+//
+// A frame is a 4-byte little-endian length, then that many bytes of UTF-8 JSON, one object with a string
+// "type". At most kMaxFrameBytes. Non-finite numbers travel as the strings "NaN", "Infinity", "-Infinity".
+//
+// Trainer to agent:
+//   hello        {build_id}                                  first frame
+//   progress     {phase, tick, iteration, epoch, collective_sequence}   at most 10 a second, and at each phase change
+//   metric       {point}                                     rank 0; a MetricPoint as protobuf JSON (proto field names)
+//   checkpoint   {manifest, iteration, epoch}                rank 0; absolute path of a complete manifest, to be uploaded;
+//                                                            its files lie beside it and stay until `checkpoint_done`
+//   store_set    {id, key, value}                            rendezvous; value is base64
+//   store_get    {id, key, timeout_seconds}                  waits until the key is set
+//   failed       {class, message}                            class is a FailureClass name; then exit status 1
+//   done         {}                                          then exit status 0
+// Agent to trainer:
+//   start        {build_id, job, attempt, rank, world_size, spec, data_root, work_dir, threads, resume_manifest,
+//                 interface, collective_timeout_seconds}     after hello. spec is the JobSpec as protobuf JSON with
+//                                                            proto field names and all primitive fields;
+//                                                            resume_manifest "" = from scratch; interface "" = loopback
+//                                                            or the host's default
+//   store_reply  {id, ok, value, error}                      value is base64
+//   checkpoint_done {manifest, ok, error}
+// End of stream means the other side is gone: the trainer then exits at once.
+#pragma once
+
+#include <cstdint>
+#include <string>
+
+#include "absl/status/status.h"
+#include "absl/status/statusor.h"
+#include <nlohmann/json.hpp>
+
+namespace ham::ipc {
+
+inline constexpr uint32_t kMaxFrameBytes = 4 << 20;
+
+// Parses JSON as strictly as both sides need: refuses duplicate keys, nulls and trailing bytes.
+// InvalidArgument says where. Any thread.
+absl::StatusOr<nlohmann::json> ParseStrictJson(const std::string& text);
+
+// Writes one frame to a blocking descriptor, whole. Callers serialise. Unavailable when the peer is gone.
+absl::Status WriteFrame(int fd, const nlohmann::json& message);
+
+// Reads one frame from a blocking descriptor. OutOfRange at a clean end of stream; InvalidArgument for a
+// frame too long, not JSON or without "type"; Unavailable for a stream cut within a frame.
+absl::StatusOr<nlohmann::json> ReadFrame(int fd);
+
+std::string Base64Encode(const std::string& bytes);
+absl::StatusOr<std::string> Base64Decode(const std::string& text);
+
+}  // namespace ham::ipc
