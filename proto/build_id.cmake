@@ -1,4 +1,5 @@
 # Writes OUT with the build id: twelve hex digits over the sources of proto/ and worker/ below ROOT.
+cmake_minimum_required(VERSION 3.25)
 file(GLOB_RECURSE files LIST_DIRECTORIES false RELATIVE ${ROOT}
   ${ROOT}/proto/*.proto ${ROOT}/proto/*.h ${ROOT}/proto/*.cc ${ROOT}/worker/*.h ${ROOT}/worker/*.cc)
 list(SORT files)

@@ -1,0 +1,185 @@
+#include <algorithm>
+#include <charconv>
+#include <cmath>
+#include <limits>
+#include <numeric>
+#include <set>
+
+#include "absl/strings/str_cat.h"
+#include "absl/strings/str_format.h"
+#include "proto/job_spec.h"
+#include "yaml-cpp/yaml.h"
+
+namespace ham {
+namespace {
+
+using google::protobuf::FieldDescriptor;
+using google::protobuf::Message;
+
+constexpr size_t kMaxYamlBytes = 1 << 20;
+constexpr int kMaxDepth = 16;
+
+absl::Status Wrong(const std::string& path, const std::string& what, const std::string& allowed) {
+  return absl::InvalidArgumentError(absl::StrFormat("%s %s; allowed is %s", path, what, allowed));
+}
+
+std::string Join(const std::string& path, const std::string& key) { return path.empty() ? key : path + "." + key; }
+
+size_t EditDistance(const std::string& a, const std::string& b) {
+  std::vector<size_t> row(b.size() + 1);
+  std::iota(row.begin(), row.end(), 0);
+  for (size_t i = 1; i <= a.size(); ++i) {
+    size_t diagonal = row[0];
+    row[0] = i;
+    for (size_t j = 1; j <= b.size(); ++j) {
+      const size_t above = row[j];
+      row[j] = std::min({above + 1, row[j - 1] + 1, diagonal + (a[i - 1] == b[j - 1] ? 0 : 1)});
+      diagonal = above;
+    }
+  }
+  return row[b.size()];
+}
+
+std::string NearestKey(const std::string& key, const google::protobuf::Descriptor* descriptor) {
+  const std::string probe = key.substr(0, 64);
+  std::string best;
+  size_t best_distance = std::numeric_limits<size_t>::max();
+  for (int i = 0; i < descriptor->field_count(); ++i) {
+    const size_t distance = EditDistance(probe, descriptor->field(i)->name());
+    if (distance < best_distance) {
+      best_distance = distance;
+      best = descriptor->field(i)->name();
+    }
+  }
+  return best;
+}
+
+bool ParseReal(const std::string& text, double* value) {
+  const char* end = text.data() + text.size();
+  const auto [stop, error] = std::from_chars(text.data(), end, *value);
+  return error == std::errc() && stop == end && std::isfinite(*value);
+}
+
+// A number, or two of them with a slash between.
+bool ParseRealOrFraction(const std::string& text, double* value) {
+  const size_t slash = text.find('/');
+  if (slash == std::string::npos) return ParseReal(text, value);
+  double numerator = 0, denominator = 0;
+  if (!ParseReal(text.substr(0, slash), &numerator) || !ParseReal(text.substr(slash + 1), &denominator)) return false;
+  if (denominator == 0) return false;
+  *value = numerator / denominator;
+  return true;
+}
+
+template <typename Integer>
+bool ParseInteger(const std::string& text, Integer* value) {
+  const char* end = text.data() + text.size();
+  const auto [stop, error] = std::from_chars(text.data(), end, *value);
+  return error == std::errc() && stop == end;
+}
+
+absl::Status SetScalar(const YAML::Node& node, const std::string& path, const FieldDescriptor* field,
+                       Message* message) {
+  if (!node.IsScalar()) return Wrong(path, "is a list, a section or empty", "a single value");
+  const std::string text = node.Scalar();
+  const std::string shown = absl::StrFormat("is \"%s\"", text.substr(0, 80));
+  const auto* reflection = message->GetReflection();
+  const bool repeated = field->is_repeated();
+  switch (field->cpp_type()) {
+    case FieldDescriptor::CPPTYPE_DOUBLE: {
+      double value = 0;
+      if (!ParseRealOrFraction(text, &value)) return Wrong(path, shown, "a number or a fraction such as 8/255");
+      reflection->SetDouble(message, field, value);
+      return absl::OkStatus();
+    }
+    case FieldDescriptor::CPPTYPE_INT32: {
+      int32_t value = 0;
+      if (!ParseInteger(text, &value)) return Wrong(path, shown, "a whole number below 2^31");
+      repeated ? reflection->AddInt32(message, field, value) : reflection->SetInt32(message, field, value);
+      return absl::OkStatus();
+    }
+    case FieldDescriptor::CPPTYPE_UINT64: {
+      uint64_t value = 0;
+      if (!ParseInteger(text, &value)) return Wrong(path, shown, "a whole number from 0 to 2^64 - 1");
+      reflection->SetUInt64(message, field, value);
+      return absl::OkStatus();
+    }
+    case FieldDescriptor::CPPTYPE_BOOL: {
+      if (text != "true" && text != "false") return Wrong(path, shown, "true or false");
+      reflection->SetBool(message, field, text == "true");
+      return absl::OkStatus();
+    }
+    case FieldDescriptor::CPPTYPE_STRING:
+      reflection->SetString(message, field, text);
+      return absl::OkStatus();
+    default:
+      return absl::InternalError(absl::StrCat(path, " has a type that YAML specs do not carry"));
+  }
+}
+
+absl::Status FillMessage(const YAML::Node& node, const std::string& path, int depth, Message* message);
+
+absl::Status FillField(const YAML::Node& node, const std::string& path, int depth, const FieldDescriptor* field,
+                       Message* message) {
+  const bool is_message = field->cpp_type() == FieldDescriptor::CPPTYPE_MESSAGE;
+  const auto* reflection = message->GetReflection();
+  if (!field->is_repeated()) {
+    if (!is_message) return SetScalar(node, path, field, message);
+    return FillMessage(node, path, depth + 1, reflection->MutableMessage(message, field));
+  }
+  if (!node.IsSequence()) return Wrong(path, "is not a list", "a list");
+  if (node.size() > 10000) return Wrong(path, absl::StrFormat("has %d entries", node.size()), "at most 10000 of them");
+  for (size_t i = 0; i < node.size(); ++i) {
+    const std::string at = absl::StrCat(path, "[", i, "]");
+    const absl::Status status = is_message ? FillMessage(node[i], at, depth + 1, reflection->AddMessage(message, field))
+                                           : SetScalar(node[i], at, field, message);
+    if (!status.ok()) return status;
+  }
+  return absl::OkStatus();
+}
+
+absl::Status FillMessage(const YAML::Node& node, const std::string& path, int depth, Message* message) {
+  const std::string shown = path.empty() ? "the spec" : path;
+  if (depth > kMaxDepth) return Wrong(shown, "is nested too deeply", "at most 16 levels");
+  if (!node.IsMap()) return Wrong(shown, "is not a section", "a section of `key: value` lines");
+  std::set<std::string> seen;
+  for (const auto& entry : node) {
+    if (!entry.first.IsScalar()) return Wrong(shown, "has a key that is not text", "plain keys");
+    const std::string key = entry.first.Scalar();
+    const std::string at = Join(path, key.substr(0, 80));
+    const FieldDescriptor* field = message->GetDescriptor()->FindFieldByName(key);
+    if (field == nullptr) {
+      return absl::InvalidArgumentError(absl::StrFormat("%s is not a known key; did you mean %s?", at,
+                                                        Join(path, NearestKey(key, message->GetDescriptor()))));
+    }
+    if (!seen.insert(key).second) return absl::InvalidArgumentError(at + " stands twice; keep one");
+    const absl::Status status = FillField(entry.second, at, depth, field, message);
+    if (!status.ok()) return status;
+  }
+  return absl::OkStatus();
+}
+
+}  // namespace
+
+absl::StatusOr<ham::v1::JobSpec> ParseJobSpecYaml(const std::string& text) {
+  if (text.size() > kMaxYamlBytes) {
+    return absl::InvalidArgumentError(
+        absl::StrFormat("the spec has %d bytes; allowed is at most %d", text.size(), kMaxYamlBytes));
+  }
+  ham::v1::JobSpec spec;
+  try {
+    const std::vector<YAML::Node> documents = YAML::LoadAll(text);
+    if (documents.size() != 1) {
+      return absl::InvalidArgumentError(
+          absl::StrFormat("the spec holds %d YAML documents; allowed is exactly one", documents.size()));
+    }
+    const absl::Status status = FillMessage(documents[0], "", 0, &spec);
+    if (!status.ok()) return status;
+  } catch (const YAML::Exception& error) {
+    return absl::InvalidArgumentError(absl::StrFormat("the spec is not valid YAML at line %d, column %d: %s",
+                                                      error.mark.line + 1, error.mark.column + 1, error.msg));
+  }
+  return spec;
+}
+
+}  // namespace ham

@@ -1,0 +1,90 @@
+#include <gtest/gtest.h>
+
+#include <random>
+
+#include "proto/job_spec.h"
+
+namespace ham {
+namespace {
+
+constexpr char kGood[] = R"(
+train:
+  data: {name: fashion-mnist, train_rows: 10000}
+  method: {name: ham, mining_step: 2}
+  attack: {epsilon: 8/255, step_size: 0.03, steps: 5, random_start: false}
+  seed: 18446744073709551615
+  optimizer: {schedule: step, milestones: [3, 5]}
+  evaluation:
+    suites:
+      - name: pgd-20
+        attacks: [{steps: 20}, {loss: margin}]
+)";
+
+TEST(ParseJobSpecYaml, ReadsEveryKindOfField) {
+  const auto spec = ParseJobSpecYaml(kGood);
+  ASSERT_TRUE(spec.ok()) << spec.status();
+  const auto& train = spec->train();
+  EXPECT_EQ(train.data().name(), "fashion-mnist");
+  EXPECT_EQ(train.attack().epsilon(), 8.0 / 255.0);
+  EXPECT_FALSE(train.attack().random_start());
+  EXPECT_EQ(train.seed(), 18446744073709551615u);
+  EXPECT_EQ(train.optimizer().milestones(1), 5);
+  EXPECT_EQ(train.evaluation().suites(0).attacks(1).loss(), "margin");
+  EXPECT_FALSE(train.has_epochs());
+}
+
+struct Case {
+  const char* yaml;
+  const char* expected;  // part of the sentence
+};
+
+class BadYaml : public testing::TestWithParam<Case> {};
+
+TEST_P(BadYaml, IsExplainedInOneSentence) {
+  const auto spec = ParseJobSpecYaml(GetParam().yaml);
+  ASSERT_EQ(spec.status().code(), absl::StatusCode::kInvalidArgument) << GetParam().yaml;
+  const std::string message(spec.status().message());
+  EXPECT_NE(message.find(GetParam().expected), std::string::npos) << message;
+  EXPECT_EQ(message.find('\n'), std::string::npos) << message;
+}
+
+INSTANTIATE_TEST_SUITE_P(
+    Cases, BadYaml,
+    testing::Values(Case{"train: {attack: {epsilonn: 1}}", "did you mean train.attack.epsilon?"},
+                    Case{"trian: {}", "did you mean train?"}, Case{"train: {epochs: many}", "train.epochs is \"many\""},
+                    Case{"train: {epochs: 1.5}", "a whole number"}, Case{"train: {epochs: 99999999999}", "below 2^31"},
+                    Case{"train: {seed: -1}", "train.seed is \"-1\""},
+                    Case{"train: {attack: {epsilon: 8/0}}", "train.attack.epsilon is \"8/0\""},
+                    Case{"train: {attack: {epsilon: nan}}", "a number or a fraction"},
+                    Case{"train: {attack: {epsilon: inf}}", "a number or a fraction"},
+                    Case{"train: {attack: {epsilon: [1]}}", "a single value"},
+                    Case{"train: {attack: {random_start: yes}}", "true or false"},
+                    Case{"train: {attack: 3}", "train.attack is not a section"},
+                    Case{"train: {optimizer: {milestones: 3}}", "is not a list"},
+                    Case{"train: {epochs: 1, epochs: 2}", "stands twice"}, Case{"train: {epochs: 1", "not valid YAML"},
+                    Case{"", "exactly one"}, Case{"[1, 2]", "the spec is not a section"},
+                    Case{"train: {epochs: }", "single value"}, Case{"a: 1\n---\nb: 2", "2 YAML documents"},
+                    Case{"train: &x {data: *x}", ""}));
+
+TEST(ParseJobSpecYaml, RefusesHugeText) {
+  EXPECT_EQ(ParseJobSpecYaml(std::string(2 << 20, ' ')).status().code(), absl::StatusCode::kInvalidArgument);
+}
+
+TEST(ParseJobSpecYaml, SurvivesDamagedText) {
+  const unsigned seed = std::random_device{}();
+  SCOPED_TRACE(testing::Message() << "seed " << seed);
+  std::mt19937 random(seed);
+  const std::string good = kGood;
+  for (int round = 0; round < 2000; ++round) {
+    std::string text = good;
+    for (unsigned k = 0; k <= random() % 4; ++k) text[random() % text.size()] = static_cast<char>(random());
+    text.resize(random() % (text.size() + 1));
+    const auto spec = ParseJobSpecYaml(text);
+    if (!spec.ok()) {
+      EXPECT_EQ(spec.status().code(), absl::StatusCode::kInvalidArgument);
+    }
+  }
+}
+
+}  // namespace
+}  // namespace ham
