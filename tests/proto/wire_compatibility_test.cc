@@ -99,6 +99,7 @@ TEST_F(WireCompatibility, CommittedDescriptorIsUpToDate) {
     ASSERT_NE(now, nullptr) << file.name();
     FileDescriptorProto current;
     now->CopyTo(&current);
+    now->CopyJsonNameTo(&current);
     EXPECT_EQ(current.SerializeAsString(), file.SerializeAsString())
         << file.name() << " changed; run tests/proto/update_descriptor.sh";
   }
