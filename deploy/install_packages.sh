@@ -1,0 +1,28 @@
+#!/usr/bin/env bash
+# Installs the Debian packages that ham is built from and, with `tests`, those its tests need.
+#   deploy/install_packages.sh [tests]
+# Does nothing when all are there. Needs root or sudo only when some are missing.
+set -euo pipefail
+packages=(
+  g++ cmake ninja-build git ca-certificates python3 python3-pip
+  libgrpc++-dev libprotobuf-dev protobuf-compiler protobuf-compiler-grpc libabsl-dev prometheus-cpp-dev
+  libsqlite3-dev libcli11-dev libyaml-cpp-dev libspdlog-dev nlohmann-json3-dev libssl-dev zlib1g-dev libgloo-dev
+  dataset-fashion-mnist
+)
+if [ "${1:-}" = tests ]; then
+  packages+=(libgtest-dev libgmock-dev python3-venv procps)
+fi
+missing=()
+for package in "${packages[@]}"; do
+  dpkg-query -W -f '${Status}' "$package" 2>/dev/null | grep -q 'ok installed' || missing+=("$package")
+done
+[ ${#missing[@]} -eq 0 ] && exit 0
+as_root=()
+if [ "$(id -u)" -ne 0 ]; then
+  command -v sudo >/dev/null || { echo "missing packages: ${missing[*]}; install them as root" >&2; exit 1; }
+  as_root=(sudo)
+fi
+echo "installing ${#missing[@]} Debian packages: ${missing[*]}"
+export DEBIAN_FRONTEND=noninteractive
+"${as_root[@]}" apt-get update -q >/dev/null
+"${as_root[@]}" apt-get install -y -q --no-install-recommends "${missing[@]}" >/dev/null

@@ -1,0 +1,37 @@
+#!/usr/bin/env bash
+# Builds ham and runs all its tests; about 12 minutes on two cores, can be run again and again.
+#   tests/run.sh [--long] [--label LABEL]
+# --long adds what takes more time: sanitizer builds, the clang -Wthread-safety build, more simulation seeds.
+# --label runs only the tests of one CTest label (unit, simulation, integration, e2e).
+# The last line is `N passed, N failed, N skipped`; each skip is listed with its reason. With CI set, a skip
+# that tests/allowed_skips does not name counts as a failure.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+long=
+label=()
+while [ $# -gt 0 ]; do
+  case $1 in
+    --long) long=1; shift ;;
+    --label) label=(-L "^${2:?--label needs a label}\$"); shift 2 ;;
+    *) sed -n '2,8p' "$0"; exit 2 ;;
+  esac
+done
+step() { printf '\n== %s (at %d s)\n' "$1" "$SECONDS"; }
+step "Debian packages"
+deploy/install_packages.sh tests
+step "LibTorch"
+deploy/get_libtorch.sh
+step "build"
+deploy/build.sh -DHAM_TESTS=ON
+step "tests"
+results=$PWD/build/test-results
+rm -rf "$results"
+mkdir -p "$results"
+status=0
+GTEST_OUTPUT="xml:$results/" ctest --test-dir build --output-on-failure "${label[@]}" || status=$?
+if [ -n "$long" ]; then
+  step "long checks"
+  tests/long_checks.sh "$results" || status=$?
+fi
+step "summary"
+python3 tests/summarize.py "$results" --status "$status"

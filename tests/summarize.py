@@ -1,0 +1,45 @@
+#!/usr/bin/env python3
+"""Adds up JUnit files: lists failures and skips, ends with `N passed, N failed, N skipped`."""
+import argparse
+import os
+import pathlib
+import sys
+import xml.etree.ElementTree as ElementTree
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("results")
+    parser.add_argument("--status", type=int, default=0, help="exit status of the runner; not 0 is a failure")
+    arguments = parser.parse_args()
+    here = pathlib.Path(__file__).parent
+    allowed = [line.split("#")[0].strip() for line in (here / "allowed_skips").read_text().splitlines()]
+    allowed = {line for line in allowed if line}
+    passed, failed, skipped = 0, [], []
+    for path in sorted(pathlib.Path(arguments.results).glob("*.xml")):
+        for case in ElementTree.parse(path).getroot().iter("testcase"):
+            name = f"{case.get('classname')}.{case.get('name')}"
+            skip = case.find("skipped")
+            if case.find("failure") is not None or case.find("error") is not None:
+                failed.append(name)
+            elif skip is not None or case.get("result") == "skipped":
+                reason = (skip.get("message") or "") if skip is not None else ""
+                skipped.append((name, " ".join(reason.split())))
+                if os.environ.get("CI") and name not in allowed:
+                    failed.append(name + " (skipped, and not in tests/allowed_skips)")
+            else:
+                passed += 1
+    if passed == 0:
+        failed.append("no test ran")
+    if arguments.status != 0 and not failed:
+        failed.append(f"the runner ended with status {arguments.status}; see its output above")
+    for name in failed:
+        print(f"failed: {name}")
+    for name, reason in skipped:
+        print(f"skipped: {name}: {reason}")
+    print(f"{passed} passed, {len(failed)} failed, {len(skipped)} skipped")
+    return 1 if failed else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
