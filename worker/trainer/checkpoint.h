@@ -1,0 +1,46 @@
+// A checkpoint on disk: everything that an exact resume needs.
+//
+// A directory of three files: model.safetensors (weights only, under the names of the reference models),
+// state.safetensors (optimiser, averaged weights; scalars as JSON in its metadata) and manifest.json, one
+// object {format_version: 1, job_attempt, iteration, epoch, world_size, threads_per_rank, build_id,
+// spec_digest, files: [{name, sha256, bytes}]}. It appears whole (written beside, synced, renamed) or not at
+// all. Stateless; safe from any thread.
+#pragma once
+
+#include <cstdint>
+#include <string>
+
+#include <nlohmann/json.hpp>
+#include "absl/status/status.h"
+#include "absl/status/statusor.h"
+#include "worker/trainer/safetensors.h"
+
+namespace ham::trainer {
+
+struct CheckpointInfo {
+  int job_attempt = 0;    // 0 when run without a coordinator
+  int64_t iteration = 0;  // optimiser iterations done
+  int epoch = 0;          // epochs done
+  int world_size = 1;
+  int threads_per_rank = 1;
+  std::string build_id;
+  std::string spec_digest;  // lower-case hex SHA-256 of the spec as the trainer got it; "" if unknown
+};
+
+struct Checkpoint {
+  CheckpointInfo info;
+  TensorMap model;                                    // float32 or int64
+  TensorMap state;                                    // float32 or int64
+  nlohmann::json scalars = nlohmann::json::object();  // finite numbers, strings, booleans, nested as wanted; no nulls
+};
+
+// Writes the directory, replacing one of that name in one step, and returns the path of its manifest.json.
+// The parent directory must exist. ResourceExhausted for a full disk; InvalidArgument for content that
+// cannot be stored; Unavailable for other input/output errors. After an error the old one is untouched.
+absl::StatusOr<std::string> WriteCheckpoint(const std::string& directory, const Checkpoint& checkpoint);
+
+// Reads what WriteCheckpoint wrote; the files lie beside the manifest. NotFound if the manifest or a file is
+// missing; DataLoss names the file that is damaged; FailedPrecondition for another format_version.
+absl::StatusOr<Checkpoint> LoadCheckpoint(const std::string& manifest_path);
+
+}  // namespace ham::trainer

@@ -1,0 +1,33 @@
+// Collective over TCP by Gloo, for ranks on CPUs. Traffic is not encrypted.
+#pragma once
+
+#include <memory>
+#include <string>
+
+#include "absl/status/status.h"
+#include "absl/status/statusor.h"
+#include "absl/time/time.h"
+#include "worker/trainer/collective.h"
+#include "worker/trainer/key_value_store.h"
+
+namespace ham::trainer {
+
+struct GlooOptions {
+  int rank = 0;                               // [0, world_size)
+  int world_size = 1;                         // >= 1
+  std::string interface;                      // network interface to bind, for example "eth0"; "" = `host`
+  std::string host;                           // address or name to bind; "" = 127.0.0.1
+  absl::Duration timeout = absl::Minutes(1);  // of each call, and of connecting; >= 1 ms
+};
+
+// Connects this rank with all others (full mesh). `store` is used during this call only and must be shared
+// by the ranks of this group and no other. The process ignores SIGPIPE from then on.
+// InvalidArgument for a bad option or an unknown interface; DeadlineExceeded when ranks do not come up
+// within the timeout (it names the first missing one); Unavailable when connecting failed.
+absl::StatusOr<std::unique_ptr<Collective>> ConnectGloo(const GlooOptions& options, KeyValueStore& store);
+
+// Debian's Gloo and LibTorch's own copy export the same names; this program must have bound Debian's.
+// FailedPrecondition names the library that was bound instead. Call once at start of the program.
+absl::Status CheckGlooBinding();
+
+}  // namespace ham::trainer
