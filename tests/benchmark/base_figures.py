@@ -1,0 +1,226 @@
+"""Topic base: build times, trainer speed, quickstart."""
+import json
+import os
+import pathlib
+import re
+import shutil
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+
+from figure import Figure, Skip
+
+ROUNDS = 5
+# PyTorch's Python side needs these; the wheel itself is the one the trainer links.
+PEER_PACKAGES = ["typing_extensions==4.12.2", "sympy==1.13.3", "filelock==3.16.1", "networkx==3.4.2", "jinja2==3.1.4",
+                 "fsspec==2024.10.0", "numpy==2.1.3", "setuptools==75.6.0"]
+
+
+def libtorch_root():
+    cache = os.environ.get("XDG_CACHE_HOME", os.path.expanduser("~/.cache"))
+    return pathlib.Path(os.environ.get("HAM_LIBTORCH", f"{cache}/ham/libtorch-2.11.0-cpu"))
+
+
+def run(command, **options):
+    done = subprocess.run([str(c) for c in command], capture_output=True, text=True, **options)
+    if done.returncode != 0:
+        sys.exit(f"{' '.join(map(str, command))} failed:\n{done.stdout[-2000:]}{done.stderr[-2000:]}")
+    return done.stdout
+
+
+def clean_build_seconds(root, *cmake_options):
+    """Configure excluded, compiler cache off, one run (it takes minutes)."""
+    environment = dict(os.environ, CCACHE_DISABLE="1")
+    with tempfile.TemporaryDirectory() as folder:
+        run(["cmake", "-G", "Ninja", "-S", root, "-B", folder, *cmake_options], env=environment)
+        start = time.monotonic()
+        run(["ninja", "-C", folder, "-j", "2"], env=environment)
+        return time.monotonic() - start
+
+
+def control_plane_build(root):
+    seconds = clean_build_seconds(root, "-DHAM_TRAINER=OFF", "-DHAM_TESTS=OFF")
+    return seconds, "three control-plane programs, clean, ninja -j 2, no compiler cache, one run"
+
+
+def whole_build(root):
+    return clean_build_seconds(root), "all programs and tests, clean, ninja -j 2, no compiler cache, one run"
+
+
+def built(root):
+    run([root / "deploy" / "get_libtorch.sh"])
+    run([root / "deploy" / "build.sh"])
+    return root / "build" / "bin" / "ham-trainer"
+
+
+def peer_python():
+    """A Python that imports the LibTorch wheel; its venv is kept beside the wheel."""
+    venv = libtorch_root().with_name("peer-venv")
+    python = venv / "bin" / "python"
+    marker = venv / "complete"
+    if not marker.exists():
+        shutil.rmtree(venv, ignore_errors=True)
+        run([sys.executable, "-m", "venv", venv])
+        run([python, "-m", "pip", "install", "-q", *PEER_PACKAGES])
+        marker.touch()
+    if run([python, "-c", "import sys; print(sys.version_info[:2])"]).strip() != "(3, 11)":
+        raise Skip("the torch wheel is for Python 3.11; this machine has another version")
+    return python, dict(os.environ, PYTHONPATH=str(libtorch_root()))
+
+
+def spec(**changes):
+    train = {
+        "data": {"name": "fashion-mnist", "train_rows": 0, "test_rows": 16}, "model": {"name": "cnn-16-32"},
+        "method": {"name": "pgd-at", "mining_step": 10, "mining_start_epoch": 2147483647, "retained_easy_share": 0.0,
+                   "minimum_hard": 1},
+        "attack": {"epsilon": 0.1, "step_size": 0.025, "steps": 10, "random_start": True},
+        "optimizer": {"name": "adam", "learning_rate": 0.001, "momentum": 0.9, "weight_decay": 0.0,
+                      "schedule": "constant", "milestones": [], "gamma": 0.1},
+        "epochs": 1, "batch_size": 128, "ema_decay": 0.0, "seed": "0",
+        "evaluation": {"every_epochs": 0, "suites": [{"name": "quick", "epsilon": 0.1, "attacks": [
+            {"loss": "cross_entropy", "steps": 1, "step_size": 0.1, "restarts": 1, "random_start": True}]}],
+            "final_suites": []},
+        "resources": {"world_size": 1, "device": "cpu", "threads_per_rank": 1}, "retry": {"max_attempts": 1},
+    }
+    for path, value in changes.items():
+        node = train
+        *parents, leaf = path.split("__")
+        for parent in parents:
+            node = node[parent]
+        node[leaf] = value
+    return {"train": train}
+
+
+def median_with_range(values):
+    return statistics.median(values), f"median of {len(values)}, {min(values):.3g} to {max(values):.3g}"
+
+
+def trainer_against_pytorch(root):
+    trainer = built(root)
+    python, environment = peer_python()
+    ratios = []
+    with tempfile.TemporaryDirectory() as folder:
+        job = pathlib.Path(folder) / "job.json"
+        job.write_text(json.dumps(spec()))
+        for _ in range(ROUNDS):
+            ours = json.loads(run([trainer, "bench", "--spec", job, "--iterations", 20, "--json"]).splitlines()[-1])
+            peer = json.loads(run([python, root / "tests/benchmark/pytorch_pgd_loop.py", "--threads", 1, "--batch", 128,
+                                   "--steps", 10, "--iterations", 10], env=environment).splitlines()[-1])
+            ratios.append(ours["images_per_second"] / peer["images_per_second"])
+    value, spread = median_with_range(ratios)
+    return value, ("cnn-16-32, PGD-10 + step, batch 128, one thread, fp32, against PyTorch's plain Python loop, "
+                   f"interleaved; {spread}")
+
+
+def train_speeds(trainer, folder, job, world_size, tag):
+    """images/s of runs started together: one group of `world_size` ranks, or that many single ones."""
+    processes = []
+    for rank in range(world_size):
+        group = job["train"]["resources"]["world_size"]
+        path = pathlib.Path(folder) / f"{tag}-{rank}.json"
+        path.write_text(json.dumps(job))
+        work = pathlib.Path(folder) / f"{tag}-{rank}"
+        command = [trainer, "--spec", path, "--rank", rank if group > 1 else 0, "--world-size", group, "--data-root",
+                   "/usr/share/datasets", "--work-dir", work, "--json"]
+        if group > 1:
+            command += ["--rendezvous-dir", pathlib.Path(folder) / f"{tag}-rendezvous"]
+        processes.append(subprocess.Popen([str(c) for c in command], stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+                                          text=True))
+    speeds = []
+    for process in processes:
+        out, error = process.communicate(timeout=500)
+        if process.returncode != 0:
+            sys.exit(f"{trainer} failed: {error[-1000:]}")
+        for line in out.splitlines():
+            train = json.loads(line).get("train", {}) if line.startswith("{") else {}
+            if train.get("end_of_epoch"):
+                speeds.append(train["images_per_second"])
+    return sum(speeds)
+
+
+def two_ranks(root):
+    trainer = built(root)
+    ratios = []
+    alone = spec(data__train_rows=5120, batch_size=128)
+    group = spec(data__train_rows=10240, batch_size=256, resources__world_size=2)
+    with tempfile.TemporaryDirectory() as folder:
+        for k in range(ROUNDS):
+            connected = train_speeds(trainer, folder, group, 2, f"group{k}")
+            unconnected = train_speeds(trainer, folder, alone, 2, f"alone{k}")
+            ratios.append(connected / unconnected)
+    value, spread = median_with_range(ratios)
+    return value, ("two ranks of one thread, 128 rows each, against two unconnected programs side by side, "
+                   f"interleaved; {spread}")
+
+
+_quickstart = {}
+
+
+def quickstart(root):
+    """Runs the quickstart over three seeds, once for all figures that need it."""
+    if not _quickstart:
+        with tempfile.TemporaryDirectory() as folder:
+            path = pathlib.Path(folder) / "result.json"
+            out = run([root / "deploy/quickstart.sh", "--seeds", "0,1,2", "--json", path])
+            _quickstart["seconds"] = int(re.search(r"jobs took (\d+) s", out).group(1)) / 3
+            _quickstart["result"] = json.loads(path.read_text())
+    return _quickstart
+
+
+def quickstart_minutes(root):
+    return quickstart(root)["seconds"] / 60, "three jobs with their evaluation, mean of three rounds"
+
+
+def worst_class_gain(root):
+    result = quickstart(root)["result"]
+    gains, prices, strong = [], [], []
+    for seed, ham in result["ham"].items():
+        base = result["pgd-at"][seed]
+        gains.append(ham["pgd-20 worst"] - base["pgd-20 worst"])
+        prices.append(ham["pgd-20"] - base["pgd-20"])
+        strong.append(ham["strong worst"] - base["strong worst"])
+    value, spread = median_with_range(gains)
+    return value, (f"HAM q=0 - PGD-AT, PGD-20 worst class, seeds {', '.join(result['ham'])}; {spread}; average "
+                   f"{statistics.median(prices):+.1f}; strong worst class {statistics.median(strong):+.1f}")
+
+
+def first_metric(root):
+    """From a fresh clone with empty caches; Debian's packages are there already."""
+    with tempfile.TemporaryDirectory() as folder:
+        environment = dict(os.environ, XDG_CACHE_HOME=f"{folder}/cache", CCACHE_DISABLE="1")
+        environment.pop("HAM_LIBTORCH", None)
+        start = time.monotonic()
+        run(["git", "clone", "-q", root, f"{folder}/ham"])
+        process = subprocess.Popen([f"{folder}/ham/deploy/quickstart.sh"], env=environment, stdout=subprocess.PIPE,
+                                   stderr=subprocess.STDOUT, text=True)
+        seconds = None
+        for line in process.stdout:
+            if re.search(r"pgd-20.*\d", line):
+                seconds = time.monotonic() - start
+                break
+        process.terminate()
+        process.stdout.read()
+        process.wait(timeout=120)
+        if seconds is None:
+            sys.exit("the quickstart ended without a robust metric")
+        return seconds / 60, "clone, empty caches, Debian packages already there, one run"
+
+
+def test_minutes(root):
+    start = time.monotonic()
+    run([root / "tests/run.sh"])
+    return (time.monotonic() - start) / 60, "tests/run.sh, LibTorch fetched before, build state as found, one run"
+
+
+FIGURES = [
+    Figure("control_plane_build", 90, " s", False, control_plane_build),
+    Figure("whole_build", 360, " s", False, whole_build),
+    Figure("first_robust_metric", 10, " min", False, first_metric),
+    Figure("trainer_against_pytorch", 1.3, "x", True, trainer_against_pytorch),
+    Figure("two_ranks", 0.93, "x", True, two_ranks),
+    Figure("quickstart_minutes", 7, " min", False, quickstart_minutes),
+    Figure("worst_class_gain", 15, " points", True, worst_class_gain),
+    Figure("test_minutes", 12, " min", False, test_minutes),
+]

@@ -1,0 +1,28 @@
+"""One measured goal."""
+import dataclasses
+import typing
+
+
+class Skip(Exception):
+    """Why a figure cannot be measured here."""
+
+
+@dataclasses.dataclass
+class Figure:
+    name: str
+    goal: float
+    unit: str
+    at_least: bool  # False: at most
+    measure: typing.Callable  # (root) -> (value, how it was measured with its spread)
+
+    def goal_text(self):
+        return f"{'>=' if self.at_least else '<='} {self.goal:g}{self.unit}"
+
+    def run(self, root):
+        try:
+            value, how = self.measure(root)
+        except Skip as reason:
+            return {"verdict": "skipped", "name": self.name, "value": "-", "goal": self.goal_text(), "how": str(reason)}
+        reached = value >= self.goal if self.at_least else value <= self.goal
+        return {"verdict": "ok" if reached else "missed", "name": self.name, "value": f"{value:.3g}{self.unit}",
+                "goal": self.goal_text(), "how": how}
