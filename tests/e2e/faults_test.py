@@ -1,0 +1,110 @@
+"""Processes killed and frozen in the middle of a job: the job still succeeds, nothing is lost or left behind."""
+import os
+import pathlib
+import signal
+import sys
+import unittest
+
+sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1] / "support"))
+import xml_runner  # noqa: E402
+from cluster import LONG, Cluster, alive, spec, wait_for  # noqa: E402
+
+ENOUGH = 30  # epochs: long enough to be hit in the middle
+
+
+def checkpointed(cluster, name, epoch=1):
+    return wait_for(lambda: int(cluster.job(name).get("checkpoint", {}).get("epoch", 0)) >= epoch, "a checkpoint")
+
+
+class Faults(unittest.TestCase):
+    def assert_complete(self, cluster, name, epochs):
+        """Every epoch was trained and evaluated, and sequence numbers have no hole."""
+        records = cluster.records(name)
+        self.assertEqual([int(r["sequence"]) for r in records], list(range(1, len(records) + 1)))
+        seen = {r["metric"]["epoch"] for r in records if r.get("metric", {}).get("train", {}).get("end_of_epoch")}
+        self.assertEqual(seen, set(range(1, epochs + 1)))
+        finals = [r for r in records if r.get("metric", {}).get("evaluation", {}).get("final")]
+        self.assertEqual(len(finals), 1)
+
+    def test_trainer_killed(self):
+        with Cluster() as cluster:
+            name = cluster.submit(spec(epochs=ENOUGH))
+            checkpointed(cluster, name)
+            for pid in cluster.trainers("worker-1"):
+                os.kill(pid, signal.SIGKILL)
+            job = cluster.wait_state(name, "SUCCEEDED", "FAILED", seconds=180)
+            self.assertEqual(job["state"], "SUCCEEDED", job)
+            self.assertEqual(job["attempt"], 2)
+            self.assert_complete(cluster, name, ENOUGH)
+
+    def test_coordinator_killed_and_restarted(self):
+        with Cluster() as cluster:
+            name = cluster.submit(spec(epochs=ENOUGH))
+            checkpointed(cluster, name)
+            trainers = cluster.trainers("worker-0") + cluster.trainers("worker-1")
+            cluster.coordinator.kill()
+            cluster.coordinator.wait()
+            self.assertTrue(all(map(alive, trainers)))
+            cluster.start_coordinator()
+            self.assertEqual(cluster.job(name)["name"], name)
+            job = cluster.wait_state(name, "SUCCEEDED", "FAILED", seconds=180)
+            self.assertEqual((job["state"], job["attempt"]), ("SUCCEEDED", 1), job)
+            self.assert_complete(cluster, name, ENOUGH)
+
+    def test_worker_killed_and_restarted(self):
+        with Cluster(options=["--lease", "3s"]) as cluster:
+            name = cluster.submit(spec(epochs=ENOUGH))
+            checkpointed(cluster, name)
+            trainers = cluster.trainers("worker-1")
+            self.assertTrue(trainers)
+            cluster.workers["worker-1"].kill()
+            cluster.workers["worker-1"].wait()
+            wait_for(lambda: not any(map(alive, trainers)), "the end of the killed agent's trainers", 20)
+            cluster.start_worker("worker-1")
+            job = cluster.wait_state(name, "SUCCEEDED", "FAILED", seconds=180)
+            self.assertEqual(job["state"], "SUCCEEDED", job)
+            self.assertGreaterEqual(job["attempt"], 2)
+            self.assert_complete(cluster, name, ENOUGH)
+
+    def test_worker_frozen_beyond_its_lease(self):
+        with Cluster(workers=3, options=["--lease", "3s"]) as cluster:
+            name = cluster.submit(spec(epochs=ENOUGH))
+            checkpointed(cluster, name)
+            busy = [w for w in cluster.workers if cluster.trainers(w)]
+            frozen = cluster.trainers(busy[0])
+            cluster.workers[busy[0]].send_signal(signal.SIGSTOP)
+            for pid in frozen:
+                os.kill(pid, signal.SIGSTOP)
+            job = cluster.wait_state(name, "SUCCEEDED", "FAILED", seconds=240)
+            self.assertEqual(job["state"], "SUCCEEDED", job)
+            for pid in frozen:
+                if alive(pid):
+                    os.kill(pid, signal.SIGCONT)
+            cluster.workers[busy[0]].send_signal(signal.SIGCONT)
+            wait_for(lambda: not any(map(alive, frozen)), "the end of the replaced ranks")
+
+    def test_worker_told_to_stop_leaves_no_trainer(self):
+        with Cluster() as cluster:
+            name = cluster.submit(spec(**LONG))
+            cluster.wait_state(name, "RUNNING")
+            trainers = cluster.trainers("worker-0")
+            self.assertTrue(trainers)
+            cluster.workers["worker-0"].terminate()
+            self.assertEqual(cluster.workers["worker-0"].wait(timeout=40), 0)
+            self.assertFalse(any(map(alive, trainers)))
+            cluster.hamctl("cancel", name)
+
+    def test_coordinator_restart_keeps_the_queue(self):
+        with Cluster(workers=0) as cluster:
+            names = [cluster.submit(spec(world_size=1, epochs=1, seed=s)) for s in range(3)]
+            cluster.coordinator.kill()
+            cluster.coordinator.wait()
+            cluster.start_coordinator()
+            self.assertEqual([cluster.job(n)["state"] for n in names], ["QUEUED"] * 3)
+            cluster.start_worker("worker-0")
+            ended = [cluster.wait_state(n, "SUCCEEDED", seconds=120)["start_time"] for n in names]
+            self.assertEqual(ended, sorted(ended))
+
+
+if __name__ == "__main__":
+    xml_runner.main()
