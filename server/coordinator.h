@@ -32,6 +32,7 @@
 #include "absl/status/statusor.h"
 #include "absl/time/time.h"
 #include "ham/v1/job.pb.h"
+#include "ham/v1/job_service.pb.h"
 #include "ham/v1/worker_service.pb.h"
 
 namespace ham::server {
@@ -109,7 +110,7 @@ struct EventRow {
 // ---- events ------------------------------------------------------------------------------------------------
 
 struct SubmitJob {
-  JobRow job;  // state, attempt, gang, times are ignored
+  JobRow job;  // state, attempt, gang, times are ignored; submit_index 0 means the next one
 };
 struct CancelJob {
   std::string job;
@@ -124,6 +125,9 @@ struct WorkerBeat {
   std::string worker_id;
   int64_t session = 0;
   std::vector<ham::v1::ObservedRank> observed;
+  // Beat.desired_version: the newest DesiredVersion() that the worker has seen on this stream; 0 before the first. It
+  // tells a rank that was stopped from one that the worker has not been told of yet.
+  int64_t desired_version = 0;
 };
 // The control stream ended. Evidence only: ranks go on until the lease is over.
 struct WorkerDisconnected {
@@ -145,10 +149,10 @@ using Event = std::variant<SubmitJob, CancelJob, WorkerRegistered, WorkerBeat, W
 
 // What a batch changed. First `jobs`, `workers`, `events` are made durable; then the rest is acted on.
 struct Effects {
-  std::map<std::string, JobRow> jobs;        // by name; rows to write
-  std::map<std::string, WorkerRow> workers;  // by worker_id; rows to write
-  std::vector<EventRow> events;              // in order
-  std::set<std::string> desired_changed;     // worker_ids whose Desired() is to be sent
+  std::map<std::string, JobRow> jobs;                       // by name; rows to write
+  std::map<std::string, WorkerRow> workers;                 // by worker_id; rows to write
+  std::vector<EventRow> events;                             // in order
+  std::set<std::string> desired_changed;                    // worker_ids whose Desired() is to be sent
   std::vector<std::pair<std::string, int>> ended_attempts;  // (job, attempt): its rendezvous keys go
   bool durable_empty() const { return jobs.empty() && workers.empty() && events.empty(); }
 };
@@ -181,7 +185,8 @@ class Coordinator {
   Coordinator(const CoordinatorOptions& options, const SchedulingPolicy* policy);
   ~Coordinator();
 
-  // Loads what the store held. Called once, before any Apply. Workers with ranks get 4 leases from `now`.
+  // Loads what the store held. Called once, before any Apply. Workers with ranks get 4 leases from `now`. What
+  // follows from the restart itself happens with the first Apply; NextTimer() asks for one at once.
   void Restore(std::vector<JobRow> jobs, std::vector<WorkerRow> workers, Now now);
 
   // Applies one event to the state. An error means: refused, nothing changed; it goes to the sender:
@@ -210,8 +215,10 @@ class Coordinator {
   const JobRow* FindJob(const std::string& name) const;  // nullptr if unknown; valid until the next Apply
   const std::map<std::string, JobRow>& jobs() const;
   std::optional<WorkerRow> FindWorker(const std::string& worker_id) const;
-  std::vector<WorkerView> Workers() const;  // by name
+  std::vector<WorkerView> Workers() const;                               // by name
   std::vector<DesiredRank> Desired(const std::string& worker_id) const;  // by (job, rank)
+  // DesiredAssignments.version to send with it; grows with each change and each registration.
+  int64_t DesiredVersion(const std::string& worker_id) const;
 
   // Broken invariants, one sentence each; empty when all hold. For tests and simulation.
   std::vector<std::string> CheckInvariants() const;

@@ -1,0 +1,200 @@
+// Inside of the coordinator; included by server/coordinator*.cc only.
+//
+// Files: coordinator.cc (events, undo, restore, views), coordinator_jobs.cc (a job's life), coordinator_workers.cc
+// (registrations, beats, leases), coordinator_schedule.cc (queue to gangs), job_transitions.cc (the table).
+#pragma once
+
+#include <compare>
+#include <map>
+#include <memory>
+#include <optional>
+#include <set>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include "absl/status/status.h"
+#include "absl/time/time.h"
+#include "server/coordinator.h"
+
+namespace ham::server {
+
+struct RankKey {
+  std::string job;
+  int attempt = 0;
+  int rank = 0;
+  auto operator<=>(const RankKey&) const = default;
+};
+
+// What is known of a placed rank; volatile except for the placement itself.
+struct RankFacts {
+  int slot = 0;
+  int64_t desired_since = 0;  // version of Desired() that named it first
+  bool reported = false;      // the agent has named it, so its absence means that it is gone
+  bool running = false;
+  bool succeeded = false;  // exited with success; waits for the rest of its gang
+  int64_t collective_sequence = 0;
+  absl::Duration advance_time = -absl::InfiniteDuration();  // when collective_sequence last grew; steady
+};
+
+// A rank that no job holds any more but that may still run on its worker and occupies a slot there.
+struct StaleRank {
+  int slot = -1;                // -1: not known, then no slot of the worker is free
+  int64_t undesired_since = 0;  // an older beat does not prove its absence
+};
+
+struct Registration {
+  std::string build_id;
+  std::vector<ham::v1::Slot> slots;  // by index
+  std::vector<ham::v1::DataSet> data_sets;
+};
+
+struct WorkerState {
+  WorkerRow row;
+  std::shared_ptr<const Registration> registration;  // null until it registers with this process
+  bool connected = false;
+  bool unreachable = false;  // lease over; cleared by the next beat or registration
+  bool suspected = false;    // counted by the last freeze; cleared likewise
+  absl::Duration heard;      // steady time its lease runs from
+  absl::Time connect_time = absl::InfinitePast();
+  absl::Time last_beat_time = absl::InfinitePast();
+  int64_t desired_version = 0;
+  std::map<RankKey, RankFacts> ranks;  // exactly the placements of all gangs on this worker
+  std::map<RankKey, StaleRank> stale;
+};
+
+// What is known of a job beside its row; volatile.
+struct JobFacts {
+  int running_ranks = 0;
+  int succeeded_ranks = 0;
+  int failure_streak = 0;  // failures, each within backoff_window of the one before
+  absl::Duration last_failure = -absl::InfiniteDuration();
+  absl::Duration not_before = absl::ZeroDuration();     // 0: may start now
+  std::optional<ham::v1::Checkpoint> start_checkpoint;  // all ranks of the attempt start from this one
+};
+
+class Coordinator::Impl {
+ public:
+  Impl(const CoordinatorOptions& options, const SchedulingPolicy* policy) : options_(options), policy_(policy) {}
+
+  void Restore(std::vector<JobRow> jobs, std::vector<WorkerRow> workers, Now now);
+  absl::Status Apply(const Event& event, Now now, double jitter);
+  const Effects& pending();
+  Effects CommitBatch();
+  void RollbackBatch();
+  absl::Duration NextTimer() const;
+  absl::Status CheckFence(int64_t session, const std::string& job, int attempt) const;
+  const JobRow* FindJob(const std::string& name) const;
+  const std::map<std::string, JobRow>& jobs() const { return jobs_; }
+  std::optional<WorkerRow> FindWorker(const std::string& worker_id) const;
+  std::vector<WorkerView> Workers() const;
+  std::vector<DesiredRank> Desired(const std::string& worker_id) const;
+  int64_t DesiredVersion(const std::string& worker_id) const;
+  std::vector<std::string> CheckInvariants() const;
+
+ private:
+  struct Cause {
+    ham::v1::FailureClass failure_class = ham::v1::FAILURE_CLASS_UNSPECIFIED;
+    std::string reason;
+    std::string message;
+    std::string actor;
+    bool counts = true;  // towards max_attempts and backoff
+  };
+  // Small volatile state, copied whole at the start of a batch.
+  struct Globals {
+    absl::Duration lease_check_at = absl::InfiniteDuration();
+    absl::Duration frozen_until = -absl::InfiniteDuration();
+    bool schedule_due = false;
+    bool restart_due = false;  // jobs as Restore found them still wait for their first look
+    int64_t next_submit_index = 1;
+    int64_t next_session = 1;  // over all workers, so that a session names its worker
+  };
+  struct JobUndo {
+    bool existed = false;
+    JobRow row;
+    JobFacts facts;
+  };
+  struct WorkerUndo {
+    bool existed = false;
+    WorkerState state;
+  };
+
+  absl::Status Handle(const SubmitJob& event);
+  absl::Status Handle(const CancelJob& event);
+  absl::Status Handle(const WorkerRegistered& event);
+  absl::Status Handle(const WorkerBeat& event);
+  absl::Status Handle(const WorkerDisconnected& event);
+  absl::Status Handle(const CheckpointCommitted& event);
+  absl::Status Handle(const TimerFired& event);
+
+  // Copy to the undo log at first touch in a batch; every mutation starts here.
+  JobRow& TouchJob(const std::string& name);
+  JobFacts& TouchFacts(const std::string& name);
+  WorkerState& TouchWorker(const std::string& worker_id);
+
+  // -- a job's life (coordinator_jobs.cc)
+  void Transition(const std::string& name, ham::v1::Job::State to, const std::string& reason,
+                  const std::string& message, const std::string& actor);
+  void RunRestart();
+  void RankRunning(const RankKey& key, WorkerState& worker, RankFacts& facts);
+  void RankExited(const RankKey& key, const std::string& worker_id, const ham::v1::RankExit& exit);
+  // The ranks are gone (proven) or given up (not proven: their slots stay occupied until the worker says so).
+  void LoseRanks(const std::string& worker_id, const std::vector<RankKey>& keys, const Cause& cause, bool proven);
+  void Release(const RankKey& key, const std::string& worker_id, bool proven);
+  void ReleaseSucceeded(const std::string& name);
+  void AnnounceGang(const JobRow& row);
+  void FailAttempt(const std::string& name, const Cause& cause);
+  void FinishIfGone(const std::string& name, const Cause& cause);
+  void CountFailure(const std::string& name, const Cause& cause);
+  bool IsOutOfAttempts(const JobRow& row) const;
+  absl::Duration BackoffAfter(int failures) const;
+  void DesiredChanged(WorkerState& worker);
+  // A queue entry exists for QUEUED jobs and for RECOVERING ones without a gang, until the event ends.
+  void IndexJob(const std::string& name);
+  void UnindexJob(const std::string& name);
+
+  // -- workers (coordinator_workers.cc)
+  absl::Status TakeName(const ham::v1::RegisterWorker& registration);
+  void Heard(WorkerState& worker);
+  void Observe(const std::string& worker_id, const ham::v1::ObservedRank& observed);
+  // Draws conclusions from what `observed` lacks. `version`: newest Desired() the worker had seen; nullopt for a
+  // registration, which is newer than anything sent before.
+  void ObserveAbsence(const std::string& worker_id, const std::vector<ham::v1::ObservedRank>& observed,
+                      std::optional<int64_t> version);
+  void ExpireLeases();
+  bool SuspectsItself();
+  absl::Duration HoldUntil(const WorkerState& worker, const JobRow& row) const;
+  void WakeBackoff();
+
+  // -- queue (coordinator_schedule.cc)
+  void Schedule();
+  void StartAttempt(const std::string& name, const std::vector<Placement>& gang);
+  void Wait(const std::string& name, const std::string& reason, const std::string& message);
+
+  const CoordinatorOptions options_;
+  const SchedulingPolicy* const policy_;
+
+  std::map<std::string, JobRow> jobs_;
+  std::map<std::string, JobFacts> facts_;  // same keys
+  std::map<std::string, WorkerState> workers_;
+  Globals globals_;
+  // Derived from the above.
+  std::set<std::pair<int64_t, std::string>> queue_;           // (submit_index, job)
+  std::set<std::pair<absl::Duration, std::string>> backoff_;  // (not_before, job), of queued jobs
+  std::map<std::string, std::string> worker_by_name_;
+
+  Now now_;  // of the event in hand
+  double jitter_ = 0;
+
+  Effects pending_;                   // jobs and workers are filled in by pending()
+  std::set<std::string> dirty_jobs_;  // rows to write
+  std::set<std::string> dirty_workers_;
+  std::map<std::string, JobUndo> undo_jobs_;
+  std::map<std::string, WorkerUndo> undo_workers_;
+  std::optional<Globals> undo_globals_;
+};
+
+// A broken invariant: says so and stops the program.
+void Require(bool condition, const std::string& what);
+
+}  // namespace ham::server

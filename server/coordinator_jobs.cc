@@ -1,0 +1,319 @@
+// A job's life: submit, cancel, checkpoints, ranks that run, exit or are lost, attempts that fail.
+#include <algorithm>
+#include <utility>
+
+#include "absl/strings/str_cat.h"
+#include "server/coordinator_impl.h"
+
+namespace ham::server {
+
+using ham::v1::Job;
+
+namespace {
+
+constexpr char kCoordinator[] = "coordinator";
+
+bool IsActive(Job::State state) { return state == Job::STARTING || state == Job::RUNNING; }
+
+std::string DescribeExit(const RankKey& key, const std::string& worker, const ham::v1::RankExit& exit) {
+  const std::string who = absl::StrCat("Rank ", key.rank, " on ", worker);
+  if (!exit.message().empty()) return absl::StrCat(who, ": ", exit.message());
+  if (exit.signal() != 0) return absl::StrCat(who, " was ended by signal ", exit.signal(), ".");
+  return absl::StrCat(who, " ended with exit status ", exit.exit_code(), ".");
+}
+
+}  // namespace
+
+void Coordinator::Impl::Transition(const std::string& name, Job::State to, const std::string& reason,
+                                   const std::string& message, const std::string& actor) {
+  JobRow& row = TouchJob(name);
+  Require(IsAllowedTransition(row.state, to),
+          absl::StrCat(name, " cannot go from ", Job::State_Name(row.state), " to ", Job::State_Name(to)));
+  UnindexJob(name);
+  EventRow event{.job = name, .attempt = row.attempt, .event = {}, .time = now_.wall};
+  event.event.set_from_state(row.state);
+  event.event.set_to_state(to);
+  event.event.set_reason(reason);
+  event.event.set_message(message);
+  event.event.set_actor(actor);
+  pending_.events.push_back(std::move(event));
+  if (IsActive(row.state) && !IsActive(to)) pending_.ended_attempts.emplace_back(name, row.attempt);
+  row.state = to;
+  row.state_reason = reason;
+  row.state_message = message;
+  if (to == Job::RUNNING && row.start_time == absl::InfinitePast()) row.start_time = now_.wall;
+  if (IsFinal(to)) row.end_time = now_.wall;
+  dirty_jobs_.insert(name);
+  IndexJob(name);
+}
+
+void Coordinator::Impl::IndexJob(const std::string& name) {
+  const JobRow& row = jobs_.at(name);
+  if (row.state != Job::QUEUED && !(row.state == Job::RECOVERING && row.gang.empty())) return;
+  queue_.insert({row.submit_index, name});
+  const absl::Duration not_before = facts_.at(name).not_before;
+  if (not_before > absl::ZeroDuration()) backoff_.insert({not_before, name});
+}
+
+void Coordinator::Impl::UnindexJob(const std::string& name) {
+  const auto row = jobs_.find(name);
+  if (row == jobs_.end()) return;
+  queue_.erase({row->second.submit_index, name});
+  backoff_.erase({facts_.at(name).not_before, name});
+}
+
+absl::Status Coordinator::Impl::Handle(const SubmitJob& event) {
+  const std::string& name = event.job.name;
+  if (jobs_.count(name) != 0) return absl::AlreadyExistsError(absl::StrCat("job ", name, " exists already"));
+  TouchFacts(name);
+  JobRow& row = jobs_.at(name);
+  row = event.job;
+  row.state = Job::QUEUED;
+  row.state_reason = "SUBMITTED";
+  row.state_message = "Submitted.";
+  row.attempt = 0;
+  row.gang.clear();
+  row.failed_attempts = 0;
+  row.failure_class = ham::v1::FAILURE_CLASS_UNSPECIFIED;
+  row.checkpoint.reset();
+  row.create_time = now_.wall;
+  row.start_time = row.end_time = absl::InfinitePast();
+  if (row.submit_index <= 0) row.submit_index = globals_.next_submit_index;
+  globals_.next_submit_index = std::max(globals_.next_submit_index, row.submit_index + 1);
+  EventRow submitted{.job = name, .attempt = 0, .event = {}, .time = now_.wall};
+  submitted.event.set_to_state(Job::QUEUED);
+  submitted.event.set_reason(row.state_reason);
+  submitted.event.set_message(row.state_message);
+  submitted.event.set_actor(row.creator);
+  pending_.events.push_back(std::move(submitted));
+  dirty_jobs_.insert(name);
+  IndexJob(name);
+  globals_.schedule_due = true;
+  return absl::OkStatus();
+}
+
+absl::Status Coordinator::Impl::Handle(const CancelJob& event) {
+  const JobRow* found = FindJob(event.job);
+  if (found == nullptr) return absl::NotFoundError(absl::StrCat("job ", event.job, " does not exist"));
+  if (found->state == Job::CANCELLED || found->state == Job::CANCELLING) return absl::OkStatus();
+  if (IsFinal(found->state)) {
+    return absl::FailedPreconditionError(
+        absl::StrCat("job ", event.job, " is ", Job::State_Name(found->state), " and cannot be cancelled"));
+  }
+  const std::string message = absl::StrCat(event.actor, " asked to cancel the job.");
+  if (found->state == Job::QUEUED) {
+    Transition(event.job, Job::CANCELLED, "CANCEL_REQUESTED", message, event.actor);
+    globals_.schedule_due = true;  // it may have stood before others
+    return absl::OkStatus();
+  }
+  AnnounceGang(*found);
+  Transition(event.job, Job::CANCELLING, "CANCEL_REQUESTED", message, event.actor);
+  ReleaseSucceeded(event.job);
+  FinishIfGone(event.job, {});
+  return absl::OkStatus();
+}
+
+absl::Status Coordinator::Impl::Handle(const CheckpointCommitted& event) {
+  const ham::v1::Checkpoint& checkpoint = event.checkpoint;
+  const absl::Status fence = CheckFence(event.session, event.job, checkpoint.attempt());
+  if (!fence.ok()) return fence;
+  const JobRow& found = jobs_.at(event.job);
+  if (found.checkpoint && found.checkpoint->iteration() >= checkpoint.iteration()) return absl::OkStatus();
+  JobRow& row = TouchJob(event.job);
+  row.checkpoint = checkpoint;
+  row.failed_attempts = 0;
+  TouchFacts(event.job).failure_streak = 0;
+  EventRow committed{.job = event.job, .attempt = row.attempt, .event = {}, .time = now_.wall};
+  committed.event.set_from_state(row.state);
+  committed.event.set_to_state(row.state);
+  committed.event.set_reason("CHECKPOINT_COMMITTED");
+  committed.event.set_message(
+      absl::StrCat("Checkpoint of iteration ", checkpoint.iteration(), ", epoch ", checkpoint.epoch(), "."));
+  std::string actor = kCoordinator;
+  for (const Placement& place : row.gang) {
+    if (place.session == event.session) actor = workers_.at(place.worker_id).row.name;
+  }
+  committed.event.set_actor(actor);
+  pending_.events.push_back(std::move(committed));
+  dirty_jobs_.insert(event.job);
+  return absl::OkStatus();
+}
+
+// Rendezvous keys went with the old process, so a gang that was coming up starts anew, free of charge.
+void Coordinator::Impl::RunRestart() {
+  if (!globals_.restart_due) return;
+  globals_.restart_due = false;
+  std::vector<std::string> starting;
+  std::vector<std::string> gone;
+  for (const auto& [name, row] : jobs_) {
+    if (row.state == Job::STARTING) starting.push_back(name);
+    const bool stopping = row.state == Job::CANCELLING || row.state == Job::RECOVERING;
+    if (stopping && row.gang.empty()) gone.push_back(name);
+  }
+  const Cause cause = {.reason = "COORDINATOR_RESTARTED",
+                       .message = "The coordinator restarted while the gang was coming up.",
+                       .actor = kCoordinator,
+                       .counts = false};
+  for (const std::string& name : starting) FailAttempt(name, cause);
+  for (const std::string& name : gone) FinishIfGone(name, cause);
+}
+
+// ---- ranks -------------------------------------------------------------------------------------------------
+
+void Coordinator::Impl::RankRunning(const RankKey& key, WorkerState& worker, RankFacts& facts) {
+  if (facts.running) return;
+  facts.running = true;
+  const int running = ++TouchFacts(key.job).running_ranks;
+  const JobRow& row = jobs_.at(key.job);
+  if (row.state == Job::STARTING && running == row.world_size) {
+    Transition(key.job, Job::RUNNING, "ALL_RANKS_RUNNING",
+               absl::StrCat("All ", row.world_size, " ranks of attempt ", row.attempt, " run."), worker.row.name);
+  }
+}
+
+void Coordinator::Impl::RankExited(const RankKey& key, const std::string& worker_id, const ham::v1::RankExit& exit) {
+  WorkerState& worker = TouchWorker(worker_id);
+  RankFacts& facts = worker.ranks.at(key);
+  if (!exit.success()) {
+    const ham::v1::FailureClass failure_class =
+        exit.failure_class() == ham::v1::FAILURE_CLASS_UNSPECIFIED ? ham::v1::TRAINER_CRASH : exit.failure_class();
+    LoseRanks(worker_id, {key},
+              {.failure_class = failure_class,
+               .reason = ham::v1::FailureClass_Name(failure_class),
+               .message = DescribeExit(key, worker.row.name, exit),
+               .actor = worker.row.name},
+              true);
+    return;
+  }
+  if (facts.succeeded) return;
+  facts.succeeded = true;
+  const int succeeded = ++TouchFacts(key.job).succeeded_ranks;
+  RankRunning(key, worker, facts);
+  const JobRow& row = jobs_.at(key.job);
+  if (row.state == Job::RUNNING && succeeded == row.world_size) {
+    AnnounceGang(row);
+    Transition(key.job, Job::SUCCEEDED, "COMPLETED", "All ranks ended with success.", worker.row.name);
+    ReleaseSucceeded(key.job);
+  } else if (!IsActive(row.state)) {
+    Release(key, worker_id, true);
+    FinishIfGone(key.job, {});
+  }
+}
+
+void Coordinator::Impl::LoseRanks(const std::string& worker_id, const std::vector<RankKey>& keys, const Cause& cause,
+                                  bool proven) {
+  std::set<std::string> names;
+  for (const RankKey& key : keys) {
+    Release(key, worker_id, proven);
+    names.insert(key.job);
+  }
+  for (const std::string& name : names) {
+    if (IsActive(jobs_.at(name).state)) {
+      FailAttempt(name, cause);
+    } else {
+      FinishIfGone(name, cause);
+    }
+  }
+}
+
+void Coordinator::Impl::Release(const RankKey& key, const std::string& worker_id, bool proven) {
+  WorkerState& worker = TouchWorker(worker_id);
+  const int slot = worker.ranks.at(key).slot;
+  worker.ranks.erase(key);
+  DesiredChanged(worker);
+  if (!proven) worker.stale[key] = {.slot = slot, .undesired_since = worker.desired_version};
+  JobRow& row = TouchJob(key.job);
+  std::erase_if(row.gang, [&key](const Placement& place) { return place.rank == key.rank; });
+  dirty_jobs_.insert(key.job);
+  globals_.schedule_due = true;
+}
+
+void Coordinator::Impl::ReleaseSucceeded(const std::string& name) {
+  const std::vector<Placement> gang = jobs_.at(name).gang;
+  const int attempt = jobs_.at(name).attempt;
+  for (const Placement& place : gang) {
+    const RankKey key = {name, attempt, place.rank};
+    if (workers_.at(place.worker_id).ranks.at(key).succeeded) Release(key, place.worker_id, true);
+  }
+}
+
+void Coordinator::Impl::AnnounceGang(const JobRow& row) {
+  for (const Placement& place : row.gang) DesiredChanged(TouchWorker(place.worker_id));
+}
+
+void Coordinator::Impl::DesiredChanged(WorkerState& worker) {
+  ++worker.desired_version;
+  pending_.desired_changed.insert(worker.row.worker_id);
+}
+
+// ---- attempts ----------------------------------------------------------------------------------------------
+
+void Coordinator::Impl::FailAttempt(const std::string& name, const Cause& cause) {
+  if (cause.counts) CountFailure(name, cause);
+  AnnounceGang(jobs_.at(name));
+  ReleaseSucceeded(name);
+  const JobRow& row = jobs_.at(name);
+  if (!row.gang.empty() || !IsOutOfAttempts(row)) {
+    Transition(name, Job::RECOVERING, cause.reason, cause.message, cause.actor);
+  }
+  FinishIfGone(name, cause);
+}
+
+void Coordinator::Impl::CountFailure(const std::string& name, const Cause& cause) {
+  JobRow& row = TouchJob(name);
+  JobFacts& facts = TouchFacts(name);
+  ++row.failed_attempts;
+  row.failure_class = cause.failure_class;
+  const bool again = now_.steady - facts.last_failure <= options_.backoff_window;
+  facts.failure_streak = again ? facts.failure_streak + 1 : 1;
+  facts.last_failure = now_.steady;
+  facts.not_before = absl::ZeroDuration();
+  if (facts.failure_streak >= 2) {
+    facts.not_before = now_.steady + BackoffAfter(facts.failure_streak) * (1.0 + 0.2 * jitter_);
+  }
+}
+
+absl::Duration Coordinator::Impl::BackoffAfter(int failures) const {
+  absl::Duration wait = options_.backoff_initial;
+  for (int i = 2; i < failures && wait < options_.backoff_cap; ++i) wait *= 2;
+  return std::min(wait, options_.backoff_cap);
+}
+
+bool Coordinator::Impl::IsOutOfAttempts(const JobRow& row) const {
+  return row.failure_class == ham::v1::USER || row.failed_attempts >= row.max_attempts;
+}
+
+void Coordinator::Impl::FinishIfGone(const std::string& name, const Cause& cause) {
+  const JobRow& row = jobs_.at(name);
+  if (!row.gang.empty()) return;
+  globals_.schedule_due = true;
+  if (row.state == Job::CANCELLING) {
+    if (facts_.at(name).succeeded_ranks == row.world_size) {
+      Transition(name, Job::SUCCEEDED, "COMPLETED", "All ranks ended with success before they were stopped.",
+                 kCoordinator);
+    } else {
+      Transition(name, Job::CANCELLED, "CANCELLED", "All ranks have stopped.", kCoordinator);
+    }
+    return;
+  }
+  if (IsOutOfAttempts(row)) {
+    const std::string last = IsActive(row.state) ? cause.message : row.state_message;
+    if (row.failure_class == ham::v1::USER) {
+      Transition(name, Job::FAILED, "USER", last, kCoordinator);
+    } else {
+      Transition(name, Job::FAILED, "ATTEMPTS_EXHAUSTED",
+                 absl::StrCat(row.failed_attempts, " attempts failed without a new checkpoint; the last one: ", last),
+                 kCoordinator);
+    }
+    return;
+  }
+  if (facts_.at(name).not_before > now_.steady) {
+    Transition(name, Job::QUEUED, "BACKOFF",
+               absl::StrCat("Waits before attempt ", row.attempt + 1, "; the last one failed: ", row.state_message),
+               kCoordinator);
+    return;
+  }
+  IndexJob(name);  // stays RECOVERING for this scheduling round: a new gang, or QUEUED
+}
+
+}  // namespace ham::server

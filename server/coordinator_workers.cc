@@ -1,0 +1,256 @@
+// Workers: registrations, beats, leases.
+#include <algorithm>
+#include <utility>
+
+#include "absl/strings/str_cat.h"
+#include "server/coordinator_impl.h"
+
+namespace ham::server {
+
+using ham::v1::Job;
+using ham::v1::ObservedRank;
+
+absl::Status Coordinator::Impl::Handle(const WorkerRegistered& event) {
+  const ham::v1::RegisterWorker& in = event.registration;
+  if (const absl::Status status = TakeName(in); !status.ok()) return status;
+  WorkerState& worker = TouchWorker(in.worker_id());
+  if (!worker.row.name.empty() && worker.row.name != in.worker_name()) worker_by_name_.erase(worker.row.name);
+  worker_by_name_[in.worker_name()] = in.worker_id();
+  const bool renamed = worker.row.name != in.worker_name();
+  worker.row.worker_id = in.worker_id();
+  worker.row.name = in.worker_name();
+  const bool fresh = worker.row.session == 0 || worker.row.incarnation != in.incarnation();
+  if (renamed || fresh) dirty_workers_.insert(in.worker_id());
+
+  auto registration = std::make_shared<Registration>();
+  registration->build_id = in.build_id();
+  registration->slots.assign(in.slots().begin(), in.slots().end());
+  std::sort(registration->slots.begin(), registration->slots.end(),
+            [](const auto& a, const auto& b) { return a.index() < b.index(); });
+  for (ham::v1::Slot& slot : registration->slots) slot.clear_job();
+  registration->data_sets.assign(in.data_sets().begin(), in.data_sets().end());
+  worker.registration = std::move(registration);
+  worker.connected = true;
+  worker.connect_time = now_.wall;
+  Heard(worker);
+  DesiredChanged(worker);  // a new connection is told everything
+  globals_.schedule_due = true;
+
+  if (fresh) {
+    // The agent has killed what its older process left: whatever was placed there is proven gone.
+    worker.row.incarnation = in.incarnation();
+    worker.row.session = globals_.next_session++;
+    worker.stale.clear();
+    std::vector<RankKey> lost;
+    for (const auto& [key, facts] : worker.ranks) lost.push_back(key);
+    LoseRanks(in.worker_id(), lost,
+              {.failure_class = ham::v1::WORKER_LOST,
+               .reason = "WORKER_LOST",
+               .message = absl::StrCat("Worker ", in.worker_name(), " restarted."),
+               .actor = in.worker_name()},
+              true);
+  }
+  const std::vector<ObservedRank> observed(in.observed().begin(), in.observed().end());
+  for (const ObservedRank& rank : observed) Observe(in.worker_id(), rank);
+  ObserveAbsence(in.worker_id(), observed, std::nullopt);
+  return absl::OkStatus();
+}
+
+// Frees the name for this worker_id, or says who has it.
+absl::Status Coordinator::Impl::TakeName(const ham::v1::RegisterWorker& registration) {
+  const auto holder = worker_by_name_.find(registration.worker_name());
+  if (holder == worker_by_name_.end() || holder->second == registration.worker_id()) return absl::OkStatus();
+  const WorkerState& other = workers_.at(holder->second);
+  const bool in_lease = !other.ranks.empty() && now_.steady < other.heard + options_.lease;
+  if (other.connected || in_lease) {
+    return absl::AlreadyExistsError(absl::StrCat("the name ", registration.worker_name(), " belongs to another worker",
+                                                 other.connected ? "" : " whose lease is not over",
+                                                 "; start this one with another --name"));
+  }
+  // Its row stays, for its session; the mark is no letter of a name, so nobody can register it.
+  const std::string id = holder->second;
+  WorkerState& former = TouchWorker(id);
+  worker_by_name_.erase(holder);
+  former.row.name = absl::StrCat(former.row.name, "~", id);
+  worker_by_name_[former.row.name] = id;
+  dirty_workers_.insert(id);
+  return absl::OkStatus();
+}
+
+void Coordinator::Impl::Heard(WorkerState& worker) {
+  if (worker.unreachable) globals_.schedule_due = true;
+  worker.heard = now_.steady;
+  worker.last_beat_time = now_.wall;
+  worker.unreachable = false;
+  worker.suspected = false;
+  globals_.lease_check_at = std::min(globals_.lease_check_at, worker.heard + options_.lease);
+}
+
+absl::Status Coordinator::Impl::Handle(const WorkerBeat& event) {
+  const auto found = workers_.find(event.worker_id);
+  if (found == workers_.end() || found->second.registration == nullptr || found->second.row.session != event.session) {
+    return absl::AbortedError(absl::StrCat("session ", event.session, " of worker ", event.worker_id,
+                                           " is not current: connect and register again"));
+  }
+  WorkerState& worker = TouchWorker(event.worker_id);
+  Heard(worker);
+  if (!worker.connected) {  // a beat proves a connection, whatever became of another one
+    worker.connected = true;
+    globals_.schedule_due = true;
+  }
+  for (const ObservedRank& rank : event.observed) Observe(event.worker_id, rank);
+  ObserveAbsence(event.worker_id, event.observed, event.desired_version);
+  return absl::OkStatus();
+}
+
+absl::Status Coordinator::Impl::Handle(const WorkerDisconnected& event) {
+  const auto found = workers_.find(event.worker_id);
+  if (found == workers_.end() || found->second.row.session != event.session) {
+    return absl::AbortedError(
+        absl::StrCat("session ", event.session, " of worker ", event.worker_id, " is not current"));
+  }
+  TouchWorker(event.worker_id).connected = false;
+  globals_.schedule_due = true;
+  return absl::OkStatus();
+}
+
+void Coordinator::Impl::Observe(const std::string& worker_id, const ObservedRank& observed) {
+  WorkerState& worker = TouchWorker(worker_id);
+  const RankKey key = {observed.job(), observed.attempt(), observed.rank()};
+  const auto rank = worker.ranks.find(key);
+  if (rank == worker.ranks.end()) {
+    if (observed.state() != ObservedRank::EXITED) {
+      worker.stale.try_emplace(key);  // keeps the slot when it is known
+    } else if (worker.stale.erase(key) != 0) {
+      globals_.schedule_due = true;
+    }
+    return;
+  }
+  RankFacts& facts = rank->second;
+  facts.reported = true;
+  if (observed.progress().collective_sequence() > facts.collective_sequence) {
+    facts.collective_sequence = observed.progress().collective_sequence();
+    facts.advance_time = now_.steady;
+  }
+  if (observed.state() == ObservedRank::RUNNING) RankRunning(key, worker, facts);
+  if (observed.state() == ObservedRank::EXITED) RankExited(key, worker_id, observed.exit());
+}
+
+void Coordinator::Impl::ObserveAbsence(const std::string& worker_id, const std::vector<ObservedRank>& observed,
+                                       std::optional<int64_t> version) {
+  WorkerState& worker = TouchWorker(worker_id);
+  if (worker.ranks.empty() && worker.stale.empty()) return;
+  std::set<RankKey> present;
+  for (const ObservedRank& rank : observed) present.insert({rank.job(), rank.attempt(), rank.rank()});
+  // Has the worker seen what was sent as `since`?
+  const auto saw = [&version](int64_t since) { return !version || *version >= since; };
+  const size_t cleared = std::erase_if(worker.stale, [&](const auto& entry) {
+    return present.count(entry.first) == 0 && saw(entry.second.undesired_since);
+  });
+  if (cleared != 0) globals_.schedule_due = true;
+  std::vector<RankKey> lost;
+  for (const auto& [key, facts] : worker.ranks) {
+    if (present.count(key) != 0) continue;
+    const Job::State state = jobs_.at(key.job).state;
+    const bool desired = state == Job::STARTING || state == Job::RUNNING;
+    const bool known = facts.reported && saw(facts.desired_since);
+    if (known || (!desired && saw(worker.desired_version))) lost.push_back(key);
+  }
+  if (lost.empty()) return;
+  LoseRanks(worker_id, lost,
+            {.failure_class = ham::v1::WORKER_LOST,
+             .reason = "WORKER_LOST",
+             .message = absl::StrCat("Worker ", worker.row.name, " no longer has its rank."),
+             .actor = worker.row.name},
+            true);
+}
+
+// ---- leases ------------------------------------------------------------------------------------------------
+
+absl::Status Coordinator::Impl::Handle(const TimerFired&) {
+  WakeBackoff();
+  ExpireLeases();
+  return absl::OkStatus();
+}
+
+void Coordinator::Impl::WakeBackoff() {
+  while (!backoff_.empty() && backoff_.begin()->first <= now_.steady) {
+    const std::string name = backoff_.begin()->second;
+    backoff_.erase(backoff_.begin());
+    TouchFacts(name).not_before = absl::ZeroDuration();
+    globals_.schedule_due = true;
+  }
+}
+
+void Coordinator::Impl::ExpireLeases() {
+  if (now_.steady < globals_.lease_check_at) return;
+  if (SuspectsItself()) globals_.frozen_until = now_.steady + options_.lease;
+  absl::Duration next = absl::InfiniteDuration();
+  for (auto& [id, current] : workers_) {
+    if (current.unreachable && current.ranks.empty()) continue;
+    const absl::Duration over = current.heard + options_.lease;
+    if (now_.steady < over) {
+      next = std::min(next, over);
+      continue;
+    }
+    WorkerState& worker = TouchWorker(id);
+    if (!worker.unreachable) {
+      worker.unreachable = true;
+      globals_.schedule_due = true;
+    }
+    std::vector<RankKey> lost;
+    for (const auto& [key, facts] : worker.ranks) {
+      if (facts.succeeded) continue;  // nothing left to lose
+      const absl::Duration until = std::max(globals_.frozen_until, HoldUntil(worker, jobs_.at(key.job)));
+      if (now_.steady < until) {
+        next = std::min(next, until);
+      } else {
+        lost.push_back(key);
+      }
+    }
+    LoseRanks(id, lost,
+              {.failure_class = ham::v1::WORKER_LOST,
+               .reason = "WORKER_LOST",
+               .message = absl::StrCat("Worker ", worker.row.name, " was silent for ",
+                                       absl::FormatDuration(options_.lease), "."),
+               .actor = "coordinator"},
+              false);
+  }
+  globals_.lease_check_at = next;
+}
+
+// True when so many workers fell silent together that the fault is more likely here. Each silence counts once.
+bool Coordinator::Impl::SuspectsItself() {
+  bool due = false;
+  size_t alive = 0;
+  std::vector<std::string> silent;
+  for (const auto& [id, worker] : workers_) {
+    if (worker.unreachable) continue;
+    if (now_.steady - worker.heard <= options_.lease / 2) {
+      ++alive;
+      continue;
+    }
+    due = due || now_.steady >= worker.heard + options_.lease;
+    if (!worker.suspected) silent.push_back(id);
+  }
+  const double bound = std::max(2.0, 0.3 * static_cast<double>(alive + silent.size()));
+  if (!due || static_cast<double>(silent.size()) <= bound) return false;
+  for (const std::string& id : silent) TouchWorker(id).suspected = true;
+  return true;
+}
+
+// A gang that still completes collectives needs all of its ranks: as long as another, reachable rank reports that
+// since the silence began, the silent worker lives.
+absl::Duration Coordinator::Impl::HoldUntil(const WorkerState& worker, const JobRow& row) const {
+  absl::Duration until = -absl::InfiniteDuration();
+  if (row.state != Job::STARTING && row.state != Job::RUNNING) return until;
+  for (const Placement& place : row.gang) {
+    const WorkerState& other = workers_.at(place.worker_id);
+    if (&other == &worker || other.unreachable) continue;
+    const absl::Duration advance = other.ranks.at({row.name, row.attempt, place.rank}).advance_time;
+    if (advance > worker.heard) until = std::max(until, advance + options_.lease);
+  }
+  return until;
+}
+
+}  // namespace ham::server
