@@ -4,11 +4,11 @@
 //   1. All ranks make the same calls with the same element counts in the same order.
 //   2. A buffer holds the result only after the call returned OK; after an error its content is undefined.
 //
-// Every call ends within timeout(). After a call failed the group is not reused: every later call returns
-// that first error at once, and the ranks must be started anew.
-// Errors: Unavailable when a peer is gone (its rank is named where it is known), DeadlineExceeded when a
-// peer did not arrive in time, InvalidArgument for a misuse found on this rank (which fails the group too).
-// Thread rule: one thread makes the calls; sequence() may be read from any thread.
+// A call fails once nothing arrived from a peer for timeout(). After a call failed the group is not reused: every later
+// call returns that first error at once, and the ranks must be started anew. Errors: Unavailable when a peer is gone
+// (its rank is named where it is known), DeadlineExceeded when a peer did not arrive in time, InvalidArgument for a
+// misuse found on this rank (which fails the group too). Thread rule: one thread makes the calls; sequence() may be
+// read from any thread.
 #pragma once
 
 #include <atomic>

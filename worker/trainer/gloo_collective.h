@@ -17,7 +17,7 @@ struct GlooOptions {
   int world_size = 1;                         // >= 1
   std::string interface;                      // network interface to bind, for example "eth0"; "" = `host`
   std::string host;                           // address or name to bind; "" = 127.0.0.1
-  absl::Duration timeout = absl::Minutes(1);  // of each call, and of connecting; >= 1 ms
+  absl::Duration timeout = absl::Minutes(1);  // silence of a peer; connecting in all; [1 ms, 1 day]
 };
 
 // Connects this rank with all others (full mesh). `store` is used during this call only and must be shared
