@@ -1,0 +1,45 @@
+// Rows of a data set as the trainer works on them: choosing, gathering, padding.
+//
+// All functions are stateless; safe from any thread.
+#pragma once
+
+#include <cstdint>
+#include <vector>
+
+#include <ATen/core/Tensor.h>
+
+#include "worker/trainer/counter_rng.h"
+#include "worker/trainer/data/dataset.h"
+#include "worker/trainer/models/model.h"
+
+namespace ham::trainer {
+
+// N rows; after PadBatch some of them repeat row 0 and must be ignored.
+struct Batch {
+  at::Tensor x;               // [N, C, H, W], layout of NewImages()
+  at::Tensor labels;          // [N] int64
+  std::vector<uint32_t> ids;  // [N] row numbers in the data set: what randomness is keyed by
+  int64_t rows() const { return static_cast<int64_t>(ids.size()); }
+};
+
+// Images of `ids`, pixels divided by 255.
+Batch GatherBatch(const ImageSet& data, const std::vector<uint32_t>& ids);
+
+// Rows of `batch` whose `keep` is true, in order. keep: one byte a row.
+Batch SelectRows(const Batch& batch, const std::vector<uint8_t>& keep);
+// The same of a tensor [N, ...]; the layout of images is kept.
+at::Tensor SelectRows(const at::Tensor& tensor, const std::vector<uint8_t>& keep);
+
+// `tensor` [N, ...] with row 0 repeated until there are at least kMinimumRows; itself if there are. N >= 1.
+at::Tensor PadRows(const at::Tensor& tensor);
+
+// Position `position` of the epoch's order: rank `rank` gets rows position + rank, position + rank + world_size,
+// ... of the next `batch_size` (fewer at the end of the epoch; may be none).
+std::vector<uint32_t> RankRows(const std::vector<uint32_t>& order, int64_t position, int64_t batch_size, int rank,
+                               int world_size);
+
+// clip01(x + u), u uniform in [-epsilon, epsilon) for each pixel, a function of (seed, purpose, epoch, id, step,
+// pixel). `key.sample` is ignored. Pixels are numbered in channels_last order.
+at::Tensor RandomStart(const Batch& batch, double epsilon, RandomKey key);
+
+}  // namespace ham::trainer

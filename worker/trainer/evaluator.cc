@@ -1,0 +1,105 @@
+#include "worker/trainer/evaluator.h"
+
+#include <algorithm>
+
+#include "worker/trainer/batch.h"
+#include "worker/trainer/hard_examples.h"
+#include "worker/trainer/pgd_attack.h"
+
+namespace ham::trainer {
+namespace {
+
+constexpr size_t kBatchRows = 128;
+constexpr uint32_t kRestartsPerAttack = 128;  // more than a spec may ask for: keys of attacks do not overlap
+
+// Rows of one rank under one set of weights.
+class Shard {
+ public:
+  Shard(const Model& model, const ParameterSet& weights, const ImageSet& data, uint64_t seed,
+        const std::function<void()>& tick)
+      : model_(model), weights_(weights), data_(data), seed_(seed), tick_(tick) {}
+
+  // Those of `ids` that are classified right.
+  std::vector<uint32_t> Right(const std::vector<uint32_t>& ids) const {
+    return Survivors(ids, [](const Batch& batch) { return batch.x; });
+  }
+
+  // Those of `ids` that are still classified right after one run of `attack`.
+  std::vector<uint32_t> Unbroken(const std::vector<uint32_t>& ids, const EvaluationAttack& attack, double epsilon,
+                                 uint32_t run) const {
+    return Survivors(ids, [&](const Batch& batch) {
+      const at::Tensor start =
+          attack.random_start
+              ? RandomStart(batch, epsilon, {.seed = seed_, .purpose = RandomPurpose::kEvaluationStart, .step = run})
+              : batch.x;
+      return Ascend(model_, weights_, batch.x, start, batch.labels,
+                    {attack.loss, epsilon, attack.step_size, attack.steps}, tick_);
+    });
+  }
+
+  void CountClasses(const std::vector<uint32_t>& ids, double* counts) const {
+    for (uint32_t id : ids) counts[data_.labels[id]] += 1;
+  }
+
+ private:
+  template <typename Perturb>
+  std::vector<uint32_t> Survivors(const std::vector<uint32_t>& ids, const Perturb& perturb) const {
+    std::vector<uint32_t> out;
+    for (size_t begin = 0; begin < ids.size(); begin += kBatchRows) {
+      const size_t end = std::min(ids.size(), begin + kBatchRows);
+      const Batch batch = GatherBatch(data_, {ids.begin() + begin, ids.begin() + end});
+      const auto predictions = Predictions(PaddedLogits(model_, weights_, perturb(batch)));
+      for (size_t i = begin; i < end; ++i) {
+        if (predictions[i - begin] == data_.labels[ids[i]]) out.push_back(ids[i]);
+      }
+      tick_();
+    }
+    return out;
+  }
+
+  const Model& model_;
+  const ParameterSet& weights_;
+  const ImageSet& data_;
+  const uint64_t seed_;
+  const std::function<void()>& tick_;
+};
+
+}  // namespace
+
+absl::StatusOr<EvaluationCounts> Evaluate(const Model& model, const ParameterSet& weights, const ImageSet& data,
+                                          int64_t rows, const std::vector<AttackSuite>& suites, uint64_t seed,
+                                          Collective& collective, const std::function<void()>& tick) {
+  const size_t classes = data.class_names.size();
+  std::vector<double> counts((2 + suites.size()) * classes);  // rows, clean, then each suite: by class
+  std::vector<uint32_t> ids;
+  for (int64_t id = collective.rank(); id < rows; id += collective.world_size()) {
+    ids.push_back(static_cast<uint32_t>(id));
+  }
+  const Shard shard(model, weights, data, seed, tick);
+  const std::vector<uint32_t> right = shard.Right(ids);
+  shard.CountClasses(ids, &counts[0]);
+  shard.CountClasses(right, &counts[classes]);
+  for (size_t s = 0; s < suites.size(); ++s) {
+    std::vector<uint32_t> unbroken = right;
+    for (uint32_t a = 0; a < suites[s].attacks.size(); ++a) {
+      const EvaluationAttack& attack = suites[s].attacks[a];
+      for (int restart = 0; restart < attack.restarts; ++restart) {
+        unbroken = shard.Unbroken(unbroken, attack, suites[s].epsilon, a * kRestartsPerAttack + restart);
+      }
+    }
+    shard.CountClasses(unbroken, &counts[(2 + s) * classes]);
+  }
+  if (auto status = collective.AllReduceSum(counts.data(), static_cast<int64_t>(counts.size())); !status.ok()) {
+    return status;
+  }
+  EvaluationCounts out;
+  const auto part = [&](size_t index) {
+    return std::vector<int64_t>(counts.begin() + index * classes, counts.begin() + (index + 1) * classes);
+  };
+  out.rows = part(0);
+  out.clean = part(1);
+  for (size_t s = 0; s < suites.size(); ++s) out.robust.push_back(part(2 + s));
+  return out;
+}
+
+}  // namespace ham::trainer

@@ -1,0 +1,31 @@
+// Accuracy on clean images and under suites of attacks, over all ranks.
+#pragma once
+
+#include <cstdint>
+#include <functional>
+#include <vector>
+
+#include "absl/status/statusor.h"
+#include "worker/trainer/collective.h"
+#include "worker/trainer/data/dataset.h"
+#include "worker/trainer/models/model.h"
+#include "worker/trainer/train_spec.h"
+
+namespace ham::trainer {
+
+// Rows by class, over all ranks; all inner vectors have one entry a class.
+struct EvaluationCounts {
+  std::vector<int64_t> rows;
+  std::vector<int64_t> clean;                // classified right
+  std::vector<std::vector<int64_t>> robust;  // for each suite: clean-right and unbroken by every attack and restart
+};
+
+// The first `rows` images of `data`; rank r takes r, r + world_size, ... Every attack works only on the rows that
+// nothing before it in its suite has broken. The outcome of a row does not depend on world size or batches: it is
+// judged at the attack's last point, and start points are functions of (seed, id, attack, restart). `tick` is called
+// after each attack step. Errors are the collective's.
+absl::StatusOr<EvaluationCounts> Evaluate(const Model& model, const ParameterSet& weights, const ImageSet& data,
+                                          int64_t rows, const std::vector<AttackSuite>& suites, uint64_t seed,
+                                          Collective& collective, const std::function<void()>& tick);
+
+}  // namespace ham::trainer

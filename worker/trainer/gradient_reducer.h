@@ -1,0 +1,42 @@
+// Sums of one training step over all ranks, by one all-reduce.
+#pragma once
+
+#include <cstdint>
+#include <functional>
+
+#include "absl/status/statusor.h"
+#include "worker/trainer/collective.h"
+#include "worker/trainer/models/parameter_set.h"
+
+namespace ham::trainer {
+
+// Over the rows of one rank, or of all.
+struct StepSums {
+  double loss = 0;        // sum of weight * loss over kept rows
+  double weight = 0;      // sum of their weights
+  int64_t rows = 0;       // rows of the batch
+  int64_t hard_rows = 0;  // still misclassified after mining_step; all rows where nothing is mined
+  int64_t kept_rows = 0;  // rows trained on
+  bool finite = true;     // loss and every gradient, before and after summing
+};
+
+// Holds the bucket: gradient sums of all parameters, then the sums above. One thread at a time.
+class GradientReducer {
+ public:
+  // Counts travel as float32: exact below 2^24 rows a batch.
+  explicit GradientReducer(const std::vector<ParameterSpec>& specs);
+
+  // Where this rank puts the gradients of its loss SUM. After Reduce: the gradient of the mean loss over all ranks.
+  ParameterSet& gradients() { return gradients_; }
+
+  // Sums over ranks, then divides the gradients once by the global weight (not if that is 0). The result is equal
+  // bit for bit on all ranks, so that each takes the same decision from it. A rank without kept rows joins with
+  // zeros. Errors are the collective's.
+  absl::StatusOr<StepSums> Reduce(const StepSums& local, Collective& collective);
+
+ private:
+  at::Tensor bucket_;
+  ParameterSet gradients_;
+};
+
+}  // namespace ham::trainer

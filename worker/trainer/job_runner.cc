@@ -1,0 +1,295 @@
+#include "worker/trainer/job_runner.h"
+
+#include <signal.h>
+#include <unistd.h>
+
+#include <atomic>
+#include <cstdio>
+#include <filesystem>
+#include <functional>
+#include <utility>
+
+#include <ATen/Parallel.h>
+
+#include "absl/strings/str_cat.h"
+#include "absl/strings/str_format.h"
+#include "absl/strings/str_join.h"
+#include "absl/time/clock.h"
+#include "proto/version.h"
+#include "worker/trainer/agent_channel.h"
+#include "worker/trainer/checkpoint.h"
+#include "worker/trainer/checkpoint_keeper.h"
+#include "worker/trainer/gloo_collective.h"
+#include "worker/trainer/metric_text.h"
+#include "worker/trainer/sha256.h"
+#include "worker/trainer/stopwatch.h"
+#include "worker/trainer/trainer.h"
+
+namespace ham::trainer {
+namespace {
+
+using nlohmann::json;
+
+constexpr absl::Duration kStartTimeout = absl::Minutes(1);
+// As long as an agent may be without its coordinator before it gives up (DESIGN 4).
+constexpr absl::Duration kUploadTimeout = absl::Hours(1);
+constexpr double kSecondsBetweenProgress = 0.1;
+
+// LibTorch and the JSON library throw; nothing gets past here.
+absl::Status WithoutExceptions(const std::function<absl::Status()>& run) {
+  try {
+    return run();
+  } catch (const std::exception& error) {
+    const std::string text = error.what();
+    return absl::InternalError("the trainer failed: " + text.substr(0, text.find('\n')));
+  }
+}
+
+// Checkpoints on behalf of an observer.
+class CheckpointWriter {
+ public:
+  CheckpointWriter(const RankJob& job, int epochs, bool uploads)
+      : job_(job), epochs_(epochs), parent_(job.work_dir + "/checkpoints"), keeper_(parent_, uploads) {}
+
+  absl::StatusOr<std::optional<std::string>> Store(Checkpoint checkpoint) {
+    std::error_code error;
+    std::filesystem::create_directories(parent_, error);
+    if (error) return absl::UnavailableError("cannot make " + parent_ + ": " + error.message());
+    checkpoint.info.job_attempt = job_.attempt;
+    checkpoint.info.build_id = BuildId();
+    checkpoint.info.spec_digest = Sha256Hex(job_.spec.dump());
+    return keeper_.Store(checkpoint, checkpoint.info.epoch == epochs_);
+  }
+
+  CheckpointKeeper& keeper() { return keeper_; }
+
+ private:
+  const RankJob& job_;
+  const int epochs_;
+  const std::string parent_;
+  CheckpointKeeper keeper_;
+};
+
+absl::Status RestoreFrom(const RankJob& job, Trainer& trainer) {
+  auto checkpoint = LoadCheckpoint(job.resume_manifest);
+  if (!checkpoint.ok()) {  // not the user's fault: another worker, or the newest copy, may do better
+    return absl::UnavailableError(absl::StrCat("cannot resume: ", checkpoint.status().message()));
+  }
+  const CheckpointInfo& info = checkpoint->info;
+  if (!info.spec_digest.empty() && info.spec_digest != Sha256Hex(job.spec.dump())) {
+    return absl::InvalidArgumentError("the checkpoint was made from another spec; resume with that one or start anew");
+  }
+  if (info.threads_per_rank != job.threads) {
+    return absl::InvalidArgumentError(absl::StrFormat(
+        "the checkpoint was made with %d threads a rank, this run has %d; an exact resume needs the same",
+        info.threads_per_rank, job.threads));
+  }
+  return trainer.Restore(*checkpoint);
+}
+
+absl::Status Train(const RankJob& job, const RunInputs& inputs, Collective& collective, RunObserver& observer) {
+  Trainer trainer(inputs.spec, *inputs.model, inputs.train, inputs.test, collective, observer);
+  if (absl::Status status = trainer.Check(); !status.ok()) return status;
+  if (!job.resume_manifest.empty()) {
+    if (absl::Status status = RestoreFrom(job, trainer); !status.ok()) return status;
+  }
+  return trainer.Run();
+}
+
+class PrintingObserver : public RunObserver {
+ public:
+  PrintingObserver(bool as_json, CheckpointWriter* checkpoints) : as_json_(as_json), checkpoints_(checkpoints) {}
+
+  absl::Status OnTick(const Position&) override { return absl::OkStatus(); }
+
+  absl::Status OnMetric(const json& point) override {
+    const std::string line = as_json_ ? point.dump() : MetricText(point);
+    if (std::printf("%s\n", line.c_str()) < 0 || std::fflush(stdout) != 0) {
+      return absl::UnavailableError("cannot write metrics to standard output");
+    }
+    return absl::OkStatus();
+  }
+
+  absl::Status OnCheckpoint(Checkpoint checkpoint) override {
+    return checkpoints_->Store(std::move(checkpoint)).status();
+  }
+
+ private:
+  const bool as_json_;
+  CheckpointWriter* const checkpoints_;
+};
+
+// Frames to the agent; training thread only.
+class AgentObserver : public RunObserver {
+ public:
+  AgentObserver(AgentChannel& channel, const Collective* collective, CheckpointWriter* checkpoints)
+      : channel_(channel), collective_(collective), checkpoints_(checkpoints) {}
+
+  absl::Status OnTick(const Position& position) override {
+    ++tick_;
+    if (position.phase == phase_ && since_progress_.Elapsed() < kSecondsBetweenProgress) return absl::OkStatus();
+    phase_ = position.phase;
+    position_ = position;
+    since_progress_.Lap();
+    return channel_.Send({{"type", "progress"},
+                          {"phase", position.phase},
+                          {"tick", tick_},
+                          {"iteration", position.iteration},
+                          {"epoch", position.epoch},
+                          {"collective_sequence", collective_ == nullptr ? 0 : collective_->sequence()}});
+  }
+
+  absl::Status OnMetric(const json& point) override { return channel_.Send({{"type", "metric"}, {"point", point}}); }
+
+  absl::Status OnCheckpoint(Checkpoint checkpoint) override {
+    const int64_t iteration = checkpoint.info.iteration;
+    const int epoch = checkpoint.info.epoch;
+    auto manifest = checkpoints_->Store(std::move(checkpoint));
+    if (!manifest.ok()) return manifest.status();
+    if (!manifest->has_value()) return absl::OkStatus();
+    return channel_.Send(
+        {{"type", "checkpoint"}, {"manifest", **manifest}, {"iteration", iteration}, {"epoch", epoch}});
+  }
+
+  // The run is not done before its last checkpoint is stored. Ticks meanwhile: this rank is not stuck.
+  absl::Status WaitForUpload() {
+    position_.phase = "save";
+    Stopwatch waited;
+    absl::Status status;
+    do {
+      if (absl::Status sent = OnTick(position_); !sent.ok()) return sent;
+      status = checkpoints_->keeper().WaitForNewest(absl::Seconds(1));
+    } while (absl::IsDeadlineExceeded(status) && waited.Elapsed() < absl::ToDoubleSeconds(kUploadTimeout));
+    if (status.ok()) return status;
+    return absl::UnavailableError(absl::StrCat("the last checkpoint could not be stored: ", status.message()));
+  }
+
+ private:
+  AgentChannel& channel_;
+  const Collective* const collective_;  // null while loading
+  CheckpointWriter* const checkpoints_;
+  const char* phase_ = nullptr;
+  Position position_;
+  int64_t tick_ = 0;
+  Stopwatch since_progress_;
+};
+
+absl::StatusOr<RankJob> ReadStart(const json& start) {
+  if (const std::string build = start.at("build_id"); build != BuildId()) {
+    return absl::FailedPreconditionError(absl::StrCat("the agent is of build ", build, ", this trainer of ", BuildId(),
+                                                      "; install both from one build"));
+  }
+  RankJob job;
+  job.spec = start.at("spec");
+  job.attempt = start.at("attempt");
+  job.rank = start.at("rank");
+  job.world_size = start.at("world_size");
+  job.threads = start.at("threads");
+  job.data_root = start.at("data_root");
+  job.work_dir = start.at("work_dir");
+  job.resume_manifest = start.at("resume_manifest");
+  job.interface = start.at("interface");
+  job.collective_timeout = absl::Seconds(start.at("collective_timeout_seconds").get<double>());
+  return job;
+}
+
+absl::Status RunJobOfAgent(AgentChannel& channel, std::atomic<CheckpointKeeper*>& keeper) {
+  if (absl::Status status = channel.Send({{"type", "hello"}, {"build_id", BuildId()}}); !status.ok()) return status;
+  auto start = channel.WaitForStart(kStartTimeout);
+  if (!start.ok()) return start.status();
+  auto job = ReadStart(*start);
+  if (!job.ok()) return job.status();
+  if (absl::Status status = AgentObserver(channel, nullptr, nullptr).OnTick({}); !status.ok()) return status;
+  auto inputs = PrepareRun(*job);
+  if (!inputs.ok()) return inputs.status();
+  auto collective = ConnectRanks(*job, &channel.store());
+  if (!collective.ok()) return collective.status();
+  // Lives until the process ends: the channel's thread may still call it then.
+  auto* checkpoints = new CheckpointWriter(*new RankJob(*job), inputs->spec.epochs, /*uploads=*/true);
+  keeper = &checkpoints->keeper();
+  AgentObserver observer(channel, collective->get(), checkpoints);
+  if (absl::Status status = Train(*job, *inputs, **collective, observer); !status.ok()) return status;
+  return observer.WaitForUpload();
+}
+
+}  // namespace
+
+const char* FailureClassOf(const absl::Status& status) {
+  switch (status.code()) {
+    case absl::StatusCode::kInvalidArgument:
+    case absl::StatusCode::kNotFound:
+    case absl::StatusCode::kDataLoss:
+      return "USER";
+    case absl::StatusCode::kInternal:
+      return "TRAINER_CRASH";
+    default:
+      return "INFRASTRUCTURE";
+  }
+}
+
+absl::StatusOr<RunInputs> PrepareRun(const RankJob& job) {
+  auto spec = ParseTrainSpec(job.spec);
+  if (!spec.ok()) return spec.status();
+  RunInputs inputs{*std::move(spec), {}, {}, nullptr};
+  inputs.spec.world_size = job.world_size;
+  inputs.spec.threads_per_rank = job.threads;
+  at::set_num_threads(job.threads);
+  auto train = LoadDataSet(job.data_root, inputs.spec.data.name, Split::kTrain);
+  if (!train.ok()) return train.status();
+  auto test = LoadDataSet(job.data_root, inputs.spec.data.name, Split::kTest);
+  if (!test.ok()) return test.status();
+  auto model = MakeModel(inputs.spec.model, {train->channels, train->height, train->width},
+                         static_cast<int64_t>(train->class_names.size()));
+  if (!model.ok()) return model.status();
+  inputs.train = *std::move(train);
+  inputs.test = *std::move(test);
+  inputs.model = *std::move(model);
+  return inputs;
+}
+
+absl::StatusOr<std::unique_ptr<Collective>> ConnectRanks(const RankJob& job, KeyValueStore* store) {
+  if (job.world_size == 1) return MakeLocalCollective();
+  return ConnectGloo({.rank = job.rank,
+                      .world_size = job.world_size,
+                      .interface = job.interface,
+                      .host = "",
+                      .timeout = job.collective_timeout},
+                     *store);
+}
+
+int RunUnderAgent(int fd) {
+  signal(SIGPIPE, SIG_IGN);
+  std::atomic<CheckpointKeeper*> keeper{nullptr};
+  std::atomic<int> exit_status{1};
+  AgentChannel channel(fd, {.on_end = [&](const absl::Status&) { _exit(exit_status); },
+                            .on_checkpoint_done =
+                                [&](const std::string& manifest, const absl::Status& status) {
+                                  if (CheckpointKeeper* known = keeper) known->Acknowledge(manifest, status);
+                                }});
+  const absl::Status status = WithoutExceptions([&] { return RunJobOfAgent(channel, keeper); });
+  absl::Status sent;
+  if (status.ok()) {
+    exit_status = 0;  // before the frame: the agent may close its end as soon as it has read it
+    sent = channel.Send({{"type", "done"}});
+  } else {
+    std::fprintf(stderr, "ham-trainer: %s\n", std::string(status.message()).c_str());
+    sent = channel.Send(
+        {{"type", "failed"}, {"class", FailureClassOf(status)}, {"message", std::string(status.message())}});
+  }
+  return sent.ok() ? exit_status.load() : 1;
+}
+
+absl::Status RunAlone(const RankJob& job, const std::string& rendezvous_dir, bool as_json) {
+  return WithoutExceptions([&]() -> absl::Status {
+    auto inputs = PrepareRun(job);
+    if (!inputs.ok()) return inputs.status();
+    auto store = job.world_size > 1 ? MakeFileStore(rendezvous_dir) : nullptr;
+    auto collective = ConnectRanks(job, store.get());
+    if (!collective.ok()) return collective.status();
+    CheckpointWriter checkpoints(job, inputs->spec.epochs, /*uploads=*/false);
+    PrintingObserver observer(as_json, &checkpoints);
+    return Train(job, *inputs, **collective, observer);
+  });
+}
+
+}  // namespace ham::trainer

@@ -1,0 +1,160 @@
+// ham-trainer: one rank of a job. Starts alone (`--spec`) or under an agent (`--agent-fd`).
+#include <cstdio>
+#include <filesystem>
+#include <fstream>
+#include <sstream>
+#include <string>
+
+#include <CLI/CLI.hpp>
+
+#include "absl/status/status.h"
+#include "absl/strings/str_cat.h"
+#include "proto/version.h"
+#include "worker/ipc/frame.h"
+#include "worker/trainer/bench.h"
+#include "worker/trainer/data/dataset.h"
+#include "worker/trainer/gloo_collective.h"
+#include "worker/trainer/job_runner.h"
+
+namespace ham::trainer {
+namespace {
+
+struct Flags {
+  std::string spec;
+  RankJob job;
+  std::string rendezvous_dir;
+  int threads = 0;  // 0: what the spec says
+  int agent_fd = -1;
+  int iterations = 30;
+  bool json = false;
+};
+
+absl::StatusOr<nlohmann::json> ReadSpec(const std::string& path) {
+  std::ifstream file(path);
+  if (!file) return absl::NotFoundError(absl::StrCat("cannot open ", path, "; --spec names the job's JSON file"));
+  std::ostringstream text;
+  text << file.rdbuf();
+  auto spec = ipc::ParseStrictJson(text.str());
+  if (!spec.ok()) return absl::InvalidArgumentError(absl::StrCat(path, ": ", spec.status().message()));
+  return spec;
+}
+
+// Completes flags.job from the spec file; the flags win over its resources.
+absl::Status FinishJob(Flags* flags) {
+  auto spec = ReadSpec(flags->spec);
+  if (!spec.ok()) return spec.status();
+  auto parsed = ParseTrainSpec(*spec);
+  if (!parsed.ok()) return parsed.status();
+  RankJob& job = flags->job;
+  job.spec = *std::move(spec);
+  job.threads = flags->threads > 0 ? flags->threads : parsed->threads_per_rank;
+  if (job.rank >= job.world_size) {
+    return absl::InvalidArgumentError(absl::StrCat("--rank is ", job.rank, "; allowed is 0 to world size - 1"));
+  }
+  if (job.world_size > 1 && flags->rendezvous_dir.empty()) {
+    return absl::InvalidArgumentError("--rendezvous-dir is missing; ranks meet in an empty directory that all see");
+  }
+  return absl::OkStatus();
+}
+
+int Report(const absl::Status& status) {
+  if (status.ok()) return 0;
+  std::fprintf(stderr, "ham-trainer: %s\n", std::string(status.message()).c_str());
+  return 1;
+}
+
+int Run(Flags* flags) {
+  if (flags->agent_fd >= 0) return RunUnderAgent(flags->agent_fd);
+  if (flags->spec.empty() || flags->job.work_dir.empty()) {
+    std::fprintf(stderr, "ham-trainer: --spec and --work-dir are needed (or --agent-fd); see --help\n");
+    return 2;
+  }
+  if (absl::Status status = FinishJob(flags); !status.ok()) return Report(status);
+  std::error_code error;
+  std::filesystem::create_directories(flags->job.work_dir, error);
+  if (error) return Report(absl::UnavailableError("cannot make " + flags->job.work_dir + ": " + error.message()));
+  return Report(RunAlone(flags->job, flags->rendezvous_dir, flags->json));
+}
+
+int Bench(Flags* flags) {
+  if (absl::Status status = FinishJob(flags); !status.ok()) return Report(status);
+  return Report(RunBench(flags->job, flags->rendezvous_dir, flags->iterations, flags->json));
+}
+
+int PrintVersion(bool json) {
+  if (json) {
+    std::printf("%s\n", nlohmann::json({{"version", kVersion}, {"build_id", BuildId()}}).dump().c_str());
+  } else {
+    std::printf("ham-trainer %s (build %s)\n", kVersion, BuildId());
+  }
+  return 0;
+}
+
+int InspectData(const std::string& data_root, bool json) {
+  nlohmann::json list = nlohmann::json::array();
+  for (const DataSetInfo& info : InspectDataSets(data_root)) {
+    if (info.status.ok()) {
+      list.push_back({{"name", info.name}, {"digest", info.digest}, {"path", info.path}});
+      if (!json) std::printf("%s  sha256 %s  %s\n", info.name.c_str(), info.digest.c_str(), info.path.c_str());
+    } else {
+      list.push_back({{"name", info.name}, {"error", std::string(info.status.message())}});
+      if (!json) std::printf("%s  unusable: %s\n", info.name.c_str(), std::string(info.status.message()).c_str());
+    }
+  }
+  if (json) std::printf("%s\n", list.dump().c_str());
+  return 0;
+}
+
+void AddJobFlags(CLI::App* app, Flags* flags) {
+  app->add_option("--spec", flags->spec, "Job spec, JSON with every option present");
+  app->add_option("--rank", flags->job.rank, "This rank")->check(CLI::NonNegativeNumber)->capture_default_str();
+  app->add_option("--world-size", flags->job.world_size, "Ranks")->check(CLI::PositiveNumber)->capture_default_str();
+  app->add_option("--data-root", flags->job.data_root, "Folder with the data sets")->capture_default_str();
+  app->add_option("--threads", flags->threads, "CPU threads (default: the spec's threads_per_rank)")
+      ->check(CLI::Range(1, 1024));
+  app->add_option("--rendezvous-dir", flags->rendezvous_dir, "Empty folder that all ranks see (world size > 1)");
+  app->add_flag("--json", flags->json, "Print JSON");
+}
+
+int Main(int argc, char** argv) {
+  Flags flags;
+  flags.job.data_root = "/usr/share/datasets";
+  CLI::App app("ham-trainer: trains one rank of a job");
+  app.set_version_flag("--version", std::string("ham-trainer ") + kVersion);
+  AddJobFlags(&app, &flags);
+  app.add_option("--work-dir", flags.job.work_dir, "Folder for checkpoints");
+  app.add_option("--resume", flags.job.resume_manifest, "Manifest of a checkpoint to go on from");
+  app.add_option("--agent-fd", flags.agent_fd, "Socket of the agent that started this program");
+  CLI::App* version = app.add_subcommand("version", "Print version and build");
+  version->add_flag("--json", flags.json, "Print JSON");
+  CLI::App* data = app.add_subcommand("data", "Data sets");
+  CLI::App* inspect = data->require_subcommand(1)->add_subcommand("inspect", "List what is under --data-root");
+  inspect->add_option("--data-root", flags.job.data_root, "Folder with the data sets")->capture_default_str();
+  inspect->add_flag("--json", flags.json, "Print JSON");
+  CLI::App* bench = app.add_subcommand("bench", "Measure the speed of the training step");
+  AddJobFlags(bench, &flags);
+  bench->add_option("--iterations", flags.iterations, "Steps to time")->check(CLI::PositiveNumber);
+  bench->get_option("--spec")->required();
+  app.require_subcommand(0, 1);
+  try {
+    app.parse(argc, argv);
+  } catch (const CLI::ParseError& error) {
+    return app.exit(error) == 0 ? 0 : 2;
+  }
+  if (version->parsed()) return PrintVersion(flags.json);
+  if (inspect->parsed()) return InspectData(flags.job.data_root, flags.json);
+  if (absl::Status status = CheckGlooBinding(); !status.ok()) return Report(status);
+  return bench->parsed() ? Bench(&flags) : Run(&flags);
+}
+
+}  // namespace
+}  // namespace ham::trainer
+
+int main(int argc, char** argv) {
+  try {
+    return ham::trainer::Main(argc, argv);
+  } catch (const std::exception& error) {  // LibTorch's, from the benchmark; runs of jobs catch their own
+    std::fprintf(stderr, "ham-trainer: %s\n", error.what());
+    return 1;
+  }
+}

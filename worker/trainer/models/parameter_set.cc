@@ -1,0 +1,92 @@
+#include "worker/trainer/models/parameter_set.h"
+
+#include <cmath>
+
+#include <ATen/ops/empty.h>
+#include <ATen/ops/zeros.h>
+
+#include "absl/strings/str_cat.h"
+#include "worker/trainer/counter_rng.h"
+
+namespace ham::trainer {
+namespace {
+
+int64_t Elements(const std::vector<int64_t>& shape) {
+  int64_t count = 1;
+  for (int64_t size : shape) count *= size;
+  return count;
+}
+
+at::Tensor ViewAt(const at::Tensor& flat, const std::vector<int64_t>& shape, int64_t offset) {
+  std::vector<int64_t> strides(shape.size());
+  int64_t stride = 1;
+  for (size_t i = shape.size(); i-- > 0;) {
+    strides[i] = stride;
+    stride *= shape[i];
+  }
+  if (shape.size() == 4) {  // channels_last also where one size is 1: convolutions pick their path by the strides
+    const int64_t channels = shape[1], height = shape[2], width = shape[3];
+    strides = {channels * height * width, 1, width * channels, channels};
+  }
+  return flat.as_strided(shape, strides, offset);
+}
+
+}  // namespace
+
+int64_t ParameterCount(const std::vector<ParameterSpec>& specs) {
+  int64_t count = 0;
+  for (const auto& spec : specs) count += Elements(spec.shape);
+  return count;
+}
+
+ParameterSet::ParameterSet(const std::vector<ParameterSpec>& specs)
+    : ParameterSet(specs, at::zeros({ParameterCount(specs)}, at::kFloat)) {}
+
+ParameterSet::ParameterSet(const std::vector<ParameterSpec>& specs, const at::Tensor& flat)
+    : specs_(specs), flat_(flat) {
+  int64_t offset = flat.storage_offset();
+  for (const auto& spec : specs_) {
+    tensors_.push_back(ViewAt(flat_, spec.compute_shape, offset));
+    offset += Elements(spec.shape);
+  }
+}
+
+void ParameterSet::Initialize(uint64_t seed) {
+  for (size_t i = 0; i < specs_.size(); ++i) {
+    const float bound = static_cast<float>(1.0 / std::sqrt(static_cast<double>(specs_[i].fan_in)));
+    at::Tensor values = at::empty(specs_[i].shape, at::kFloat);
+    FillUniform({.seed = seed, .purpose = RandomPurpose::kInitialWeights, .step = static_cast<uint32_t>(i)}, -bound,
+                bound, values.numel(), values.data_ptr<float>());
+    tensors_[i].copy_(values.view(specs_[i].compute_shape));
+  }
+}
+
+float* ParameterSet::data() const { return flat_.data_ptr<float>(); }
+
+int64_t ParameterSet::size() const { return flat_.numel(); }
+
+ParameterSet ParameterSet::Clone() const { return ParameterSet(specs_, flat_.clone()); }
+
+void ParameterSet::Export(const std::string& prefix, TensorMap* out) const {
+  for (size_t i = 0; i < specs_.size(); ++i) {
+    at::Tensor values = at::empty(specs_[i].compute_shape, at::kFloat);
+    values.copy_(tensors_[i]);
+    (*out)[prefix + specs_[i].name] = values.view(specs_[i].shape);
+  }
+}
+
+absl::Status ParameterSet::Import(const std::string& prefix, const TensorMap& in) {
+  for (size_t i = 0; i < specs_.size(); ++i) {
+    const std::string name = prefix + specs_[i].name;
+    const auto found = in.find(name);
+    if (found == in.end()) return absl::InvalidArgumentError(absl::StrCat("the tensor ", name, " is missing"));
+    const at::Tensor& values = found->second;
+    if (values.scalar_type() != at::kFloat || values.sizes() != at::IntArrayRef(specs_[i].shape)) {
+      return absl::InvalidArgumentError(absl::StrCat("the tensor ", name, " has another shape or type than the model"));
+    }
+    tensors_[i].copy_(values.contiguous().view(specs_[i].compute_shape));
+  }
+  return absl::OkStatus();
+}
+
+}  // namespace ham::trainer

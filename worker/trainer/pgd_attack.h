@@ -1,0 +1,40 @@
+// Projected gradient ascent in the L-infinity ball around each image (Madry et al., 2018).
+//
+// N: rows, K: classes. Pixels are in [0, 1]. Stateless; safe from any thread. A row's result does not depend on the
+// rows beside it.
+#pragma once
+
+#include <cstdint>
+#include <functional>
+
+#include <ATen/core/Tensor.h>
+
+#include "worker/trainer/models/model.h"
+#include "worker/trainer/train_spec.h"
+
+namespace ham::trainer {
+
+// Gradient of the SUM over rows of a loss with respect to logits [N, K]; labels [N] int64 in [0, K).
+//   cross entropy  softmax(logits) - onehot(label)
+//   margin         (largest other logit) - (true logit): +1 at the first such other, -1 at the label
+at::Tensor AttackLossGradient(AttackLoss loss, const at::Tensor& logits, const at::Tensor& labels);
+
+// x <- clip01(clip(x + step_size * sign(gradient), clean - epsilon, clean + epsilon)), `count` numbers; sign(0) = 0.
+void ProjectedStep(const float* clean, const float* gradient, int64_t count, float epsilon, float step_size, float* x);
+
+struct Ascent {
+  AttackLoss loss = AttackLoss::kCrossEntropy;
+  double epsilon = 0;
+  double step_size = 0;
+  int steps = 0;
+};
+
+// `ascent.steps` steps from `start` [N, C, H, W], which lies in the ball around `clean` (same shape and layout, as
+// NewImages()). N may be 0. `tick` is called after each step.
+at::Tensor Ascend(const Model& model, const ParameterSet& weights, const at::Tensor& clean, const at::Tensor& start,
+                  const at::Tensor& labels, const Ascent& ascent, const std::function<void()>& tick);
+
+// Logits [N, K] for any N, by batches of at least kMinimumRows rows.
+at::Tensor PaddedLogits(const Model& model, const ParameterSet& weights, const at::Tensor& x);
+
+}  // namespace ham::trainer

@@ -1,0 +1,53 @@
+// The numbers of a run as the JSON of ham.v1.MetricPoint (proto/ham/v1/metrics.proto says what each one is).
+//
+// Everything here is pure; safe from any thread.
+#pragma once
+
+#include <string>
+#include <vector>
+
+#include <nlohmann/json.hpp>
+#include "worker/trainer/evaluator.h"
+#include "worker/trainer/gradient_reducer.h"
+
+namespace ham::trainer {
+
+// Wall seconds of one step on this rank.
+struct StepSeconds {
+  double attack = 0;
+  double train = 0;   // forward, backward, all-reduce and update
+  double reduce = 0;  // of these, in the all-reduce
+  double total = 0;   // with gathering the images
+};
+
+// Steps added up, between two points.
+struct TrainWindow {
+  StepSums sums;  // loss and weight of finite steps only
+  StepSeconds seconds;
+  int64_t iterations = 0;
+  int64_t skipped_iterations = 0;
+
+  void Add(const StepSums& step, const StepSeconds& step_seconds, bool skipped);
+};
+
+// A number as protobuf JSON has it: non-finite ones are "NaN", "Infinity", "-Infinity".
+nlohmann::json JsonNumber(double value);
+
+nlohmann::json TrainMetricsJson(const TrainWindow& window, double learning_rate, int64_t total_iterations,
+                                bool end_of_epoch);
+
+nlohmann::json EvaluationMetricsJson(const EvaluationCounts& counts, const std::vector<AttackSuite>& suites,
+                                     const std::vector<std::string>& class_names, double seconds, bool final);
+
+// Whole run; carried in checkpoints.
+struct RunTotals {
+  double attack_seconds = 0;
+  double train_seconds = 0;
+  double evaluation_seconds = 0;
+  int64_t mined_rows = 0;  // rows seen while mining was on
+  int64_t hard_rows = 0;   // of these, hard
+};
+
+nlohmann::json RunSummaryJson(const RunTotals& totals, int64_t iterations);
+
+}  // namespace ham::trainer

@@ -1,0 +1,293 @@
+#include "worker/trainer/train_spec.h"
+
+#include <charconv>
+#include <cmath>
+#include <limits>
+#include <set>
+#include <utility>
+
+#include "absl/status/status.h"
+#include "absl/strings/str_cat.h"
+#include "absl/strings/str_format.h"
+
+namespace ham::trainer {
+namespace {
+
+using nlohmann::json;
+
+constexpr int64_t kMaxInt = std::numeric_limits<int32_t>::max();
+
+// One JSON object being read. Remembers which keys were asked for, so that the others can be refused, and
+// keeps the first error of the whole spec in `error`: readers go on with neutral values and check once.
+class Section {
+ public:
+  Section(const json& value, std::string path, absl::Status* error)
+      : value_(value), path_(std::move(path)), error_(error) {
+    if (!value_.is_object()) Fail(path_, "is not an object");
+  }
+
+  Section Child(const char* key) { return Section(Get(key), Path(key), error_); }
+
+  int64_t Int(const char* key, int64_t low, int64_t high) {
+    int64_t number = 0;
+    const json& value = Get(key);
+    if (!ReadInteger(value, &number)) {
+      Fail(Path(key), absl::StrCat("is ", value.dump(), "; it must be a whole number"));
+    } else if (number < low || number > high) {
+      Fail(Path(key), absl::StrFormat("is %d; allowed is %d to %d", number, low, high));
+    } else {
+      return number;
+    }
+    return low;
+  }
+
+  uint64_t Seed(const char* key) {
+    uint64_t number = 0;
+    const json& value = Get(key);
+    if (!ReadInteger(value, &number)) Fail(Path(key), absl::StrCat("is ", value.dump(), "; it must be 0 to 2^64 - 1"));
+    return number;
+  }
+
+  // Within (low, high] if `open_low`, [low, high) if `open_high`, else [low, high].
+  double Real(const char* key, double low, double high, bool open_low, bool open_high) {
+    const json& value = Get(key);
+    if (!value.is_number()) {
+      Fail(Path(key), absl::StrCat("is ", value.dump(), "; it must be a number"));
+      return high;
+    }
+    const double number = value.get<double>();
+    const bool inside = std::isfinite(number) && (open_low ? number > low : number >= low) &&
+                        (open_high ? number < high : number <= high);
+    if (!inside) {
+      Fail(Path(key), absl::StrFormat("is %g; allowed is %c%g, %g%c", number, open_low ? '(' : '[', low, high,
+                                      open_high ? ')' : ']'));
+    }
+    return number;
+  }
+
+  bool Bool(const char* key) {
+    const json& value = Get(key);
+    if (!value.is_boolean()) Fail(Path(key), absl::StrCat("is ", value.dump(), "; it must be true or false"));
+    return value.is_boolean() && value.get<bool>();
+  }
+
+  std::string String(const char* key) {
+    const json& value = Get(key);
+    if (!value.is_string() || value.get<std::string>().empty()) {
+      Fail(Path(key), absl::StrCat("is ", value.dump(), "; it must be a text that is not empty"));
+      return "";
+    }
+    return value.get<std::string>();
+  }
+
+  template <typename E>
+  E OneOf(const char* key, const std::vector<std::pair<const char*, E>>& allowed) {
+    const std::string text = String(key);
+    std::string names;
+    for (const auto& [name, value] : allowed) {
+      if (text == name) return value;
+      absl::StrAppend(&names, names.empty() ? "" : ", ", name);
+    }
+    Fail(Path(key), absl::StrCat("is \"", text, "\"; allowed is one of: ", names));
+    return allowed.front().second;
+  }
+
+  const json& List(const char* key) {
+    static const json empty = json::array();
+    const json& value = Get(key);
+    if (value.is_array()) return value;
+    Fail(Path(key), "is not a list");
+    return empty;
+  }
+
+  // Call last: what is still unread is unknown.
+  void RefuseOthers() {
+    if (!value_.is_object()) return;
+    for (const auto& [key, unused] : value_.items()) {
+      if (!asked_.contains(key))
+        Fail(Path(key), "is not known to this trainer; agent and trainer must be of one build");
+    }
+  }
+
+  std::string Path(const std::string& key) const { return path_.empty() ? key : absl::StrCat(path_, ".", key); }
+  absl::Status* error() { return error_; }
+  void Fail(const std::string& path, const std::string& what) {
+    if (error_->ok()) *error_ = absl::InvalidArgumentError(absl::StrCat(path.empty() ? "the spec" : path, " ", what));
+  }
+
+ private:
+  // 64-bit integers are strings in protobuf JSON.
+  template <typename T>
+  static bool ReadInteger(const json& value, T* out) {
+    if (value.is_string()) {
+      const auto& text = value.get_ref<const std::string&>();
+      const auto [end, code] = std::from_chars(text.data(), text.data() + text.size(), *out);
+      return code == std::errc() && end == text.data() + text.size();
+    }
+    if (value.is_number_unsigned()) {
+      const uint64_t number = value.get<uint64_t>();
+      if (number > static_cast<uint64_t>(std::numeric_limits<T>::max())) return false;
+      *out = static_cast<T>(number);
+      return true;
+    }
+    if (!value.is_number_integer() || std::is_unsigned_v<T>) return false;
+    *out = static_cast<T>(value.get<int64_t>());
+    return true;
+  }
+
+  const json& Get(const std::string& key) {
+    static const json null;
+    asked_.insert(key);
+    if (!value_.is_object()) return null;
+    const auto found = value_.find(key);
+    if (found != value_.end()) return *found;
+    Fail(Path(key), "is missing");
+    return null;
+  }
+
+  const json& value_;
+  const std::string path_;
+  absl::Status* error_;
+  std::set<std::string> asked_;
+};
+
+DataOptions ReadData(Section data) {
+  DataOptions out;
+  out.name = data.String("name");
+  out.train_rows = data.Int("train_rows", 0, kMaxInt);
+  out.test_rows = data.Int("test_rows", 0, kMaxInt);
+  data.RefuseOthers();
+  return out;
+}
+
+AttackOptions ReadAttack(Section attack) {
+  AttackOptions out;
+  out.epsilon = attack.Real("epsilon", 0, 1, true, false);
+  out.step_size = attack.Real("step_size", 0, 1, true, false);
+  out.steps = attack.Int("steps", 1, 1000);
+  out.random_start = attack.Bool("random_start");
+  attack.RefuseOthers();
+  return out;
+}
+
+MethodOptions ReadMethod(Section method, int steps, int64_t batch_size) {
+  MethodOptions out;
+  out.name = method.OneOf<Method>("name", {{"pgd-at", Method::kPgdAt}, {"ham", Method::kHam}});
+  out.mining_step = method.Int("mining_step", 1, steps);
+  out.mining_start_epoch = method.Int("mining_start_epoch", 1, kMaxInt);
+  out.retained_easy_share = method.Real("retained_easy_share", 0, 1, false, false);
+  out.minimum_hard = method.Int("minimum_hard", 1, batch_size);
+  method.RefuseOthers();
+  return out;
+}
+
+OptimizerOptions ReadOptimizer(Section optimizer) {
+  OptimizerOptions out;
+  out.name = optimizer.OneOf<OptimizerKind>("name", {{"sgd", OptimizerKind::kSgd}, {"adam", OptimizerKind::kAdam}});
+  out.learning_rate = optimizer.Real("learning_rate", 0, 10, true, false);
+  out.momentum = optimizer.Real("momentum", 0, 1, false, true);
+  out.weight_decay = optimizer.Real("weight_decay", 0, 1, false, false);
+  out.schedule = optimizer.OneOf<Schedule>(
+      "schedule", {{"constant", Schedule::kConstant}, {"step", Schedule::kStep}, {"cosine", Schedule::kCosine}});
+  int previous = 0;
+  for (const json& milestone : optimizer.List("milestones")) {
+    if (!milestone.is_number_integer() || milestone.get<int64_t>() <= previous || milestone.get<int64_t>() > kMaxInt) {
+      optimizer.Fail(optimizer.Path("milestones"),
+                     "holds " + milestone.dump() + "; epochs from 1, ascending, are allowed");
+      break;
+    }
+    out.milestones.push_back(previous = milestone.get<int>());
+  }
+  out.gamma = optimizer.Real("gamma", 0, 1, true, false);
+  optimizer.RefuseOthers();
+  return out;
+}
+
+EvaluationAttack ReadEvaluationAttack(Section attack) {
+  EvaluationAttack out;
+  out.loss =
+      attack.OneOf<AttackLoss>("loss", {{"cross_entropy", AttackLoss::kCrossEntropy}, {"margin", AttackLoss::kMargin}});
+  out.steps = attack.Int("steps", 1, 10000);
+  out.step_size = attack.Real("step_size", 0, 1, true, false);
+  out.restarts = attack.Int("restarts", 1, 100);
+  out.random_start = attack.Bool("random_start");
+  attack.RefuseOthers();
+  return out;
+}
+
+std::vector<AttackSuite> ReadSuites(Section& evaluation, const char* key, std::set<std::string>* names) {
+  std::vector<AttackSuite> out;
+  int s = 0;
+  for (const json& item : evaluation.List(key)) {
+    Section suite(item, absl::StrCat(evaluation.Path(key), "[", s++, "]"), evaluation.error());
+    AttackSuite& entry = out.emplace_back();
+    entry.name = suite.String("name");
+    if (!names->insert(entry.name).second) {
+      suite.Fail(suite.Path("name"), "is \"" + entry.name + "\", which another suite has; give each its own name");
+    }
+    entry.epsilon = suite.Real("epsilon", 0, 1, true, false);
+    int a = 0;
+    for (const json& attack : suite.List("attacks")) {
+      const std::string path = absl::StrCat(suite.Path("attacks"), "[", a++, "]");
+      entry.attacks.push_back(ReadEvaluationAttack(Section(attack, path, suite.error())));
+    }
+    if (a == 0) suite.Fail(suite.Path("attacks"), "is empty; at least one attack is needed");
+    suite.RefuseOthers();
+  }
+  return out;
+}
+
+EvaluationOptions ReadEvaluation(Section evaluation) {
+  EvaluationOptions out;
+  std::set<std::string> names;
+  out.every_epochs = evaluation.Int("every_epochs", 0, kMaxInt);
+  out.suites = ReadSuites(evaluation, "suites", &names);
+  out.final_suites = ReadSuites(evaluation, "final_suites", &names);
+  evaluation.RefuseOthers();
+  return out;
+}
+
+void ReadResources(Section resources, TrainSpec* out) {
+  out->world_size = resources.Int("world_size", 1, 4096);
+  resources.OneOf<int>("device", {{"cpu", 0}});
+  out->threads_per_rank = resources.Int("threads_per_rank", 1, 1024);
+  resources.RefuseOthers();
+  if (out->world_size > out->batch_size) {
+    resources.Fail(
+        resources.Path("world_size"),
+        absl::StrFormat("is %d; allowed is at most train.batch_size, which is %d", out->world_size, out->batch_size));
+  }
+}
+
+}  // namespace
+
+absl::StatusOr<TrainSpec> ParseTrainSpec(const json& spec) {
+  absl::Status error;
+  Section job(spec, "", &error);
+  Section train = job.Child("train");
+  job.RefuseOthers();
+  TrainSpec out;
+  out.data = ReadData(train.Child("data"));
+  Section model = train.Child("model");
+  out.model = model.String("name");
+  model.RefuseOthers();
+  out.epochs = train.Int("epochs", 1, 100000);
+  out.batch_size = train.Int("batch_size", 1, 65536);
+  out.ema_decay = train.Real("ema_decay", 0, 1, false, true);
+  out.seed = train.Seed("seed");
+  out.attack = ReadAttack(train.Child("attack"));
+  out.method = ReadMethod(train.Child("method"), out.attack.steps, out.batch_size);
+  out.optimizer = ReadOptimizer(train.Child("optimizer"));
+  out.evaluation = ReadEvaluation(train.Child("evaluation"));
+  ReadResources(train.Child("resources"), &out);
+  Section retry = train.Child("retry");  // the coordinator's
+  retry.Int("max_attempts", 1, 1000);
+  retry.RefuseOthers();
+  train.RefuseOthers();
+  if (!error.ok()) return error;
+  return out;
+}
+
+const char* AttackLossName(AttackLoss loss) { return loss == AttackLoss::kMargin ? "margin" : "cross_entropy"; }
+
+}  // namespace ham::trainer

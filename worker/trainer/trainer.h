@@ -1,0 +1,105 @@
+// A whole training run on one rank: epochs of steps, evaluations and checkpoints.
+#pragma once
+
+#include <cstdint>
+#include <string>
+#include <vector>
+
+#include <nlohmann/json.hpp>
+#include "absl/status/status.h"
+#include "absl/status/statusor.h"
+#include "worker/trainer/checkpoint.h"
+#include "worker/trainer/collective.h"
+#include "worker/trainer/data/dataset.h"
+#include "worker/trainer/gradient_reducer.h"
+#include "worker/trainer/models/model.h"
+#include "worker/trainer/optimizer.h"
+#include "worker/trainer/run_metrics.h"
+#include "worker/trainer/train_spec.h"
+
+namespace ham::trainer {
+
+// Where a rank is, for progress reports.
+struct Position {
+  const char* phase = "load";  // "load", "first_step", "train", "save", "evaluate"
+  int64_t iteration = 0;       // optimiser iterations done
+  int epoch = 0;               // 1-based; 0 before the first
+};
+
+// Told by the training thread; must be quick. An error ends the run with it.
+class RunObserver {
+ public:
+  virtual ~RunObserver() = default;
+  // After each attack step, evaluation batch and iteration, and at each change of phase; on every rank.
+  virtual absl::Status OnTick(const Position& position) = 0;
+  // A MetricPoint; on rank 0 only.
+  virtual absl::Status OnMetric(const nlohmann::json& point) = 0;
+  // After each epoch, before its evaluation; on rank 0 only. The observer fills in what only it knows (attempt,
+  // build, spec digest) and stores it.
+  virtual absl::Status OnCheckpoint(Checkpoint checkpoint) = 0;
+};
+
+struct StepReport {
+  StepSums sums;  // global
+  StepSeconds seconds;
+  bool skipped = false;
+  double learning_rate = 0;
+};
+
+// Same calls on all ranks. One thread. The references outlive it. Exceptions of LibTorch pass through.
+class Trainer {
+ public:
+  Trainer(const TrainSpec& spec, const Model& model, const ImageSet& train, const ImageSet& test,
+          Collective& collective, RunObserver& observer);
+
+  // What can be seen to be wrong before training, in one sentence naming the field. InvalidArgument.
+  absl::Status Check() const;
+
+  // Goes on after `checkpoint`, bit for bit as if never interrupted (same build, world size and threads).
+  // InvalidArgument if it does not fit the spec.
+  absl::Status Restore(const Checkpoint& checkpoint);
+
+  // Trains to the end. InvalidArgument when training diverged (50 iterations in a row with non-finite numbers);
+  // else the errors of collective and observer.
+  absl::Status Run();
+
+  // One step on the global batch at `position` of the epoch's order; all ranks together.
+  absl::StatusOr<StepReport> Step(int epoch, const std::vector<uint32_t>& order, int64_t position);
+
+  // State after the last finished epoch.
+  Checkpoint MakeCheckpoint() const;
+
+  const ParameterSet& weights() const { return weights_; }
+  int64_t train_rows() const { return train_rows_; }
+
+ private:
+  absl::Status TrainEpoch(int epoch);
+  absl::Status EvaluateIfDue();
+  absl::Status Save();
+  absl::Status Tick();
+  absl::Status Emit(const char* kind, nlohmann::json content);
+  bool IsFirst() const { return collective_.rank() == 0; }
+
+  const TrainSpec& spec_;
+  const Model& model_;
+  const ImageSet& train_;
+  const ImageSet& test_;
+  Collective& collective_;
+  RunObserver& observer_;
+  const int64_t train_rows_;
+  const int64_t test_rows_;
+  const int64_t total_iterations_;
+
+  ParameterSet weights_;
+  ParameterSet average_;  // of weights, when spec_.ema_decay > 0
+  Optimizer optimizer_;
+  GradientReducer reducer_;
+  Position position_;
+  bool stepped_ = false;
+  int epochs_done_ = 0;
+  int non_finite_in_a_row_ = 0;
+  RunTotals totals_;
+  absl::Status tick_error_;  // of the observer, met within an attack; ends the run at the next check
+};
+
+}  // namespace ham::trainer
