@@ -143,7 +143,7 @@ void Coordinator::Impl::Restore(std::vector<JobRow> jobs, std::vector<WorkerRow>
 // ---- views -------------------------------------------------------------------------------------------------
 
 absl::Duration Coordinator::Impl::NextTimer() const {
-  if (globals_.restart_due) return now_.steady;
+  if (globals_.restart_due) return absl::ZeroDuration();
   absl::Duration next = globals_.lease_check_at;
   if (!backoff_.empty()) next = std::min(next, backoff_.begin()->first);
   return next;

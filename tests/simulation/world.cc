@@ -1,0 +1,465 @@
+#include "tests/simulation/world.h"
+
+#include <algorithm>
+#include <utility>
+
+#include "absl/strings/str_cat.h"
+#include "absl/strings/str_join.h"
+
+namespace ham::simulation {
+
+using ham::v1::Job;
+using ham::v1::ObservedRank;
+
+namespace {
+
+constexpr absl::Duration kLease = absl::Seconds(15);
+constexpr int kMaxJobs = 900;  // checks after each event look at all jobs
+
+}  // namespace
+
+World::World(uint64_t seed) : random_(seed) {
+  const int slots[] = {1, 2, 3, 1, 2, 2};
+  for (int i = 0; i < 6; ++i) {
+    agents_.push_back(std::make_unique<SimulatedAgent>(absl::StrCat("id-", i), absl::StrCat("worker-", i), slots[i]));
+  }
+  agents_.push_back(std::make_unique<SimulatedAgent>("id-rival", "worker-5", 2));  // claims another's name
+  for (auto& agent : agents_) {
+    At(Between(absl::ZeroDuration(), absl::Seconds(1)), [this, a = agent.get()] { AgentSecond(*a); });
+  }
+  At(absl::ZeroDuration(), [this] { StartCoordinator(); });
+  At(absl::Seconds(1), [this] { ClientStep(); });
+}
+
+// ---- time --------------------------------------------------------------------------------------------------
+
+void World::At(absl::Duration time, std::function<void()> action) { agenda_.emplace(time, std::move(action)); }
+
+void World::Step() {
+  auto next = agenda_.extract(agenda_.begin());
+  now_ = std::max(now_, next.key());
+  next.mapped()();
+}
+
+absl::Duration World::Between(absl::Duration low, absl::Duration high) { return low + (high - low) * Chance(random_); }
+
+server::Now World::CoreNow() const { return {now_ - process_start_, absl::UnixEpoch() + wall_offset_ + now_}; }
+
+void World::RunWithFaults(int64_t events) {
+  while (applied_ < events && violations_.empty()) Step();
+}
+
+bool World::RunToTheEnd(absl::Duration limit) {
+  faults_ = false;
+  for (auto& agent : agents_) agent->down_until = std::min(agent->down_until, now_ + absl::Seconds(60));
+  const absl::Duration end = now_ + limit;
+  while (now_ < end && violations_.empty()) {
+    if (core_ != nullptr && Unfinished().empty()) return true;
+    const absl::Duration until = now_ + absl::Seconds(1);
+    while (now_ < until) Step();
+  }
+  return false;
+}
+
+std::map<std::string, int64_t> World::Statistics() const {
+  std::map<std::string, int64_t> statistics = counts_;
+  for (const auto& [name, row] : stored_jobs_) ++statistics[absl::StrCat("jobs ", Job::State_Name(row.state))];
+  statistics["events"] = applied_;
+  statistics["simulated minutes"] = absl::ToInt64Minutes(now_);
+  return statistics;
+}
+
+std::string World::Unfinished() const {
+  std::vector<std::string> open;
+  for (const auto& [name, row] : stored_jobs_) {
+    if (!server::IsFinal(row.state)) {
+      open.push_back(absl::StrCat(name, " is ", Job::State_Name(row.state), ", ", row.state_reason));
+    }
+  }
+  return absl::StrJoin(open, "; ");
+}
+
+// ---- coordinator process -----------------------------------------------------------------------------------
+
+void World::StartCoordinator() {
+  ++term_;
+  ++counts_["coordinator starts"];
+  process_start_ = now_ - Between(absl::ZeroDuration(), absl::Seconds(1));
+  wall_offset_ = Between(-absl::Hours(1), absl::Hours(1));
+  server::CoordinatorOptions options;
+  options.lease = kLease;
+  core_ = std::make_unique<server::Coordinator>(options, &policy_);
+  std::vector<server::JobRow> jobs;
+  std::vector<server::WorkerRow> workers;
+  for (const auto& [name, row] : stored_jobs_) jobs.push_back(row);
+  for (const auto& [id, row] : stored_workers_) workers.push_back(row);
+  core_->Restore(std::move(jobs), std::move(workers), CoreNow());
+  ArmTimer();
+}
+
+void World::KillCoordinator() {
+  core_.reset();
+  inbox_.clear();
+  batch_armed_ = false;
+  ++term_;  // what is on its way never arrives
+  for (auto& agent : agents_) agent->connection = 0;
+  server_connection_.clear();
+  downlink_.clear();
+  At(now_ + Between(absl::ZeroDuration(), absl::Seconds(20)), [this] { StartCoordinator(); });
+}
+
+void World::Deliver(Message message) {
+  inbox_.push_back(std::move(message));
+  if (batch_armed_) return;
+  batch_armed_ = true;
+  At(now_ + Between(absl::ZeroDuration(), absl::Milliseconds(20)), [this, term = term_] {
+    if (term == term_ && core_ != nullptr) ProcessBatch();
+  });
+}
+
+void World::ProcessBatch() {
+  batch_armed_ = false;
+  std::vector<Message> batch = std::exchange(inbox_, {});
+  const bool store_fails = faults_ && Chance(random_) < 0.002;
+  const std::string before = store_fails ? Describe() : "";
+  std::vector<bool> accepted;
+  for (Message& message : batch) ApplyOne(message.event, message, accepted);
+  if (store_fails && !core_->pending().durable_empty()) {
+    ++counts_["store failures"];
+    core_->RollbackBatch();
+    const std::string after = Describe();
+    const auto differ = std::mismatch(before.begin(), before.end(), after.begin(), after.end());
+    Check(before == after, absl::StrCat("a rollback left something behind: was ",
+                                        before.substr(static_cast<size_t>(differ.first - before.begin()), 40), ", is ",
+                                        after.substr(static_cast<size_t>(differ.first - before.begin()), 40)));
+    Check(core_->CheckInvariants().empty(), "a rollback broke an invariant");
+    if (Chance(random_) < 0.3) return KillCoordinator();
+    for (Message& message : batch) {
+      if (message.reply) message.reply(false);
+      if (std::holds_alternative<server::WorkerDisconnected>(message.event)) Deliver(std::move(message));
+    }
+    return ArmTimer();
+  }
+  const server::Effects effects = core_->CommitBatch();
+  MakeDurable(effects);
+  if (faults_ && Chance(random_) < 0.0005) return KillCoordinator();  // durable, but nobody was told
+  for (size_t i = 0; i < batch.size(); ++i) {
+    if (batch[i].reply) batch[i].reply(accepted[i]);
+  }
+  Act(effects);
+  if (faults_ && Chance(random_) < 0.0005) return KillCoordinator();
+  ArmTimer();
+}
+
+void World::ApplyOne(const server::Event& event, Message& message, std::vector<bool>& accepted) {
+  // A worker has one stream at a time: what closes an older one says nothing about it.
+  if (const auto* gone = std::get_if<server::WorkerDisconnected>(&event)) {
+    const auto current = server_connection_.find(gone->worker_id);
+    if (current == server_connection_.end() || current->second != message.connection) {
+      accepted.push_back(false);
+      return;
+    }
+  }
+  const absl::Status status = core_->Apply(event, CoreNow(), 2 * Chance(random_) - 1);
+  ++applied_;
+  accepted.push_back(status.ok());
+  if (status.ok() && std::holds_alternative<server::WorkerRegistered>(event)) {
+    server_connection_[std::get<server::WorkerRegistered>(event).registration.worker_id()] = message.connection;
+  }
+  CheckAnswer(event, status);
+  for (const std::string& sentence : core_->CheckInvariants()) Check(false, sentence);
+}
+
+void World::MakeDurable(const server::Effects& effects) {
+  for (const server::EventRow& row : effects.events) {
+    const Job::State from = row.event.from_state();
+    const auto last = log_state_.find(row.job);
+    Check((last == log_state_.end() ? Job::STATE_UNSPECIFIED : last->second) == from,
+          absl::StrCat(row.job, " has a gap in its log before ", row.event.reason()));
+    Check(!row.event.reason().empty() && !row.event.message().empty() && !row.event.actor().empty(),
+          absl::StrCat(row.job, " has an event without cause"));
+    Check(!server::IsFinal(from), absl::StrCat(row.job, " has an event after its end"));
+    log_state_[row.job] = row.event.to_state();
+    ++counts_[absl::StrCat("event ", row.event.reason())];
+  }
+  for (const auto& [name, row] : effects.jobs) {
+    CheckRow(row);
+    stored_jobs_[name] = row;
+  }
+  for (const auto& [id, row] : effects.workers) {
+    const auto old = stored_workers_.find(id);
+    if (old != stored_workers_.end()) {
+      Check(row.session >= old->second.session, absl::StrCat("the session of ", id, " fell"));
+      Check(row.incarnation == old->second.incarnation || row.session > old->second.session,
+            absl::StrCat("a new incarnation of ", id, " has an old session"));
+    }
+    stored_workers_[id] = row;
+  }
+}
+
+void World::Act(const server::Effects& effects) {
+  for (auto& agent : agents_) {
+    if (effects.desired_changed.count(agent->worker_id) != 0) SendDesired(*agent);
+  }
+}
+
+void World::ArmTimer() {
+  const absl::Duration next = core_->NextTimer();
+  if (next == absl::InfiniteDuration()) return;
+  At(std::max(now_ + absl::Milliseconds(1), process_start_ + next), [this, term = term_] {
+    if (term != term_ || core_ == nullptr || core_->NextTimer() > now_ - process_start_) return;
+    for (const Message& message : inbox_) {
+      if (std::holds_alternative<server::TimerFired>(message.event)) return;
+    }
+    Deliver({.event = server::TimerFired{}, .reply = nullptr});
+  });
+}
+
+// ---- what must hold ----------------------------------------------------------------------------------------
+
+void World::Check(bool condition, const std::string& sentence) {
+  if (!condition) violations_.push_back(absl::StrCat("event ", applied_, ": ", sentence));
+}
+
+void World::CheckAnswer(const server::Event& event, const absl::Status& status) {
+  if (const auto* beat = std::get_if<server::WorkerBeat>(&event)) {
+    const auto worker = core_->FindWorker(beat->worker_id);
+    Check(!status.ok() || (worker && worker->session == beat->session), "a beat of a stale session was taken");
+    if (!status.ok()) ++counts_["stale beats"];
+  } else if (const auto* commit = std::get_if<server::CheckpointCommitted>(&event)) {
+    const server::JobRow* row = core_->FindJob(commit->job);
+    bool placed = false;
+    if (row != nullptr) {
+      for (const server::Placement& place : row->gang) placed = placed || place.session == commit->session;
+    }
+    const bool current = placed && row->attempt == commit->checkpoint.attempt();
+    Check(status.ok() == current, absl::StrCat("a checkpoint of ", commit->job, " passed the fence wrongly"));
+    if (!status.ok()) ++counts_["fenced checkpoints"];
+  }
+}
+
+void World::CheckRow(const server::JobRow& row) {
+  const size_t world_size = static_cast<size_t>(row.world_size);
+  if (row.state == Job::STARTING || row.state == Job::RUNNING) {
+    Check(row.gang.size() == world_size, absl::StrCat(row.name, " has a part of its gang"));
+  }
+  const auto logged = log_state_.find(row.name);
+  Check(logged != log_state_.end() && logged->second == row.state, absl::StrCat(row.name, " changed without an event"));
+  if (row.state == Job::SUCCEEDED) {
+    Check(ended_well_[std::make_pair(row.name, row.attempt)].size() == world_size,
+          absl::StrCat(row.name, " succeeded though not all of its ranks did"));
+  }
+  if (row.state == Job::CANCELLED || row.state == Job::CANCELLING) {
+    Check(cancel_requested_.count(row.name) != 0, absl::StrCat(row.name, " was cancelled by nobody"));
+  }
+  const auto old = stored_jobs_.find(row.name);
+  if (old == stored_jobs_.end()) return;
+  Check(!server::IsFinal(old->second.state), absl::StrCat(row.name, " changed after its end"));
+  Check(
+      row.attempt == old->second.attempt || row.attempt == old->second.attempt + 1 || row.attempt > old->second.attempt,
+      absl::StrCat("the attempt of ", row.name, " fell"));
+  const int64_t done = row.checkpoint ? row.checkpoint->iteration() : 0;
+  const int64_t done_before = old->second.checkpoint ? old->second.checkpoint->iteration() : 0;
+  Check(done >= done_before, absl::StrCat("the checkpoint of ", row.name, " went back"));
+}
+
+// All that can be seen of the core.
+std::string World::Describe() const {
+  std::string text = absl::StrCat(absl::FormatDuration(core_->NextTimer()), "\n");
+  for (const auto& [name, row] : core_->jobs()) {
+    absl::StrAppend(&text, name, " ", row.state, " ", row.state_reason, " ", row.state_message, " ", row.attempt, " ",
+                    row.failed_attempts, " ", row.checkpoint ? row.checkpoint->iteration() : -1, "\n");
+    for (const server::Placement& place : row.gang) {
+      absl::StrAppend(&text, " ", place.rank, " ", place.worker_id, " ", place.session, " ", place.slot, "\n");
+    }
+  }
+  for (const server::WorkerView& worker : core_->Workers()) {
+    absl::StrAppend(&text, worker.row.name, " ", worker.row.worker_id, " ", worker.row.session, " ", worker.connected,
+                    " ", absl::FormatTime(worker.last_beat_time), " ", core_->DesiredVersion(worker.row.worker_id),
+                    "\n");
+    for (const ham::v1::Slot& slot : worker.slots) absl::StrAppend(&text, " ", slot.index(), " ", slot.job(), "\n");
+  }
+  return text;
+}
+
+// ---- agents and network ------------------------------------------------------------------------------------
+
+absl::Duration World::Latency() {
+  const bool late = faults_ && Chance(random_) < 0.02;
+  return late ? Between(absl::ZeroDuration(), absl::Seconds(30))
+              : Between(absl::Milliseconds(1), absl::Milliseconds(50));
+}
+
+void World::AgentSecond(SimulatedAgent& agent) {
+  At(now_ + Between(absl::Milliseconds(900), absl::Milliseconds(1100)), [this, &agent] { AgentSecond(agent); });
+  if (faults_ && agent.up) {
+    const double dice = Chance(random_);
+    if (dice < 1.0 / 600) {
+      ++counts_["agent crashes"];
+      BreakConnection(agent);
+      agent.Crash();
+      agent.down_until = now_ + Between(absl::ZeroDuration(), absl::Seconds(40));
+    } else if (dice < 1.0 / 600 + 1.0 / 150) {
+      ++counts_["broken connections"];
+      BreakConnection(agent);
+      agent.down_until = now_ + Between(absl::ZeroDuration(), absl::Seconds(Chance(random_) < 0.3 ? 90 : 5));
+    }
+  }
+  if (!agent.up && now_ >= agent.down_until) agent.up = true;
+  if (!agent.up) return;
+  const TrainerFaults faults = faults_ ? TrainerFaults{.crash = 0.004, .user_error = 0.0005} : TrainerFaults{};
+  agent.Tick(
+      now_, faults, random_, [this](const RankId& id, int world_size) { return GangOf(id, world_size); },
+      [this](const RankId& id) {
+        ended_well_[std::make_pair(std::get<0>(id), std::get<1>(id))].insert(std::get<2>(id));
+      });
+  if (agent.connection == 0) {
+    if (now_ >= agent.down_until && core_ != nullptr && Chance(random_) < 0.5) AgentConnect(agent);
+    return;
+  }
+  if (agent.session == 0) return;
+  AgentBeat(agent);
+  AgentCheckpoints(agent);
+}
+
+void World::AgentConnect(SimulatedAgent& agent) {
+  agent.connection = next_connection_++;
+  agent.session = 0;
+  agent.desired_version = 0;
+  const int64_t connection = agent.connection;
+  // The message lives as long as its stream; the agent waits for the answer before it says more.
+  const auto reply = [this, &agent, connection](bool ok) {
+    if (agent.connection != connection) return;
+    if (!ok) {
+      agent.connection = 0;
+      agent.down_until = now_ + Between(absl::Seconds(1), absl::Seconds(20));
+      return;
+    }
+    const int64_t session = core_->FindWorker(agent.worker_id)->session;
+    downlink_[connection] = now_ + Latency();
+    At(downlink_[connection], [&agent, connection, session] {
+      if (agent.connection == connection) agent.session = session;
+    });
+  };
+  At(now_ + Between(absl::Milliseconds(1), absl::Milliseconds(50)), [this, &agent, connection, reply, term = term_] {
+    if (term != term_ || core_ == nullptr || agent.connection != connection) return;
+    server::WorkerRegistered event;
+    event.registration = agent.Registration();
+    Deliver({.event = std::move(event), .connection = connection, .reply = reply});
+  });
+}
+
+void World::AgentBeat(SimulatedAgent& agent) {
+  if (faults_ && Chance(random_) < 0.03) return;  // lost
+  const server::WorkerBeat beat = {agent.worker_id, agent.session, agent.Observed(), agent.desired_version};
+  const int copies = faults_ && Chance(random_) < 0.03 ? 2 : 1;
+  for (int i = 0; i < copies; ++i) {
+    At(now_ + Latency(), [this, beat, term = term_] {
+      if (term == term_ && core_ != nullptr) Deliver({.event = beat, .reply = nullptr});
+    });
+  }
+}
+
+void World::AgentCheckpoints(SimulatedAgent& agent) {
+  for (const auto& [id, process] : agent.processes) {
+    if (process.state != ObservedRank::RUNNING || std::get<2>(id) != 0 || Chance(random_) >= 0.1) continue;
+    server::CheckpointCommitted commit;
+    commit.session = agent.session;
+    commit.job = std::get<0>(id);
+    commit.checkpoint.set_attempt(std::get<1>(id));
+    commit.checkpoint.set_iteration(process.iteration);
+    At(now_ + Latency(), [this, commit, term = term_] {
+      if (term == term_ && core_ != nullptr) Deliver({.event = commit, .reply = nullptr});
+    });
+  }
+}
+
+// Messages of one stream arrive in order or not at all.
+void World::SendDesired(SimulatedAgent& agent) {
+  const auto stream = server_connection_.find(agent.worker_id);
+  if (stream == server_connection_.end() || stream->second != agent.connection) return;
+  const int64_t connection = agent.connection;
+  absl::Duration& arrival = downlink_[connection];
+  arrival = std::max(arrival, now_ + Latency());
+  At(arrival, [this, &agent, connection, desired = core_->Desired(agent.worker_id),
+               version = core_->DesiredVersion(agent.worker_id)] {
+    if (agent.connection != connection || !agent.up) return;
+    const auto conflict = agent.TakeDesired(version, desired, now_, random_);
+    if (conflict) Check(false, *conflict);
+  });
+}
+
+// The coordinator hears of it some time later, if this is still the stream it uses.
+void World::BreakConnection(SimulatedAgent& agent) {
+  if (agent.connection == 0) return;
+  const int64_t connection = std::exchange(agent.connection, 0);
+  downlink_.erase(connection);
+  At(now_ + Between(absl::ZeroDuration(), absl::Seconds(25)), [this, &agent, connection, term = term_] {
+    if (term != term_ || core_ == nullptr) return;
+    const auto worker = core_->FindWorker(agent.worker_id);
+    const auto current = server_connection_.find(agent.worker_id);
+    if (!worker || current == server_connection_.end() || current->second != connection) return;
+    Deliver({.event = server::WorkerDisconnected{agent.worker_id, worker->session},
+             .connection = connection,
+             .reply = nullptr});
+  });
+}
+
+Gang World::GangOf(const RankId& id, int world_size) const {
+  const auto& [job, attempt, rank] = id;
+  const auto done = ended_well_.find({job, attempt});
+  if (done != ended_well_.end() && !done->second.empty()) return Gang::kDone;
+  int running = 0;
+  for (const auto& agent : agents_) {
+    auto it = agent->processes.lower_bound({job, attempt, 0});
+    for (; it != agent->processes.end() && std::get<0>(it->first) == job && std::get<1>(it->first) == attempt; ++it) {
+      running += it->second.state == ObservedRank::RUNNING ? 1 : 0;
+    }
+  }
+  return running == world_size ? Gang::kRuns : Gang::kBroken;
+}
+
+// ---- clients -----------------------------------------------------------------------------------------------
+
+void World::ClientStep() {
+  At(now_ + Between(absl::Seconds(5), absl::Seconds(35)), [this] { ClientStep(); });
+  if (core_ == nullptr) return;
+  for (const std::string& name : acknowledged_) {
+    Check(stored_jobs_.count(name) != 0 && core_->FindJob(name) != nullptr,
+          absl::StrCat(name, " was acknowledged and is lost"));
+  }
+  if (!faults_) {  // what can never fit is taken away, so that all else must end
+    for (const auto& [name, row] : stored_jobs_) {
+      if (!server::IsFinal(row.state) && row.device != "cpu") Cancel(name);
+    }
+    return;
+  }
+  if (next_job_ <= kMaxJobs) Submit();
+  if (Chance(random_) >= 0.2) return;
+  std::vector<std::string> open;
+  for (const auto& [name, row] : stored_jobs_) {
+    if (!server::IsFinal(row.state) || Chance(random_) < 0.01) open.push_back(name);
+  }
+  if (!open.empty()) Cancel(open[random_() % open.size()]);
+}
+
+void World::Submit() {
+  server::JobRow row;
+  // Now and then a client repeats itself because it got no answer.
+  row.name = absl::StrCat("projects/default/jobs/j", Chance(random_) < 0.1 ? next_job_ : next_job_++);
+  row.creator = "admin";
+  row.world_size = 1 + static_cast<int>(Chance(random_) * 4);
+  row.device = Chance(random_) < 0.03 ? "cuda" : "cpu";
+  row.data_set = "fashion-mnist";
+  row.max_attempts = 1 + static_cast<int>(Chance(random_) * 8);
+  Deliver({.event = server::SubmitJob{row}, .reply = [this, name = row.name](bool ok) {
+             if (ok) acknowledged_.insert(name);
+           }});
+}
+
+void World::Cancel(const std::string& job) {
+  cancel_requested_.insert(job);
+  Deliver({.event = server::CancelJob{job, "admin"}, .reply = nullptr});
+}
+
+}  // namespace ham::simulation
