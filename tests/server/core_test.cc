@@ -565,6 +565,23 @@ TEST_F(CoreTest, LosesAllRanksOfAnOlderIncarnation) {
   EXPECT_EQ(State("j"), Job::STARTING);
 }
 
+TEST_F(CoreTest, LosesARankThatAnOlderIncarnationWasNeverSeenStarting) {
+  Register("a", 1);
+  Submit("j");
+  ASSERT_EQ(State("j"), Job::STARTING);
+  Register("a", 1, "i2");
+  EXPECT_EQ(Row("j").attempt, 2);
+  EXPECT_EQ(Row("j").gang.at(0).session, 2);
+}
+
+TEST_F(CoreTest, TellsEachNewConnectionEverything) {
+  RunSingle();
+  const int64_t version = core_->DesiredVersion("id-a");
+  ASSERT_TRUE(Apply(Registration("a", 1, "i1", {Rank("j", 1, 0, ObservedRank::RUNNING)})).ok());
+  EXPECT_THAT(Commit().desired_changed, ElementsAre("id-a"));
+  EXPECT_GT(core_->DesiredVersion("id-a"), version);
+}
+
 TEST_F(CoreTest, RefusesASecondWorkerOfOneName) {
   RunSingle();
   WorkerRegistered other = Registration("a", 1);
@@ -606,6 +623,21 @@ TEST_F(CoreTest, KeepsASlotOccupiedWhileAStaleRankRunsOnIt) {
   Beat("a", {});
   EXPECT_EQ(State("j"), Job::STARTING);
   EXPECT_EQ(Row("j").attempt, 2);
+}
+
+TEST_F(CoreTest, TakesNoOldBeatForProofThatALostRankIsGone) {
+  Register("a", 1);
+  const WorkerBeat late = BeatOf("a", {});
+  Submit("j");
+  const WorkerBeat later = {"id-a", 1, {}, core_->DesiredVersion("id-a")};
+  Pass(absl::Seconds(16));
+  ASSERT_EQ(State("j"), Job::QUEUED);
+  Must(late);  // from before the assignment: it may have arrived since
+  EXPECT_EQ(State("j"), Job::QUEUED);
+  Must(later);  // its worker does not know yet that it is to stop
+  EXPECT_EQ(State("j"), Job::QUEUED);
+  Beat("a", {});
+  EXPECT_EQ(State("j"), Job::STARTING);
 }
 
 TEST_F(CoreTest, LeavesOtherSlotsOfAWorkerWithAStaleRankFree) {

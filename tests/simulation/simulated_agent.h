@@ -15,6 +15,9 @@
 
 namespace ham::simulation {
 
+// Uniform in [0, 1).
+double Chance(std::mt19937_64& random);
+
 using RankId = std::tuple<std::string, int, int>;  // (job, attempt, rank)
 
 // A trainer, or what its agent still reports of it.
@@ -61,7 +64,8 @@ class SimulatedAgent {
       if (TickProcess(it->second, now, faults, random, gang_of(it->first, it->second.world_size))) {
         on_success(it->first);
       }
-      it = !it->second.desired && !it->second.alive() ? processes.erase(it) : std::next(it);
+      // Its exit may be reported once more, or never.
+      it = !it->second.desired && !it->second.alive() && Chance(random) < 0.5 ? processes.erase(it) : std::next(it);
     }
   }
   // The agent's process ends and takes its trainers along; the next one is a new incarnation.
@@ -84,8 +88,5 @@ class SimulatedAgent {
   static bool TickProcess(Process& process, absl::Duration now, const TrainerFaults& faults, std::mt19937_64& random,
                           Gang gang);
 };
-
-// Uniform in [0, 1).
-double Chance(std::mt19937_64& random);
 
 }  // namespace ham::simulation

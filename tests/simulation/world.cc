@@ -52,6 +52,10 @@ void World::RunWithFaults(int64_t events) {
 bool World::RunToTheEnd(absl::Duration limit) {
   faults_ = false;
   for (auto& agent : agents_) agent->down_until = std::min(agent->down_until, now_ + absl::Seconds(60));
+  SimulatedAgent& lost = *agents_[2];  // one machine never comes back
+  BreakConnection(lost);
+  lost.Crash();
+  lost.down_until = absl::InfiniteDuration();
   const absl::Duration end = now_ + limit;
   while (now_ < end && violations_.empty()) {
     if (core_ != nullptr && Unfinished().empty()) return true;
@@ -378,6 +382,7 @@ void World::AgentCheckpoints(SimulatedAgent& agent) {
 void World::SendDesired(SimulatedAgent& agent) {
   const auto stream = server_connection_.find(agent.worker_id);
   if (stream == server_connection_.end() || stream->second != agent.connection) return;
+  if (faults_ && Chance(random_) < 0.03) return BreakConnection(agent);
   const int64_t connection = agent.connection;
   absl::Duration& arrival = downlink_[connection];
   arrival = std::max(arrival, now_ + Latency());
