@@ -70,17 +70,18 @@ class ThreadGroup {
           error_ = absl::InvalidArgumentError(absl::StrCat("ranks called ", other.name, " and ", calls_[0].name));
         }
       }
-      if (error_.ok()) work(calls_);
+      if (!error_.ok()) return error_;
+      work(calls_);
       arrived_ = 0;
       ++generation_;
-      return error_;
+      return absl::OkStatus();
     }
     const auto done = [this, mine]()
                           ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_) { return generation_ != mine || !error_.ok(); };
     if (!mutex_.AwaitWithTimeout(absl::Condition(&done), timeout) && error_.ok()) {
       error_ = absl::DeadlineExceededError("a rank did not come");
     }
-    return generation_ != mine && arrived_ == 0 ? absl::OkStatus() : error_;
+    return generation_ != mine ? absl::OkStatus() : error_;
   }
 
   void Leave(int rank) {

@@ -28,7 +28,7 @@ unset(_file)
 unset(_line)
 
 function(ham_import_library name path)
-  add_library(LibTorch::${name} SHARED IMPORTED)
+  add_library(LibTorch::${name} SHARED IMPORTED GLOBAL)
   set_target_properties(LibTorch::${name} PROPERTIES IMPORTED_LOCATION ${LIBTORCH_ROOT}/${path})
 endfunction()
 ham_import_library(cudart nvidia/cu13/lib/libcudart.so.13)
@@ -40,7 +40,7 @@ target_link_options(LibTorch::c10 INTERFACE LINKER:--allow-shlib-undefined)
 target_include_directories(LibTorch::c10 SYSTEM INTERFACE
   ${LIBTORCH_ROOT}/torch/include ${LIBTORCH_ROOT}/torch/include/torch/csrc/api/include)
 target_link_libraries(LibTorch::torch_cpu INTERFACE LibTorch::c10)
-add_library(LibTorch::LibTorch INTERFACE IMPORTED)
+add_library(LibTorch::LibTorch INTERFACE IMPORTED GLOBAL)
 target_link_libraries(LibTorch::LibTorch INTERFACE LibTorch::torch_cpu)
 
 # The wheel's libraries that a CPU program loads, in the wheel's own layout: their RPATHs are relative.

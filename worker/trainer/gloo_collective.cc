@@ -1,6 +1,5 @@
 #include "worker/trainer/gloo_collective.h"
 
-#include <dlfcn.h>
 #include <gloo/allgather.h>
 #include <gloo/allreduce.h>
 #include <gloo/barrier.h>
@@ -11,7 +10,6 @@
 
 #include <algorithm>
 #include <csignal>
-#include <cstring>
 #include <exception>
 #include <optional>
 #include <utility>
@@ -194,19 +192,6 @@ absl::StatusOr<std::unique_ptr<Collective>> ConnectGloo(const GlooOptions& optio
     return absl::UnavailableError(absl::StrCat("connecting rank ", options.rank, " with the ", options.world_size - 1,
                                                " others failed: ", e.what()));
   }
-}
-
-absl::Status CheckGlooBinding() {
-  Dl_info info{};
-  const auto function = static_cast<void (*)(const gloo::AllreduceOptions&)>(&gloo::allreduce);
-  if (dladdr(reinterpret_cast<const void*>(function), &info) == 0 || info.dli_fname == nullptr) {
-    return absl::FailedPreconditionError(
-        "the library that holds gloo::allreduce cannot be told: link Gloo dynamically");
-  }
-  if (std::strstr(info.dli_fname, "libgloo") != nullptr) return absl::OkStatus();
-  return absl::FailedPreconditionError(
-      absl::StrCat("gloo::allreduce was bound to ", info.dli_fname,
-                   ", not to libgloo: this program was linked with LibTorch before Gloo; link it through ham_gloo"));
 }
 
 }  // namespace ham::trainer
