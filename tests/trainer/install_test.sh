@@ -11,7 +11,7 @@ mv "$work/first" "$work/moved"
 # Only loaded libraries count; the wheel's lie under lib/ham, none may come from the build machine's own copy.
 ldd "$work/moved/bin/ham-trainer" >"$work/ldd"
 for library in libtorch_cpu.so libc10.so libgomp libcudart.so libcupti.so; do
-  grep "$library" "$work/ldd" | grep -q "=> $work/moved/lib/ham/" || { echo "$library is not from the moved tree:"; cat "$work/ldd"; exit 1; }
+  grep "$library" "$work/ldd" | grep -q "=> $work/moved/bin/../lib/ham/" || { echo "$library is not from the moved tree:"; cat "$work/ldd"; exit 1; }
 done
 if grep -q 'not found' "$work/ldd"; then
   cat "$work/ldd"
