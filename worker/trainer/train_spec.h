@@ -44,7 +44,7 @@ struct OptimizerOptions {
   double momentum = 0.9;
   double weight_decay = 0;
   Schedule schedule = Schedule::kCosine;
-  std::vector<int> milestones;
+  std::vector<int> milestones = {};
   double gamma = 0.1;
 };
 

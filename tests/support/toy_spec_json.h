@@ -1,0 +1,26 @@
+// A complete JobSpec as the trainer reads it; tests change what they are about.
+#pragma once
+
+#include <nlohmann/json.hpp>
+
+namespace ham::testing {
+
+inline nlohmann::json ToySpecJson() {
+  return nlohmann::json::parse(R"({"train": {
+    "data": {"name": "fashion-mnist", "train_rows": 64, "test_rows": 32},
+    "model": {"name": "cnn-16-32"},
+    "method": {"name": "ham", "mining_step": 2, "mining_start_epoch": 1, "retained_easy_share": 0.25,
+               "minimum_hard": 1},
+    "attack": {"epsilon": 0.1, "step_size": 0.03, "steps": 3, "random_start": true},
+    "optimizer": {"name": "adam", "learning_rate": 0.001, "momentum": 0.9, "weight_decay": 0.0, "schedule": "cosine",
+                  "milestones": [], "gamma": 0.1},
+    "epochs": 2, "batch_size": 32, "ema_decay": 0.9, "seed": "18446744073709551615",
+    "evaluation": {"every_epochs": 1,
+      "suites": [{"name": "pgd", "epsilon": 0.1, "attacks": [
+        {"loss": "cross_entropy", "steps": 2, "step_size": 0.05, "restarts": 1, "random_start": true}]}],
+      "final_suites": []},
+    "resources": {"world_size": 1, "device": "cpu", "threads_per_rank": 1},
+    "retry": {"max_attempts": 5}}})");
+}
+
+}  // namespace ham::testing

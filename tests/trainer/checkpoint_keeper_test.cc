@@ -1,0 +1,69 @@
+#include "worker/trainer/checkpoint_keeper.h"
+
+#include <filesystem>
+#include <thread>
+
+#include <ATen/ops/ones.h>
+#include <gtest/gtest.h>
+
+#include "tests/support/temporary_directory.h"
+
+namespace ham::trainer {
+namespace {
+
+class CheckpointKeeperTest : public ::testing::Test {
+ protected:
+  std::optional<std::string> Store(CheckpointKeeper& keeper, int epoch, bool last = false) {
+    Checkpoint checkpoint;
+    checkpoint.info.epoch = epoch;
+    checkpoint.model["w"] = at::ones({2});
+    auto manifest = keeper.Store(checkpoint, last);
+    EXPECT_TRUE(manifest.ok()) << manifest.status();
+    return manifest.value_or(std::nullopt);
+  }
+
+  ham::testing::TemporaryDirectory directory_;
+};
+
+TEST_F(CheckpointKeeperTest, KeepsTheNewestTwo) {
+  CheckpointKeeper keeper(directory_.path(), /*uploads=*/false);
+  const auto first = Store(keeper, 1), second = Store(keeper, 2), third = Store(keeper, 3);
+  ASSERT_TRUE(first && second && third);
+  EXPECT_FALSE(std::filesystem::exists(*first));
+  EXPECT_TRUE(std::filesystem::exists(*second));
+  EXPECT_TRUE(std::filesystem::exists(*third));
+  EXPECT_TRUE(keeper.WaitForNewest(absl::ZeroDuration()).ok());
+}
+
+TEST_F(CheckpointKeeperTest, LeavesOutAllButTheLastWhileTwoAreBeingRead) {
+  CheckpointKeeper keeper(directory_.path(), /*uploads=*/true);
+  const auto first = Store(keeper, 1), second = Store(keeper, 2);
+  EXPECT_FALSE(Store(keeper, 3).has_value());
+  keeper.Acknowledge(*first, absl::OkStatus());
+  const auto fourth = Store(keeper, 4);
+  ASSERT_TRUE(fourth.has_value());
+  EXPECT_FALSE(std::filesystem::exists(*first));
+  EXPECT_TRUE(std::filesystem::exists(*second));
+  EXPECT_TRUE(Store(keeper, 5, /*last=*/true).has_value());
+  EXPECT_TRUE(std::filesystem::exists(*second));
+}
+
+TEST_F(CheckpointKeeperTest, WaitsForTheNewestAndReportsItsUpload) {
+  CheckpointKeeper keeper(directory_.path(), /*uploads=*/true);
+  EXPECT_TRUE(keeper.WaitForNewest(absl::ZeroDuration()).ok());
+  const auto first = Store(keeper, 1), second = Store(keeper, 2);
+  keeper.Acknowledge(*first, absl::OkStatus());
+  keeper.Acknowledge("unknown", absl::OkStatus());
+  EXPECT_EQ(keeper.WaitForNewest(absl::Milliseconds(1)).code(), absl::StatusCode::kDeadlineExceeded);
+  std::thread agent([&] { keeper.Acknowledge(*second, absl::ResourceExhaustedError("full")); });
+  EXPECT_EQ(keeper.WaitForNewest(absl::Seconds(20)).code(), absl::StatusCode::kResourceExhausted);
+  agent.join();
+}
+
+TEST_F(CheckpointKeeperTest, ReportsADirectoryThatCannotBeWritten) {
+  CheckpointKeeper keeper(directory_ / "missing", /*uploads=*/false);
+  EXPECT_FALSE(keeper.Store({}, false).ok());
+}
+
+}  // namespace
+}  // namespace ham::trainer

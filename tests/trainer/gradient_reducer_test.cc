@@ -1,0 +1,68 @@
+#include "worker/trainer/gradient_reducer.h"
+
+#include <limits>
+
+#include <gtest/gtest.h>
+
+#include "tests/support/run_ranks.h"
+
+namespace ham::trainer {
+namespace {
+
+using ham::testing::RunRanks;
+
+const std::vector<ParameterSpec> kSpecs = {{"w", {3}, 1, {3}}};
+
+// Rank 0 has one row with loss 4, rank 1 three with 0: the mean is 1, not 2.
+TEST(GradientReducerTest, RaggedRowsAreDividedOnceByTheGlobalCount) {
+  RunRanks(2, [](Collective& ranks) {
+    GradientReducer reducer(kSpecs);
+    const bool first = ranks.rank() == 0;
+    for (int i = 0; i < 3; ++i) reducer.gradients().data()[i] = first ? 8 : 0;
+    const StepSums local{.loss = first ? 4.0 : 0.0,
+                         .weight = first ? 1.0 : 3.0,
+                         .rows = 5,
+                         .hard_rows = first ? 1 : 2,
+                         .kept_rows = first ? 1 : 3};
+    const auto global = reducer.Reduce(local, ranks);
+    ASSERT_TRUE(global.ok()) << global.status();
+    EXPECT_EQ(global->loss / global->weight, 1);
+    EXPECT_EQ(global->rows, 10);
+    EXPECT_EQ(global->hard_rows, 3);
+    EXPECT_EQ(global->kept_rows, 4);
+    EXPECT_TRUE(global->finite);
+    for (int i = 0; i < 3; ++i) EXPECT_EQ(reducer.gradients().data()[i], 2);
+  });
+}
+
+TEST(GradientReducerTest, NoRowAnywhereStaysZero) {
+  RunRanks(3, [](Collective& ranks) {
+    GradientReducer reducer(kSpecs);
+    const auto global = reducer.Reduce({}, ranks);
+    ASSERT_TRUE(global.ok());
+    EXPECT_EQ(global->weight, 0);
+    EXPECT_TRUE(global->finite);
+    for (int i = 0; i < 3; ++i) EXPECT_EQ(reducer.gradients().data()[i], 0);
+  });
+}
+
+TEST(GradientReducerTest, ANonFiniteNumberOnOneRankIsSeenByAll) {
+  for (const float bad : {std::numeric_limits<float>::quiet_NaN(), std::numeric_limits<float>::infinity(),
+                          std::numeric_limits<float>::max()}) {  // two of the last overflow when summed
+    RunRanks(2, [bad](Collective& ranks) {
+      GradientReducer reducer(kSpecs);
+      reducer.gradients().data()[1] = ranks.rank() == 1 || bad == std::numeric_limits<float>::max() ? bad : 1;
+      const auto global = reducer.Reduce({.loss = 1, .weight = 1, .rows = 1, .kept_rows = 1}, ranks);
+      ASSERT_TRUE(global.ok());
+      EXPECT_FALSE(global->finite);
+    });
+  }
+  RunRanks(2, [](Collective& ranks) {
+    GradientReducer reducer(kSpecs);
+    const double loss = ranks.rank() == 0 ? std::numeric_limits<double>::infinity() : 1;
+    EXPECT_FALSE(reducer.Reduce({.loss = loss, .weight = 1}, ranks)->finite);
+  });
+}
+
+}  // namespace
+}  // namespace ham::trainer

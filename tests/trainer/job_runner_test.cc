@@ -1,0 +1,340 @@
+// ham-trainer as a process: under an agent that this test plays, and alone.
+#include "worker/trainer/job_runner.h"
+
+#include <fcntl.h>
+#include <poll.h>
+#include <spawn.h>
+#include <sys/socket.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include <filesystem>
+
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+
+#include "absl/strings/str_cat.h"
+#include "proto/version.h"
+#include "tests/support/temporary_directory.h"
+#include "tests/support/toy_spec_json.h"
+#include "worker/ipc/frame.h"
+#include "worker/trainer/checkpoint.h"
+
+namespace ham::trainer {
+namespace {
+
+using ham::testing::ToySpecJson;
+using nlohmann::json;
+using ::testing::HasSubstr;
+
+constexpr int kFrameTimeoutMs = 60'000;
+
+std::string BigEndian(uint32_t value) {
+  std::string bytes;
+  for (int shift = 24; shift >= 0; shift -= 8) bytes += static_cast<char>(value >> shift);
+  return bytes;
+}
+
+// A data set of `rows` images a split, named as Fashion-MNIST.
+void WriteDataSet(const std::string& root, uint32_t rows) {
+  for (const std::string split : {"train", "t10k"}) {
+    std::string images("\0\0\x08\x03", 4), labels("\0\0\x08\x01", 4);
+    images += BigEndian(rows) + BigEndian(28) + BigEndian(28);
+    labels += BigEndian(rows);
+    for (uint32_t row = 0; row < rows; ++row) {
+      labels += static_cast<char>(row % 10);
+      for (uint32_t pixel = 0; pixel < 784; ++pixel)
+        images += static_cast<char>(pixel / 79 == row % 10 ? 220 : pixel % 40);
+    }
+    ham::testing::WriteTestFile(root + "/fashion-mnist/" + split + "-images-idx3-ubyte", images);
+    ham::testing::WriteTestFile(root + "/fashion-mnist/" + split + "-labels-idx1-ubyte", labels);
+  }
+}
+
+int WaitForExit(pid_t pid) {
+  int status = 0;
+  EXPECT_EQ(waitpid(pid, &status, 0), pid);
+  return WIFEXITED(status) ? WEXITSTATUS(status) : 128 + WTERMSIG(status);
+}
+
+// Starts ham-trainer with standard output into `out`.
+pid_t Start(std::vector<std::string> arguments, const std::string& out) {
+  arguments.insert(arguments.begin(), HAM_TRAINER_PROGRAM);
+  std::vector<char*> argv;
+  for (std::string& argument : arguments) argv.push_back(argument.data());
+  argv.push_back(nullptr);
+  posix_spawn_file_actions_t actions;
+  posix_spawn_file_actions_init(&actions);
+  posix_spawn_file_actions_addopen(&actions, STDOUT_FILENO, out.c_str(), O_WRONLY | O_CREAT | O_TRUNC, 0600);
+  posix_spawn_file_actions_addopen(&actions, STDERR_FILENO, (out + ".err").c_str(), O_WRONLY | O_CREAT | O_TRUNC, 0600);
+  pid_t pid = -1;
+  EXPECT_EQ(posix_spawn(&pid, HAM_TRAINER_PROGRAM, &actions, nullptr, argv.data(), environ), 0);
+  posix_spawn_file_actions_destroy(&actions);
+  return pid;
+}
+
+class JobRunnerTest : public ::testing::Test {
+ protected:
+  void SetUp() override {
+    WriteDataSet(directory_ / "data", 64);
+    std::filesystem::create_directories(directory_ / "work");
+  }
+
+  ham::testing::TemporaryDirectory directory_;
+};
+
+class UnderAgentTest : public JobRunnerTest {
+ protected:
+  void SetUp() override {
+    JobRunnerTest::SetUp();
+    int ends[2];
+    ASSERT_EQ(socketpair(AF_UNIX, SOCK_STREAM, 0, ends), 0);
+    agent_ = ends[0];
+    fcntl(agent_, F_SETFD, FD_CLOEXEC);
+    trainer_ = Start({"--agent-fd", absl::StrCat(ends[1])}, directory_ / "out");
+    close(ends[1]);
+  }
+  void TearDown() override {
+    if (agent_ >= 0) close(agent_);
+    if (trainer_ > 0) WaitForExit(trainer_);
+  }
+
+  // The next frame of that type; others go to `passed_`. A null after a failure.
+  json Next(const std::string& type) {
+    while (true) {
+      pollfd ready{agent_, POLLIN, 0};
+      if (poll(&ready, 1, kFrameTimeoutMs) != 1) {
+        ADD_FAILURE() << "no frame came while waiting for " << type;
+        return {};
+      }
+      auto frame = ipc::ReadFrame(agent_);
+      if (!frame.ok()) {
+        ADD_FAILURE() << "waiting for " << type << ": " << frame.status();
+        return {};
+      }
+      if ((*frame)["type"] == type) return *frame;
+      if ((*frame)["type"] == "failed") {
+        ADD_FAILURE() << frame->dump();
+        return {};
+      }
+      passed_.push_back(*frame);
+    }
+  }
+
+  void SendStart(json changes = json::object()) {
+    json start = {{"type", "start"},
+                  {"build_id", BuildId()},
+                  {"job", "jtest"},
+                  {"attempt", 3},
+                  {"rank", 0},
+                  {"world_size", 1},
+                  {"spec", ToySpecJson()},
+                  {"data_root", directory_ / "data"},
+                  {"work_dir", directory_ / "work"},
+                  {"threads", 1},
+                  {"resume_manifest", ""},
+                  {"interface", ""},
+                  {"collective_timeout_seconds", 20}};
+    start.update(changes);
+    EXPECT_EQ(Next("hello")["build_id"], BuildId());
+    ASSERT_TRUE(ipc::WriteFrame(agent_, start).ok());
+  }
+
+  void AnswerCheckpoint(const json& checkpoint, bool ok) {
+    ASSERT_TRUE(ipc::WriteFrame(agent_, {{"type", "checkpoint_done"},
+                                         {"manifest", checkpoint["manifest"]},
+                                         {"ok", ok},
+                                         {"error", ok ? "" : "the store is full"}})
+                    .ok());
+  }
+
+  int ExitStatus() {
+    const int status = WaitForExit(trainer_);
+    trainer_ = -1;
+    return status;
+  }
+
+  int agent_ = -1;
+  pid_t trainer_ = -1;
+  std::vector<json> passed_;
+};
+
+TEST_F(UnderAgentTest, TrainsReportsAndWaitsForTheLastUpload) {
+  SendStart();
+  const json first = Next("checkpoint");
+  EXPECT_EQ(first["epoch"], 1);
+  EXPECT_EQ(first["iteration"], 2);
+  const auto stored = LoadCheckpoint(first["manifest"]);
+  ASSERT_TRUE(stored.ok()) << stored.status();
+  EXPECT_EQ(stored->info.job_attempt, 3);
+  EXPECT_EQ(stored->info.build_id, BuildId());
+  AnswerCheckpoint(first, true);
+  const json last = Next("checkpoint");
+  EXPECT_EQ(last["epoch"], 2);
+  // The summary comes before the wait, `done` only after the answer.
+  json metric;
+  do {
+    metric = Next("metric");
+  } while (!metric.is_null() && !metric["point"].contains("summary"));
+  EXPECT_EQ(Next("progress")["phase"], "save");
+  for (const json& frame : passed_) EXPECT_NE(frame["type"], "done");
+  AnswerCheckpoint(last, true);
+  Next("done");
+  EXPECT_EQ(ExitStatus(), 0);
+  std::vector<std::string> phases;
+  for (const json& frame : passed_) {
+    if (frame["type"] == "progress" && (phases.empty() || phases.back() != frame["phase"]))
+      phases.push_back(frame["phase"]);
+  }
+  EXPECT_THAT(phases,
+              ::testing::ElementsAre("load", "first_step", "train", "save", "evaluate", "train", "save", "evaluate"));
+}
+
+TEST_F(UnderAgentTest, ALostUploadOfTheLastCheckpointIsNoSuccess) {
+  SendStart();
+  AnswerCheckpoint(Next("checkpoint"), true);
+  AnswerCheckpoint(Next("checkpoint"), false);
+  passed_.clear();
+  json frame;
+  do {
+    frame = ipc::ReadFrame(agent_).value_or(json{{"type", "failed"}});
+  } while (frame["type"] != "failed");
+  EXPECT_EQ(frame["class"], "INFRASTRUCTURE");
+  EXPECT_THAT(frame["message"].get<std::string>(), HasSubstr("the store is full"));
+  EXPECT_EQ(ExitStatus(), 1);
+}
+
+TEST_F(UnderAgentTest, EndsAtOnceWhenTheAgentGoes) {
+  json spec = ToySpecJson();
+  spec["train"]["epochs"] = 100000;
+  SendStart({{"spec", spec}});
+  Next("checkpoint");
+  close(agent_);
+  agent_ = -1;
+  EXPECT_EQ(ExitStatus(), 1);
+}
+
+struct BadStart {
+  json changes;
+  const char* failure_class;
+  const char* message;
+};
+
+class BadStartTest : public UnderAgentTest, public ::testing::WithParamInterface<BadStart> {};
+
+TEST_P(BadStartTest, FailsWithClassAndSentence) {
+  SendStart(GetParam().changes);
+  json frame;
+  do {
+    const auto next = ipc::ReadFrame(agent_);
+    ASSERT_TRUE(next.ok()) << next.status();
+    frame = *next;
+  } while (frame["type"] != "failed");
+  EXPECT_EQ(frame["class"], GetParam().failure_class);
+  EXPECT_THAT(frame["message"].get<std::string>(), HasSubstr(GetParam().message));
+  EXPECT_EQ(ExitStatus(), 1);
+}
+
+json SpecWith(const char* pointer, const json& value) {
+  json spec = ToySpecJson();
+  spec[json::json_pointer(pointer)] = value;
+  return {{"spec", spec}};
+}
+
+INSTANTIATE_TEST_SUITE_P(
+    Starts, BadStartTest,
+    ::testing::Values(
+        BadStart{SpecWith("/train/tampered", 1), "USER", "train.tampered is not known"},
+        BadStart{SpecWith("/train/data/train_rows", 65), "USER", "train.data.train_rows is 65"},
+        BadStart{SpecWith("/train/data/name", "cifar-10"), "USER", "cifar-10"},
+        BadStart{{{"data_root", "/nowhere"}}, "USER", "fashion-mnist"},
+        BadStart{{{"build_id", "000000000000"}}, "INFRASTRUCTURE", "of build 000000000000"},
+        BadStart{{{"resume_manifest", "/nowhere/manifest.json"}}, "INFRASTRUCTURE", "cannot resume"},
+        BadStart{{{"world_size", 2}, {"rank", 1}, {"collective_timeout_seconds", 0.2}}, "INFRASTRUCTURE", ""}));
+
+class AloneTest : public JobRunnerTest {
+ protected:
+  int Run(std::vector<std::string> arguments, const std::string& name) {
+    return WaitForExit(Start(Arguments(std::move(arguments), name), directory_ / name));
+  }
+  std::vector<std::string> Arguments(std::vector<std::string> arguments, const std::string& name) {
+    ham::testing::WriteTestFile(directory_ / "job.json", spec_.dump());
+    for (const std::string& more : {std::string("--spec"), directory_ / "job.json", std::string("--data-root"),
+                                    directory_ / "data", std::string("--work-dir"), directory_ / ("work-" + name)}) {
+      arguments.push_back(more);
+    }
+    return arguments;
+  }
+  std::string Output(const std::string& name) { return ham::testing::ReadTestFile(directory_ / name); }
+
+  json spec_ = ToySpecJson();
+};
+
+TEST_F(AloneTest, PrintsAPointALineAndResumesFromItsCheckpoint) {
+  ASSERT_EQ(Run({"--json"}, "whole"), 0) << Output("whole.err");
+  std::istringstream lines(Output("whole"));
+  std::vector<json> points;
+  for (std::string line; std::getline(lines, line);) points.push_back(json::parse(line));
+  ASSERT_EQ(points.size(), 5);  // two of training, two of evaluation, the summary
+  EXPECT_TRUE(points.back().contains("summary"));
+  ASSERT_EQ(Run({"--resume", directory_ / "work-whole/checkpoints/epoch-000001/manifest.json"}, "resumed"), 0)
+      << Output("resumed.err");
+  EXPECT_THAT(Output("resumed"), HasSubstr("epoch 2"));
+  const std::string last = "/checkpoints/epoch-000002/model.safetensors";
+  EXPECT_EQ(Output("work-resumed" + last), Output("work-whole" + last));
+}
+
+TEST_F(AloneTest, RefusesToResumeAnotherSpec) {
+  ASSERT_EQ(Run({}, "first"), 0) << Output("first.err");
+  spec_["train"]["attack"]["steps"] = 4;
+  EXPECT_EQ(Run({"--resume", directory_ / "work-first/checkpoints/epoch-000001/manifest.json"}, "second"), 1);
+  EXPECT_THAT(Output("second.err"), HasSubstr("made from another spec"));
+}
+
+TEST_F(AloneTest, TwoRanksMeetInADirectory) {
+  const std::string meet = directory_ / "meet";
+  const pid_t one =
+      Start(Arguments({"--rank", "1", "--world-size", "2", "--rendezvous-dir", meet}, "one"), directory_ / "one");
+  EXPECT_EQ(Run({"--rank", "0", "--world-size", "2", "--rendezvous-dir", meet}, "zero"), 0) << Output("zero.err");
+  EXPECT_EQ(WaitForExit(one), 0) << Output("one.err");
+  EXPECT_THAT(Output("zero"), HasSubstr("done"));
+  EXPECT_EQ(Output("one"), "");
+}
+
+TEST_F(AloneTest, BadFlagsAndFilesAreOneSentence) {
+  EXPECT_EQ(Run({"--rank", "1"}, "rank"), 1);
+  EXPECT_THAT(Output("rank.err"), HasSubstr("--rank is 1"));
+  EXPECT_EQ(Run({"--world-size", "2"}, "meet"), 1);
+  EXPECT_THAT(Output("meet.err"), HasSubstr("--rendezvous-dir is missing"));
+  EXPECT_EQ(Run({"--nonsense"}, "flag"), 2);
+  EXPECT_EQ(
+      WaitForExit(Start({"--spec", directory_ / "none.json", "--work-dir", directory_ / "w"}, directory_ / "file")), 1);
+  EXPECT_THAT(Output("file.err"), HasSubstr("cannot open"));
+  EXPECT_EQ(WaitForExit(Start({}, directory_ / "nothing")), 2);
+}
+
+TEST_F(AloneTest, BenchAndVersionPrintJson) {
+  ASSERT_EQ(WaitForExit(Start({"version", "--json"}, directory_ / "version")), 0);
+  EXPECT_EQ(json::parse(Output("version"))["build_id"], BuildId());
+  ham::testing::WriteTestFile(directory_ / "job.json", spec_.dump());
+  ASSERT_EQ(WaitForExit(Start({"bench", "--spec", directory_ / "job.json", "--data-root", directory_ / "data",
+                               "--iterations", "3", "--json"},
+                              directory_ / "bench")),
+            0)
+      << Output("bench.err");
+  const json bench = json::parse(Output("bench"));
+  EXPECT_GT(bench["images_per_second"], 0);
+  EXPECT_EQ(bench["iterations"], 3);
+  EXPECT_GT(bench["attack_seconds"], bench["reduce_seconds"]);
+}
+
+TEST(FailureClassTest, FollowsTheCode) {
+  EXPECT_STREQ(FailureClassOf(absl::InvalidArgumentError("")), "USER");
+  EXPECT_STREQ(FailureClassOf(absl::DataLossError("")), "USER");
+  EXPECT_STREQ(FailureClassOf(absl::InternalError("")), "TRAINER_CRASH");
+  EXPECT_STREQ(FailureClassOf(absl::UnavailableError("")), "INFRASTRUCTURE");
+  EXPECT_STREQ(FailureClassOf(absl::ResourceExhaustedError("")), "INFRASTRUCTURE");
+}
+
+}  // namespace
+}  // namespace ham::trainer

@@ -1,0 +1,286 @@
+#include "worker/trainer/trainer.h"
+
+#include <limits>
+#include <set>
+
+#include <ATen/Parallel.h>
+#include <ATen/ops/allclose.h>
+#include <ATen/ops/equal.h>
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+
+#include "tests/support/run_ranks.h"
+#include "tests/support/toy_images.h"
+#include "worker/trainer/counter_rng.h"
+
+namespace ham::trainer {
+namespace {
+
+using ham::testing::RunRanks;
+using ham::testing::ToyImages;
+using ham::testing::ToyModel;
+using ham::testing::ToySpec;
+using nlohmann::json;
+using ::testing::HasSubstr;
+
+class RecordingObserver : public RunObserver {
+ public:
+  absl::Status OnTick(const Position& position) override {
+    phases.insert(position.phase);
+    return tick_result;
+  }
+  absl::Status OnMetric(const json& point) override {
+    points.push_back(point);
+    return absl::OkStatus();
+  }
+  absl::Status OnCheckpoint(Checkpoint checkpoint) override {
+    checkpoints.push_back(std::move(checkpoint));
+    return static_cast<int>(checkpoints.size()) == stop_after ? absl::CancelledError("stopped by the test")
+                                                              : absl::OkStatus();
+  }
+  std::vector<json> Kind(const std::string& kind) const {
+    std::vector<json> out;
+    for (const json& point : points) {
+      if (point.contains(kind)) out.push_back(point);
+    }
+    return out;
+  }
+
+  std::set<std::string> phases;
+  std::vector<json> points;
+  std::vector<Checkpoint> checkpoints;
+  absl::Status tick_result;
+  int stop_after = -1;
+};
+
+class TrainerTest : public ::testing::Test {
+ protected:
+  TrainerTest() { at::set_num_threads(1); }
+
+  Trainer Make(Collective& ranks, RunObserver& observer) {
+    return Trainer(spec_, *model_, train_, test_, ranks, observer);
+  }
+
+  // The weights after a run on `world_size` ranks; rank 0's observer in `observer`.
+  at::Tensor RunToEnd(int world_size, RecordingObserver* observer) {
+    at::Tensor weights;
+    RunRanks(world_size, [&](Collective& ranks) {
+      at::set_num_threads(1);
+      RecordingObserver own;
+      Trainer trainer = Make(ranks, own);
+      ASSERT_TRUE(trainer.Run().ok());
+      if (ranks.rank() == 0) {
+        weights = trainer.weights().flat().clone();
+        *observer = std::move(own);
+      } else {
+        EXPECT_TRUE(own.points.empty());
+        EXPECT_TRUE(own.checkpoints.empty());
+      }
+    });
+    return weights;
+  }
+
+  TrainSpec spec_ = ToySpec();
+  const ImageSet train_ = ToyImages(200, 1);
+  const ImageSet test_ = ToyImages(120, 2);
+  const std::unique_ptr<Model> model_ = ToyModel();
+};
+
+TEST_F(TrainerTest, LearnsAndReports) {
+  spec_.epochs = 8;
+  spec_.method.mining_start_epoch = 5;
+  RecordingObserver seen;
+  RunToEnd(1, &seen);
+  EXPECT_EQ(seen.phases, (std::set<std::string>{"first_step", "train", "save", "evaluate"}));
+  EXPECT_EQ(seen.checkpoints.size(), 8);
+  const auto epochs = seen.Kind("train");
+  ASSERT_EQ(epochs.size(), 8);  // an epoch takes far less than two seconds
+  EXPECT_EQ(epochs[3]["train"]["hard_share"], 1);
+  EXPECT_LT(epochs[4]["train"]["hard_share"], 1);
+  EXPECT_GT(epochs[4]["train"]["kept_share"], epochs[4]["train"]["hard_share"]);
+  EXPECT_EQ(epochs[7]["iteration"], 40);
+  EXPECT_EQ(epochs[7]["train"]["total_iterations"], 40);
+  EXPECT_EQ(epochs[7]["train"]["iterations"], 5);
+  const auto evaluations = seen.Kind("evaluation");
+  ASSERT_EQ(evaluations.size(), 8);
+  EXPECT_GT(evaluations[7]["evaluation"]["clean_accuracy"], 0.9);
+  EXPECT_GT(evaluations[7]["evaluation"]["suites"][0]["robust_accuracy"], 0.6);
+  EXPECT_EQ(evaluations[6]["evaluation"]["suites"].size(), 1);
+  EXPECT_EQ(evaluations[7]["evaluation"]["suites"].size(), 2);
+  EXPECT_EQ(evaluations[7]["evaluation"]["final"], true);
+  ASSERT_EQ(seen.Kind("summary").size(), 1);
+  EXPECT_EQ(seen.points.back()["summary"]["iterations"], 40);
+  EXPECT_LT(seen.points.back()["summary"]["hard_share"], 1);
+}
+
+TEST_F(TrainerTest, SameSeedGivesTheSameBits) {
+  RecordingObserver seen;
+  const at::Tensor first = RunToEnd(1, &seen);
+  EXPECT_TRUE(at::equal(first, RunToEnd(1, &seen)));
+  spec_.seed = 8;
+  EXPECT_FALSE(at::equal(first, RunToEnd(1, &seen)));
+}
+
+TEST_F(TrainerTest, WorldSizeChangesOnlyRounding) {
+  for (const OptimizerKind kind : {OptimizerKind::kSgd, OptimizerKind::kAdam}) {
+    spec_.optimizer.name = kind;
+    spec_.optimizer.learning_rate = 0.001;
+    spec_.epochs = 2;
+    RecordingObserver one, two, three;
+    const at::Tensor alone = RunToEnd(1, &one);
+    // A sign near 0 may flip with rounding and move a pixel, hence not tighter.
+    EXPECT_TRUE(at::allclose(RunToEnd(2, &two), alone, 1e-3, 1e-4));
+    EXPECT_TRUE(at::allclose(RunToEnd(3, &three), alone, 1e-3, 1e-4));  // ragged: 8 rows in the last batch
+    EXPECT_EQ(two.Kind("train")[0]["train"]["hard_share"], one.Kind("train")[0]["train"]["hard_share"]);
+    EXPECT_NEAR(two.Kind("train")[0]["train"]["loss"].get<double>(),
+                one.Kind("train")[0]["train"]["loss"].get<double>(), 1e-4);
+  }
+}
+
+TEST_F(TrainerTest, MoreRanksThanRowsInTheLastBatch) {
+  spec_.data.train_rows = 97;  // 48 + 48 + 1
+  spec_.epochs = 1;
+  RecordingObserver one, two;
+  const at::Tensor alone = RunToEnd(1, &one);
+  EXPECT_TRUE(at::allclose(RunToEnd(2, &two), alone, 1e-3, 1e-3));
+}
+
+TEST_F(TrainerTest, ResumesBitForBitAtAnEpochBoundary) {
+  for (const OptimizerKind kind : {OptimizerKind::kSgd, OptimizerKind::kAdam}) {
+    spec_.optimizer.name = kind;
+    RecordingObserver whole;
+    const at::Tensor expected = RunToEnd(1, &whole);
+
+    const auto local = MakeLocalCollective();
+    RecordingObserver before;
+    before.stop_after = 2;
+    EXPECT_EQ(Make(*local, before).Run().code(), absl::StatusCode::kCancelled);
+    RecordingObserver after;
+    Trainer resumed = Make(*local, after);
+    ASSERT_TRUE(resumed.Restore(before.checkpoints.back()).ok());
+    ASSERT_TRUE(resumed.Run().ok());
+    EXPECT_TRUE(at::equal(resumed.weights().flat(), expected));
+    // The evaluation after epoch 2 is repeated: the first attempt did not get to it.
+    ASSERT_EQ(after.Kind("evaluation").size(), 2);
+    EXPECT_EQ(after.Kind("evaluation")[0]["iteration"], 10);
+    for (int i = 0; i < 2; ++i) {
+      json a = after.Kind("evaluation")[i], b = whole.Kind("evaluation")[i + 1];
+      a["evaluation"].erase("evaluation_seconds");
+      b["evaluation"].erase("evaluation_seconds");
+      EXPECT_EQ(a, b);
+    }
+    EXPECT_EQ(after.points.back()["summary"]["hard_share"], whole.points.back()["summary"]["hard_share"]);
+  }
+}
+
+TEST_F(TrainerTest, RefusesACheckpointOfAnotherJob) {
+  const auto local = MakeLocalCollective();
+  RecordingObserver observer;
+  observer.stop_after = 1;
+  EXPECT_FALSE(Make(*local, observer).Run().ok());
+  Checkpoint checkpoint = observer.checkpoints.back();
+  Trainer trainer = Make(*local, observer);
+  checkpoint.info.iteration = 3;
+  EXPECT_EQ(trainer.Restore(checkpoint).code(), absl::StatusCode::kInvalidArgument);
+  checkpoint = observer.checkpoints.back();
+  checkpoint.scalars.erase("updates");
+  EXPECT_EQ(trainer.Restore(checkpoint).code(), absl::StatusCode::kInvalidArgument);
+  checkpoint = observer.checkpoints.back();
+  checkpoint.model.erase("conv1.weight");
+  EXPECT_EQ(trainer.Restore(checkpoint).code(), absl::StatusCode::kInvalidArgument);
+}
+
+TEST_F(TrainerTest, TooFewKeptRowsLeaveTheWeightsAlone) {
+  spec_.method.mining_start_epoch = 1;
+  spec_.method.minimum_hard = 48;
+  spec_.method.retained_easy_share = 0;
+  RunRanks(2, [&](Collective& ranks) {
+    RecordingObserver observer;
+    Trainer trainer = Make(ranks, observer);
+    const at::Tensor before = trainer.weights().flat().clone();
+    const auto order = EpochOrder(spec_.seed, 1, trainer.train_rows());
+    const auto step = trainer.Step(1, order, 192);  // 8 rows
+    ASSERT_TRUE(step.ok());
+    EXPECT_TRUE(step->skipped);
+    EXPECT_TRUE(step->sums.finite);
+    EXPECT_TRUE(at::equal(trainer.weights().flat(), before));
+    EXPECT_EQ(trainer.MakeCheckpoint().info.iteration, 1);
+    EXPECT_EQ(trainer.MakeCheckpoint().scalars["updates"], 0);
+  });
+}
+
+TEST_F(TrainerTest, NonFiniteNumbersSkipTheStepAndFiftyInARowEndTheRun) {
+  const auto local = MakeLocalCollective();
+  RecordingObserver observer;
+  observer.stop_after = 1;
+  EXPECT_FALSE(Make(*local, observer).Run().ok());
+  Checkpoint poisoned = observer.checkpoints.back();
+  poisoned.model["fc2.bias"].fill_(std::numeric_limits<float>::quiet_NaN());
+  spec_.epochs = 60;
+  spec_.optimizer.schedule = Schedule::kConstant;
+  observer.stop_after = -1;
+  Trainer trainer = Make(*local, observer);
+  ASSERT_TRUE(trainer.Restore(poisoned).ok());
+  const absl::Status status = trainer.Run();
+  EXPECT_EQ(status.code(), absl::StatusCode::kInvalidArgument);
+  EXPECT_THAT(std::string(status.message()), HasSubstr("training diverged"));
+  EXPECT_THAT(std::string(status.message()), HasSubstr("up to iteration 55"));
+  EXPECT_EQ(observer.Kind("train").back()["train"]["loss"], "NaN");
+  EXPECT_EQ(observer.Kind("train").back()["train"]["skipped_iterations"], 5);
+  EXPECT_EQ(trainer.MakeCheckpoint().scalars["updates"], 5);
+}
+
+TEST_F(TrainerTest, EvaluatesAveragedWeightsOnlyWhenThereAreAny) {
+  spec_.epochs = 8;
+  spec_.ema_decay = 0.9999;  // the average stays near the initial weights
+  RecordingObserver averaged, raw;
+  const at::Tensor a = RunToEnd(1, &averaged);
+  EXPECT_TRUE(averaged.checkpoints[0].state.contains("average.conv1.weight"));
+  spec_.ema_decay = 0;
+  const at::Tensor b = RunToEnd(1, &raw);
+  EXPECT_TRUE(at::equal(a, b));
+  EXPECT_FALSE(raw.checkpoints[0].state.contains("average.conv1.weight"));
+  EXPECT_LT(averaged.Kind("evaluation")[7]["evaluation"]["clean_accuracy"],
+            raw.Kind("evaluation")[7]["evaluation"]["clean_accuracy"]);
+}
+
+TEST_F(TrainerTest, EvaluatesOnlyAtTheEndWhenAskedTo) {
+  spec_.evaluation.every_epochs = 0;
+  RecordingObserver seen;
+  RunToEnd(1, &seen);
+  ASSERT_EQ(seen.Kind("evaluation").size(), 1);
+  EXPECT_EQ(seen.Kind("evaluation")[0]["epoch"], 3);
+}
+
+TEST_F(TrainerTest, ChecksRowsAndBatchBeforeTraining) {
+  const auto local = MakeLocalCollective();
+  RecordingObserver observer;
+  EXPECT_TRUE(Make(*local, observer).Check().ok());
+  spec_.data.train_rows = 201;
+  EXPECT_THAT(std::string(Make(*local, observer).Check().message()),
+              HasSubstr("train.data.train_rows is 201, but the data set toy has 200 rows"));
+  spec_.data.train_rows = 0;
+  spec_.data.test_rows = 121;
+  EXPECT_THAT(std::string(Make(*local, observer).Check().message()), HasSubstr("train.data.test_rows is 121"));
+  spec_.data.test_rows = 0;
+  spec_.batch_size = 1;
+  RunRanks(2, [&](Collective& ranks) {
+    RecordingObserver own;
+    EXPECT_THAT(std::string(Make(ranks, own).Check().message()), HasSubstr("train.batch_size is 1"));
+  });
+}
+
+TEST_F(TrainerTest, ObserverAndCollectiveErrorsEndTheRun) {
+  const auto local = MakeLocalCollective();
+  RecordingObserver observer;
+  observer.tick_result = absl::UnavailableError("the agent is gone");
+  EXPECT_EQ(Make(*local, observer).Run().code(), absl::StatusCode::kUnavailable);
+  RunRanks(2, [&](Collective& ranks) {
+    if (ranks.rank() == 1) return;  // lost
+    RecordingObserver own;
+    EXPECT_EQ(Make(ranks, own).Run().code(), absl::StatusCode::kUnavailable);
+  });
+}
+
+}  // namespace
+}  // namespace ham::trainer
