@@ -169,7 +169,7 @@ class Coordinator::Impl {
   // -- queue (coordinator_schedule.cc)
   void Schedule();
   void StartAttempt(const std::string& name, const std::vector<Placement>& gang);
-  void Wait(const std::string& name, const std::string& reason, const std::string& message);
+  void Wait(const JobRow& current, const std::string& reason, const std::string& message);
 
   const CoordinatorOptions options_;
   const SchedulingPolicy* const policy_;
@@ -179,8 +179,12 @@ class Coordinator::Impl {
   std::map<std::string, WorkerState> workers_;
   Globals globals_;
   // Derived from the above.
-  std::set<std::pair<int64_t, std::string>> queue_;           // (submit_index, job)
-  std::set<std::pair<absl::Duration, std::string>> backoff_;  // (not_before, job), of queued jobs
+  struct QueueEntry {  // a long queue is walked often: no look-ups by name
+    const JobRow* row;
+    const JobFacts* facts;
+  };
+  std::map<std::pair<int64_t, std::string>, QueueEntry> queue_;  // by (submit_index, job)
+  std::set<std::pair<absl::Duration, std::string>> backoff_;     // (not_before, job), of queued jobs
   std::map<std::string, std::string> worker_by_name_;
 
   Now now_;  // of the event in hand

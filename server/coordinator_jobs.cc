@@ -50,8 +50,9 @@ void Coordinator::Impl::Transition(const std::string& name, Job::State to, const
 void Coordinator::Impl::IndexJob(const std::string& name) {
   const JobRow& row = jobs_.at(name);
   if (row.state != Job::QUEUED && !(row.state == Job::RECOVERING && row.gang.empty())) return;
-  queue_.insert({row.submit_index, name});
-  const absl::Duration not_before = facts_.at(name).not_before;
+  const JobFacts& facts = facts_.at(name);
+  queue_[{row.submit_index, name}] = {&row, &facts};
+  const absl::Duration not_before = facts.not_before;
   if (not_before > absl::ZeroDuration()) backoff_.insert({not_before, name});
 }
 

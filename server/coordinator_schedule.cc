@@ -15,10 +15,13 @@ void Coordinator::Impl::Schedule() {
   if (!globals_.schedule_due) return;
   globals_.schedule_due = false;
   std::vector<QueuedJob> queue;
-  for (const auto& [index, name] : queue_) {
-    if (facts_.at(name).not_before > now_.steady) continue;
-    const JobRow& row = jobs_.at(name);
-    queue.push_back({name, row.world_size, row.device, row.data_set});
+  std::vector<const JobRow*> rows;  // of `queue`
+  queue.reserve(queue_.size());
+  rows.reserve(queue_.size());
+  for (const auto& [key, entry] : queue_) {
+    if (entry.facts->not_before > now_.steady) continue;
+    rows.push_back(entry.row);
+    queue.push_back({entry.row->name, entry.row->world_size, entry.row->device, entry.row->data_set});
   }
   if (queue.empty()) return;
   std::vector<FreeSlot> free;
@@ -59,7 +62,11 @@ void Coordinator::Impl::Schedule() {
     }
     StartAttempt(grant.job, gang);
   }
-  for (const Refusal& refusal : plan.refusals) Wait(refusal.job, refusal.reason, refusal.message);
+  size_t next = 0;  // refusals usually come in the order of the queue
+  for (const Refusal& refusal : plan.refusals) {
+    while (next < rows.size() && rows[next]->name != refusal.job) ++next;
+    Wait(next < rows.size() ? *rows[next] : jobs_.at(refusal.job), refusal.reason, refusal.message);
+  }
 }
 
 void Coordinator::Impl::StartAttempt(const std::string& name, const std::vector<Placement>& gang) {
@@ -85,15 +92,15 @@ void Coordinator::Impl::StartAttempt(const std::string& name, const std::vector<
 }
 
 // The job has no gang this round; writes only what changed.
-void Coordinator::Impl::Wait(const std::string& name, const std::string& reason, const std::string& message) {
-  const JobRow& current = jobs_.at(name);
+void Coordinator::Impl::Wait(const JobRow& current, const std::string& reason, const std::string& message) {
   if (current.state == Job::RECOVERING) {
+    const std::string name = current.name;
     Transition(name, Job::QUEUED, reason, message, "coordinator");
   } else if (current.state_reason != reason || current.state_message != message) {
-    JobRow& row = TouchJob(name);
+    JobRow& row = TouchJob(current.name);
     row.state_reason = reason;
     row.state_message = message;
-    dirty_jobs_.insert(name);
+    dirty_jobs_.insert(row.name);
   }
 }
 

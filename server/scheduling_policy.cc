@@ -74,6 +74,7 @@ std::string NoWorkerFits(const QueuedJob& job, size_t largest) {
 Schedule SubmitOrderGangs::Plan(const std::vector<QueuedJob>& queue, const std::vector<FreeSlot>& free,
                                 const std::vector<FreeSlot>& all) const {
   Schedule plan;
+  plan.refusals.reserve(queue.size());
   std::vector<FreeSlot> left = free;
   std::map<Kind, size_t> largest;  // by kind, over all slots; a long queue has few kinds
   bool blocked = false;

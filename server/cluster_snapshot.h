@@ -1,0 +1,48 @@
+// What ListWorkers and /metrics show: an immutable picture that the core's thread publishes.
+#pragma once
+
+#include <array>
+#include <atomic>
+#include <cstdint>
+#include <map>
+#include <memory>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "absl/time/time.h"
+#include "ham/v1/metrics.pb.h"
+#include "server/coordinator.h"
+
+namespace ham::server {
+
+// Newest metrics of a job that runs or ended a short time ago.
+struct JobMetrics {
+  int64_t iteration = 0;
+  int32_t epoch = 0;
+  std::optional<ham::v1::TrainMetrics> train;
+  std::optional<ham::v1::EvaluationMetrics> evaluation;
+};
+
+struct ClusterSnapshot {
+  std::vector<WorkerView> workers;  // by name
+  std::array<int64_t, ham::v1::Job::State_ARRAYSIZE> jobs_by_state{};
+  std::map<std::string, std::shared_ptr<const JobMetrics>> metrics;  // by job name
+  int64_t attempts_started = 0;                                      // since the coordinator started
+  int64_t commits = 0;
+  int64_t failed_commits = 0;
+  double commit_seconds = 0;  // sum over commits
+  bool store_failed = false;
+};
+
+// One writer, any number of readers; no lock of the core is taken.
+class SnapshotCell {
+ public:
+  std::shared_ptr<const ClusterSnapshot> Get() const { return cell_.load(); }
+  void Set(std::shared_ptr<const ClusterSnapshot> snapshot) { cell_.store(std::move(snapshot)); }
+
+ private:
+  std::atomic<std::shared_ptr<const ClusterSnapshot>> cell_{std::make_shared<const ClusterSnapshot>()};
+};
+
+}  // namespace ham::server

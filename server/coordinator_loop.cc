@@ -1,0 +1,533 @@
+#include "server/coordinator_loop.h"
+
+#include <spdlog/spdlog.h>
+
+#include <algorithm>
+#include <utility>
+
+#include "absl/strings/str_cat.h"
+#include "proto/rpc_status.h"
+#include "server/job_view.h"
+#include "server/utf8.h"
+
+namespace ham::server {
+namespace {
+
+using ham::v1::Job;
+
+constexpr absl::Duration kRequestLife = absl::Hours(7 * 24);
+constexpr absl::Duration kSnapshotPeriod = absl::Seconds(1);
+
+google::protobuf::Duration ToProto(absl::Duration duration) {
+  google::protobuf::Duration result;
+  result.set_seconds(absl::ToInt64Seconds(duration));
+  result.set_nanos(static_cast<int32_t>(absl::ToInt64Nanoseconds(duration - absl::Seconds(result.seconds()))));
+  return result;
+}
+
+absl::Status Stopping() {
+  return WithReason(absl::UnavailableError("the coordinator stops; try again in a moment"), "STOPPING");
+}
+
+}  // namespace
+
+absl::Status StoreFailed() {
+  return WithReason(absl::UnavailableError("the coordinator could not write its state directory and is read-only until "
+                                           "it can; look for a full or failed disk, then try again"),
+                    "STORE_FAILED");
+}
+
+int64_t CoordinatorLoop::View::LastSequence(const std::string& job) const {
+  const auto found = loop_->last_sequence_.find(job);
+  return found == loop_->last_sequence_.end() ? 0 : found->second;
+}
+
+CoordinatorLoop::CoordinatorLoop(const Options& options, const Parts& parts, Store::Contents contents)
+    : options_(options), parts_(parts), core_({.lease = options.lease}, parts.policy) {
+  const Now now = parts_.clock->Read();
+  reopen_at_ = timers_from_ = now.steady;
+  snapshot_time_ = -absl::InfiniteDuration();
+  last_sequence_ = std::move(contents.last_sequence);
+  for (const JobRow& row : contents.jobs) {
+    by_index_[row.submit_index] = row.name;
+    states_[row.name] = row.state;
+    ++counters_.jobs_by_state[row.state];
+  }
+  core_.Restore(std::move(contents.jobs), std::move(contents.workers), now);
+  PublishSnapshot(now.steady);
+  thread_ = std::thread([this] { Run(); });
+}
+
+CoordinatorLoop::~CoordinatorLoop() { Stop(); }
+
+// ---- the queue ---------------------------------------------------------------------------------------------
+
+void CoordinatorLoop::Post(Item item) {
+  absl::Status refusal;
+  {
+    absl::MutexLock lock(&mutex_);
+    if (stopping_) {
+      refusal = Stopping();
+    } else if (item.refuse != nullptr && (queue_.size() >= options_.limits.queued_requests ||
+                                          queued_bytes_ + item.bytes > options_.limits.queued_bytes)) {
+      refusal = WithReason(absl::ResourceExhaustedError("the coordinator has too much to do; try again in a moment"),
+                           "QUEUE_FULL");
+    } else {
+      queued_bytes_ += item.bytes;
+      queue_.push_back(std::move(item));
+      if (queue_.size() == 1) wake_.Signal();
+      return;
+    }
+  }
+  if (item.refuse != nullptr) item.refuse(refusal);
+}
+
+bool CoordinatorLoop::TakeBatch(std::vector<Item>* batch) {
+  // While the store fails each request stands alone, so that one that needs it does not undo the others.
+  const size_t most = store_failed_ ? 1 : options_.limits.batch_requests;
+  absl::MutexLock lock(&mutex_);
+  while (queue_.empty() && !stopping_) {
+    const absl::Duration now = parts_.clock->Read().steady;
+    const absl::Duration wake = NextWake(now);
+    if (wake <= now) return true;
+    wake_.WaitWithTimeout(&mutex_, wake - now);
+  }
+  while (!queue_.empty() && batch->size() < most) {
+    queued_bytes_ -= queue_.front().bytes;
+    batch->push_back(std::move(queue_.front()));
+    queue_.pop_front();
+  }
+  return !batch->empty() || !stopping_;
+}
+
+absl::Duration CoordinatorLoop::NextWake(absl::Duration now) const {
+  absl::Duration wake = absl::InfiniteDuration();
+  if (store_failed_) {
+    wake = reopen_at_;
+  } else {
+    wake = std::max(core_.NextTimer(), timers_from_);
+  }
+  if (snapshot_dirty_) wake = std::min(wake, std::max(now, snapshot_time_ + kSnapshotPeriod));
+  if (!metrics_end_.empty()) wake = std::min(wake, metrics_end_.begin()->first);
+  return wake;
+}
+
+void CoordinatorLoop::Run() {
+  std::vector<Item> batch;
+  while (TakeBatch(&batch)) {
+    RunBatch(std::move(batch));
+    batch = {};
+  }
+  for (const auto& [id, stream] : streams_) stream->End(Stopping());
+  streams_.clear();
+}
+
+void CoordinatorLoop::Stop() {
+  {
+    absl::MutexLock lock(&mutex_);
+    stopping_ = true;
+    wake_.Signal();
+  }
+  if (thread_.joinable()) thread_.join();
+}
+
+// ---- a batch -----------------------------------------------------------------------------------------------
+
+void CoordinatorLoop::RunBatch(std::vector<Item> batch) {
+  const absl::Duration now = parts_.clock->Read().steady;
+  if (store_failed_ && now >= reopen_at_) TryReopen(now);
+  std::vector<Completion> completions;
+  completions.reserve(batch.size());
+  for (Item& item : batch) {
+    if (store_failed_ && item.durable) {
+      completions.push_back([&item](const absl::Status&) { item.refuse(StoreFailed()); });
+    } else {
+      completions.push_back(item.run());
+    }
+  }
+  if (!store_failed_ && std::max(core_.NextTimer(), timers_from_) <= now) ApplyEvent(TimerFired{}).IgnoreError();
+
+  const absl::Status status = Commit();
+  Effects effects;
+  Transaction transaction = std::exchange(transaction_, {});
+  if (status.ok()) {
+    effects = core_.CommitBatch();
+    events_seen_ = 0;
+    Act(std::move(effects), std::move(transaction));
+  } else {
+    Rollback();
+  }
+  for (const Completion& complete : completions) complete(status);
+  std::set<std::string> tell = std::exchange(unsent_, {});
+  for (const std::string& id : tell) SendDesired(id);
+  const bool late = snapshot_dirty_ && now >= snapshot_time_ + kSnapshotPeriod;
+  const bool ended = !metrics_end_.empty() && metrics_end_.begin()->first <= now;
+  if (snapshot_due_ || late || ended) PublishSnapshot(now);
+}
+
+absl::Status CoordinatorLoop::Commit() {
+  const Effects& pending = core_.pending();
+  transaction_.jobs = pending.jobs;
+  transaction_.workers = pending.workers;
+  for (const auto& [key, sequence] : batch_spools_) {
+    transaction_.spools.push_back({std::get<0>(key), std::get<1>(key), std::get<2>(key), sequence});
+  }
+  if (transaction_.empty()) return absl::OkStatus();
+  if (store_failed_) return StoreFailed();
+  const absl::Duration begin = parts_.clock->Read().steady;
+  const absl::Status status = parts_.store->Commit(transaction_);
+  if (status.ok()) {
+    ++counters_.commits;
+    counters_.commit_seconds += absl::ToDoubleSeconds(parts_.clock->Read().steady - begin);
+    return status;
+  }
+  spdlog::error("The store failed; the coordinator is read-only: {}", std::string(status.message()));
+  ++counters_.failed_commits;
+  store_failed_ = true;
+  snapshot_due_ = true;
+  reopen_at_ = parts_.clock->Read().steady + options_.limits.store_reopen;
+  return StoreFailed();
+}
+
+void CoordinatorLoop::Rollback() {
+  core_.RollbackBatch();
+  events_seen_ = 0;
+  batch_spools_.clear();
+}
+
+void CoordinatorLoop::TryReopen(absl::Duration now) {
+  const absl::Status status = parts_.store->Reopen();
+  if (!status.ok()) {
+    spdlog::warn("The store cannot be opened again yet: {}", std::string(status.message()));
+    reopen_at_ = now + options_.limits.store_reopen;
+    return;
+  }
+  spdlog::info("The store is open again.");
+  store_failed_ = false;
+  snapshot_due_ = true;
+  timers_from_ = now + options_.lease;
+}
+
+// After the commit: what is durable may be seen.
+void CoordinatorLoop::Act(Effects effects, Transaction transaction) {
+  for (const auto& [key, sequence] : batch_spools_) spools_[key] = sequence;
+  batch_spools_.clear();
+  for (const auto& [name, row] : effects.jobs) {
+    by_index_[row.submit_index] = name;
+    auto [state, first] = states_.try_emplace(name, row.state);
+    if (!first) --counters_.jobs_by_state[state->second];
+    ++counters_.jobs_by_state[row.state];
+    if (row.state == Job::STARTING && state->second != Job::STARTING) ++counters_.attempts_started;
+    state->second = row.state;
+    if (!IsFinal(row.state)) continue;
+    specs_.erase(name);
+    if (metrics_.count(name) != 0) {
+      metrics_end_.emplace(parts_.clock->Read().steady + options_.limits.metrics_after_end, name);
+    }
+  }
+  std::set<std::string> changed;
+  for (const auto& [name, records] : transaction.records) {
+    last_sequence_[name] = records.back()->sequence();
+    for (const auto& record : records) NoteMetrics(name, *record);
+    changed.insert(name);
+  }
+  for (const auto& [name, row] : effects.jobs) changed.insert(name);
+  for (const std::string& name : changed) {
+    const auto row = effects.jobs.find(name);
+    const auto records = transaction.records.find(name);
+    parts_.hub->Publish(name, records == transaction.records.end() ? std::vector<RecordPtr>{} : records->second,
+                        row == effects.jobs.end() ? nullptr : &row->second);
+  }
+  for (const auto& [job, attempt] : effects.ended_attempts) parts_.rendezvous->EndAttempt(job, attempt);
+  for (const auto& [name, row] : effects.jobs) {
+    if (row.gang.empty())
+      spools_.erase(spools_.lower_bound({name, 0, 0}), spools_.lower_bound({name, row.attempt + 1, 0}));
+  }
+  unsent_.insert(effects.desired_changed.begin(), effects.desired_changed.end());
+  if (!effects.jobs.empty() || !effects.workers.empty() || !effects.desired_changed.empty()) snapshot_due_ = true;
+}
+
+absl::Status CoordinatorLoop::ApplyEvent(const Event& event) {
+  const Now now = parts_.clock->Read();
+  const absl::Status status = core_.Apply(event, now, parts_.jitter());
+  snapshot_dirty_ = true;
+  // Records take their place in the log in the order in which things happened.
+  const std::vector<EventRow>& events = core_.pending().events;
+  for (; events_seen_ < events.size(); ++events_seen_) {
+    const EventRow& row = events[events_seen_];
+    ham::v1::JobRecord record;
+    *record.mutable_time() = ToTimestamp(row.time);
+    record.set_attempt(row.attempt);
+    *record.mutable_event() = row.event;
+    AddRecord(row.job, std::move(record));
+  }
+  return status;
+}
+
+void CoordinatorLoop::AddRecord(const std::string& job, ham::v1::JobRecord record) {
+  auto& records = transaction_.records[job];
+  const auto last = last_sequence_.find(job);
+  const int64_t held = last == last_sequence_.end() ? 0 : last->second;
+  record.set_sequence(held + static_cast<int64_t>(records.size()) + 1);
+  records.push_back(std::make_shared<const ham::v1::JobRecord>(std::move(record)));
+}
+
+// ---- jobs --------------------------------------------------------------------------------------------------
+
+void CoordinatorLoop::CreateJob(NewJob job, std::function<void(absl::StatusOr<std::string>)> done) {
+  const size_t bytes = job.content.spec.ByteSizeLong();
+  auto shared = std::make_shared<const NewJob>(std::move(job));
+  Post({.run = [this, shared, done]() -> Completion {
+          absl::StatusOr<std::string> name = ApplyCreate(*shared);
+          return [name = std::move(name), done](const absl::Status& commit) {
+            if (name.ok() && !commit.ok()) {
+              done(commit);
+            } else {
+              done(name);
+            }
+          };
+        },
+        .refuse = done,
+        .bytes = bytes,
+        .durable = true});
+}
+
+absl::StatusOr<std::string> CoordinatorLoop::ApplyCreate(const NewJob& job) {
+  const std::string& principal = job.row.creator;
+  const absl::Time now = parts_.clock->Read().wall;
+  if (!job.request_id.empty()) {
+    std::optional<RequestRow> used;
+    for (const RequestRow& row : transaction_.requests) {
+      if (row.principal == principal && row.request_id == job.request_id) used = row;
+    }
+    if (!used) {
+      absl::StatusOr<std::optional<RequestRow>> stored =
+          parts_.store->GetRequest(principal, job.request_id, now - kRequestLife);
+      if (!stored.ok()) return StoreFailed();
+      used = *std::move(stored);
+    }
+    if (used && used->request_hash == job.request_hash) return used->job;
+    if (used) {
+      return WithReason(absl::AlreadyExistsError(absl::StrCat("request_id ", job.request_id, " was used for job ",
+                                                              used->job, " with another request; use a new one")),
+                        "REQUEST_ID_REUSED");
+    }
+  }
+  if (const absl::Status status = ApplyEvent(SubmitJob{job.row}); !status.ok()) return status;
+  transaction_.contents[job.row.name] = job.content;
+  if (!job.request_id.empty()) {
+    transaction_.requests.push_back({principal, job.request_id, job.request_hash, job.row.name, now});
+  }
+  return job.row.name;
+}
+
+void CoordinatorLoop::Apply(Event event, Done done) {
+  const bool durable = std::holds_alternative<CancelJob>(event) || std::holds_alternative<CheckpointCommitted>(event);
+  auto shared = std::make_shared<const Event>(std::move(event));
+  Post({.run = [this, shared, done]() -> Completion {
+          const absl::Status status = ApplyEvent(*shared);
+          return [status, done](const absl::Status& commit) { done(status.ok() ? commit : status); };
+        },
+        .refuse = done,
+        .bytes = 0,
+        .durable = durable});
+}
+
+void CoordinatorLoop::Inspect(std::function<void(const absl::StatusOr<View>&)> done) {
+  // In the second half, so that it sees nothing that may still be undone.
+  Post({.run = [this, done]() -> Completion { return [this, done](const absl::Status&) { done(View(this)); }; },
+        .refuse = [done](const absl::Status& status) { done(status); }});
+}
+
+// ---- workers -----------------------------------------------------------------------------------------------
+
+void CoordinatorLoop::Register(ham::v1::RegisterWorker registration, std::shared_ptr<WorkerStream> stream,
+                               std::function<void(absl::StatusOr<int64_t> session)> done) {
+  auto event = std::make_shared<const WorkerRegistered>(WorkerRegistered{std::move(registration)});
+  const auto run = [this, event, stream, done]() -> Completion {
+    const absl::Status status = ApplyEvent(*event);
+    return [this, status, event, stream, done](const absl::Status& commit) {
+      if (!status.ok()) return done(status);
+      if (!commit.ok()) return done(commit);
+      const std::string& id = event->registration.worker_id();
+      const int64_t session = core_.FindWorker(id)->session;
+      std::shared_ptr<WorkerStream>& current = streams_[id];
+      if (current != nullptr) current->End(absl::AbortedError("a newer connection of this worker took its place"));
+      current = stream;
+      ham::v1::CoordinatorMessage message;
+      ham::v1::Welcome& welcome = *message.mutable_welcome();
+      welcome.set_cluster_id(options_.cluster_id);
+      welcome.set_term(options_.term);
+      welcome.set_session(session);
+      *welcome.mutable_heartbeat_interval() = ToProto(options_.heartbeat);
+      *welcome.mutable_lease() = ToProto(options_.lease);
+      *welcome.mutable_terminate_grace() = ToProto(options_.terminate_grace);
+      stream->Send(std::move(message));
+      unsent_.insert(id);
+      snapshot_due_ = true;
+      done(session);
+    };
+  };
+  Post({.run = run, .refuse = [done](const absl::Status& status) { done(status); }});
+}
+
+void CoordinatorLoop::Disconnected(const std::string& worker_id, int64_t session, const WorkerStream* stream) {
+  Post({.run = [this, worker_id, session, stream]() -> Completion {
+    const auto found = streams_.find(worker_id);
+    const bool current = found != streams_.end() && found->second.get() == stream;
+    if (current) {
+      streams_.erase(found);
+      ApplyEvent(WorkerDisconnected{worker_id, session}).IgnoreError();
+      snapshot_due_ = true;
+    }
+    return [](const absl::Status&) {};
+  }});
+}
+
+// Level-triggered: only the newest set counts.
+void CoordinatorLoop::SendDesired(const std::string& worker_id) {
+  const auto stream = streams_.find(worker_id);
+  if (stream == streams_.end()) return;  // told when it registers
+  ham::v1::CoordinatorMessage message;
+  ham::v1::DesiredAssignments& desired = *message.mutable_desired();
+  desired.set_version(core_.DesiredVersion(worker_id));
+  for (const DesiredRank& rank : core_.Desired(worker_id)) {
+    std::shared_ptr<const ham::v1::JobSpec>& spec = specs_[rank.job];
+    if (spec == nullptr) {
+      absl::StatusOr<JobContent> content = parts_.store->GetContent(rank.job);
+      if (!content.ok()) {
+        spdlog::error("The spec of {} cannot be read: {}", rank.job, std::string(content.status().message()));
+        unsent_.insert(worker_id);  // with the next batch
+        return;
+      }
+      spec = std::make_shared<const ham::v1::JobSpec>(std::move(content->spec));
+    }
+    ham::v1::Assignment& assignment = *desired.add_assignments();
+    assignment.set_job(rank.job);
+    assignment.set_attempt(rank.attempt);
+    *assignment.mutable_spec() = *spec;
+    assignment.set_rank(rank.rank);
+    assignment.set_world_size(rank.world_size);
+    assignment.set_slot(rank.slot);
+    if (rank.checkpoint) *assignment.mutable_checkpoint() = *rank.checkpoint;
+  }
+  stream->second->Send(std::move(message));
+}
+
+absl::Status CoordinatorLoop::CheckFence(const ham::v1::Fence& fence) const {
+  if (fence.cluster_id() != options_.cluster_id) {
+    return absl::AbortedError(absl::StrCat("cluster ", fence.cluster_id(), " is not this one (", options_.cluster_id,
+                                           "): the attempt is not known here; stop it"));
+  }
+  return core_.CheckFence(fence.session(), fence.job(), fence.attempt());
+}
+
+// ---- reports -----------------------------------------------------------------------------------------------
+
+void CoordinatorLoop::Append(ham::v1::ReportRequest report,
+                             std::function<void(absl::StatusOr<ham::v1::ReportResponse>)> done) {
+  const size_t bytes = report.ByteSizeLong();
+  auto shared = std::make_shared<const ham::v1::ReportRequest>(std::move(report));
+  Post({.run = [this, shared, done]() -> Completion {
+          absl::StatusOr<ham::v1::ReportResponse> response = ApplyAppend(*shared);
+          return [response = std::move(response), done](const absl::Status& commit) {
+            if (response.ok() && !commit.ok()) {
+              done(commit);
+            } else {
+              done(response);
+            }
+          };
+        },
+        .refuse = done,
+        .bytes = bytes,
+        .durable = true});
+}
+
+absl::StatusOr<ham::v1::ReportResponse> CoordinatorLoop::ApplyAppend(const ham::v1::ReportRequest& report) {
+  const ham::v1::Fence& fence = report.fence();
+  ham::v1::ReportResponse response;
+  response.set_job(fence.job());
+  response.set_attempt(fence.attempt());
+  response.set_rank(report.rank());
+  std::string worker;
+  if (CheckFence(fence).ok()) {
+    for (const Placement& place : core_.FindJob(fence.job())->gang) {
+      if (place.rank != report.rank() || place.session != fence.session()) continue;
+      worker = core_.FindWorker(place.worker_id)->name;
+    }
+  }
+  if (worker.empty()) {
+    response.set_fenced(true);
+    return response;
+  }
+  const SpoolKey key = {fence.job(), fence.attempt(), report.rank()};
+  const absl::StatusOr<int64_t> position = SpoolPosition(key);
+  if (!position.ok()) return StoreFailed();
+  int64_t held = *position;
+  for (const ham::v1::SpooledRecord& spooled : report.records()) {
+    if (spooled.spool_sequence() <= held) continue;  // sent again
+    held = spooled.spool_sequence();
+    AddSpooled(report, worker, spooled);
+  }
+  if (held != *position) batch_spools_[key] = held;
+  response.set_acknowledged_sequence(held);
+  snapshot_dirty_ = true;
+  return response;
+}
+
+absl::StatusOr<int64_t> CoordinatorLoop::SpoolPosition(const SpoolKey& key) {
+  if (const auto batch = batch_spools_.find(key); batch != batch_spools_.end()) return batch->second;
+  if (const auto known = spools_.find(key); known != spools_.end()) return known->second;
+  const absl::StatusOr<int64_t> stored = parts_.store->GetSpool(std::get<0>(key), std::get<1>(key), std::get<2>(key));
+  if (stored.ok()) spools_[key] = *stored;
+  return stored;
+}
+
+void CoordinatorLoop::AddSpooled(const ham::v1::ReportRequest& report, const std::string& worker,
+                                 const ham::v1::SpooledRecord& spooled) {
+  ham::v1::JobRecord record;
+  *record.mutable_time() = spooled.has_time() ? spooled.time() : ToTimestamp(parts_.clock->Read().wall);
+  record.set_attempt(report.fence().attempt());
+  if (spooled.has_metric()) {
+    *record.mutable_metric() = spooled.metric();
+    AddRecord(report.fence().job(), std::move(record));
+    return;
+  }
+  for (std::string& text : SplitUtf8(spooled.log_text(), options_.limits.log_chunk_bytes)) {
+    ham::v1::LogChunk& log = *record.mutable_log();
+    log.set_rank(report.rank());
+    log.set_worker(worker);
+    log.set_text(std::move(text));
+    AddRecord(report.fence().job(), record);
+  }
+}
+
+// ---- the snapshot ------------------------------------------------------------------------------------------
+
+void CoordinatorLoop::NoteMetrics(const std::string& job, const ham::v1::JobRecord& record) {
+  if (!record.has_metric()) return;
+  const ham::v1::MetricPoint& point = record.metric();
+  auto& entry = metrics_[job];
+  JobMetrics next = entry == nullptr ? JobMetrics{} : *entry;
+  next.iteration = point.iteration();
+  next.epoch = point.epoch();
+  if (point.has_train()) next.train = point.train();
+  if (point.has_evaluation()) next.evaluation = point.evaluation();
+  entry = std::make_shared<const JobMetrics>(std::move(next));
+}
+
+void CoordinatorLoop::PublishSnapshot(absl::Duration now) {
+  while (!metrics_end_.empty() && metrics_end_.begin()->first <= now) {
+    metrics_.erase(metrics_end_.begin()->second);
+    metrics_end_.erase(metrics_end_.begin());
+  }
+  auto snapshot = std::make_shared<ClusterSnapshot>(counters_);
+  snapshot->workers = core_.Workers();
+  snapshot->metrics = metrics_;
+  snapshot->store_failed = store_failed_;
+  parts_.snapshot->Set(std::move(snapshot));
+  snapshot_due_ = snapshot_dirty_ = false;
+  snapshot_time_ = now;
+}
+
+}  // namespace ham::server

@@ -1,0 +1,183 @@
+#include "server/metrics_exporter.h"
+
+#include <prometheus/collectable.h>
+#include <prometheus/exposer.h>
+#include <prometheus/metric_family.h>
+
+#include <exception>
+#include <utility>
+
+#include "absl/strings/str_cat.h"
+#include "proto/version.h"
+
+namespace ham::server {
+namespace {
+
+using ham::v1::Job;
+using prometheus::ClientMetric;
+using prometheus::MetricFamily;
+using prometheus::MetricType;
+using Labels = std::vector<std::pair<std::string, std::string>>;
+
+MetricFamily Family(const char* name, const char* help, MetricType type = MetricType::Gauge) {
+  MetricFamily family;
+  family.name = name;
+  family.help = help;
+  family.type = type;
+  return family;
+}
+
+void Add(MetricFamily* family, const Labels& labels, double value) {
+  ClientMetric metric;
+  for (const auto& [name, text] : labels) metric.label.push_back({name, text});
+  if (family->type == MetricType::Counter) {
+    metric.counter.value = value;
+  } else {
+    metric.gauge.value = value;
+  }
+  family->metric.push_back(std::move(metric));
+}
+
+MetricFamily Scalar(const char* name, const char* help, double value, MetricType type = MetricType::Gauge) {
+  MetricFamily family = Family(name, help, type);
+  Add(&family, {}, value);
+  return family;
+}
+
+std::vector<MetricFamily> ClusterFamilies(const ClusterSnapshot& snapshot) {
+  MetricFamily build = Family("ham_build_info", "Always 1; version and build of the coordinator.");
+  Add(&build, {{"version", kVersion}, {"build_id", BuildId()}}, 1);
+
+  MetricFamily jobs = Family("ham_jobs", "Jobs by state.");
+  for (int state = Job::QUEUED; state < Job::State_ARRAYSIZE; ++state) {
+    Add(&jobs, {{"state", Job::State_Name(static_cast<Job::State>(state))}},
+        static_cast<double>(snapshot.jobs_by_state[state]));
+  }
+
+  int connected = 0;
+  std::map<std::pair<std::string, bool>, int> slots_by;
+  for (const WorkerView& worker : snapshot.workers) {
+    connected += worker.connected ? 1 : 0;
+    for (const ham::v1::Slot& slot : worker.slots) {
+      slots_by.try_emplace({slot.device(), slot.job().empty()}, 0);
+      slots_by.try_emplace({slot.device(), !slot.job().empty()}, 0);
+      if (worker.connected) ++slots_by[{slot.device(), !slot.job().empty()}];
+    }
+  }
+  MetricFamily workers = Family("ham_workers", "Workers by state.");
+  Add(&workers, {{"state", "CONNECTED"}}, connected);
+  Add(&workers, {{"state", "UNREACHABLE"}}, static_cast<double>(snapshot.workers.size()) - connected);
+  MetricFamily slots = Family("ham_slots", "Slots of connected workers by device and state.");
+  for (const auto& [key, count] : slots_by) {
+    Add(&slots, {{"device", key.first}, {"state", key.second ? "BUSY" : "FREE"}}, count);
+  }
+
+  MetricFamily commits = Family("ham_store_commit_seconds", "Time of one transaction.", MetricType::Summary);
+  ClientMetric commit;
+  commit.summary.sample_count = static_cast<uint64_t>(snapshot.commits);
+  commit.summary.sample_sum = snapshot.commit_seconds;
+  commits.metric.push_back(std::move(commit));
+
+  std::vector<MetricFamily> families;
+  families.push_back(std::move(build));
+  families.push_back(std::move(jobs));
+  families.push_back(std::move(workers));
+  families.push_back(std::move(slots));
+  families.push_back(std::move(commits));
+  families.push_back(Scalar("ham_job_attempts_total", "Attempts started since the coordinator started.",
+                            static_cast<double>(snapshot.attempts_started), MetricType::Counter));
+  families.push_back(Scalar("ham_store_commits_total", "Transactions since the coordinator started.",
+                            static_cast<double>(snapshot.commits), MetricType::Counter));
+  families.push_back(Scalar("ham_store_failed_commits_total", "Transactions that failed.",
+                            static_cast<double>(snapshot.failed_commits), MetricType::Counter));
+  families.push_back(
+      Scalar("ham_store_failed", "1 while the store is read-only after a failure.", snapshot.store_failed ? 1 : 0));
+  return families;
+}
+
+struct JobFamilies {
+  MetricFamily epoch = Family("ham_job_epoch", "Epoch of the newest metrics, from 1.");
+  MetricFamily iteration = Family("ham_job_iteration", "Optimiser iterations done.");
+  MetricFamily speed = Family("ham_job_images_per_second", "Training images a second, all ranks together.");
+  MetricFamily hard = Family("ham_job_hard_share_ratio", "Rows still hard after mining_step, of rows seen.");
+  MetricFamily clean = Family("ham_job_clean_accuracy_ratio", "Accuracy without attack.");
+  MetricFamily robust = Family("ham_job_robust_accuracy_ratio", "Accuracy under an attack suite.");
+  MetricFamily worst = Family("ham_job_worst_class_robust_accuracy_ratio",
+                              "Lowest accuracy of a class under an attack suite, and that class.");
+  MetricFamily by_class = Family("ham_job_class_robust_accuracy_ratio", "Accuracy of a class under an attack suite.");
+};
+
+void AddJob(const std::string& job, const JobMetrics& metrics, size_t job_series, size_t* series, JobFamilies* out) {
+  const auto add = [series](MetricFamily* family, const Labels& labels, double value) {
+    Add(family, labels, value);
+    ++*series;
+  };
+  add(&out->epoch, {{"job", job}}, metrics.epoch);
+  add(&out->iteration, {{"job", job}}, static_cast<double>(metrics.iteration));
+  if (metrics.train) {
+    add(&out->speed, {{"job", job}}, metrics.train->images_per_second());
+    add(&out->hard, {{"job", job}}, metrics.train->hard_share());
+  }
+  if (!metrics.evaluation) return;
+  const ham::v1::EvaluationMetrics& evaluation = *metrics.evaluation;
+  add(&out->clean, {{"job", job}}, evaluation.clean_accuracy());
+  for (const ham::v1::SuiteMetrics& suite : evaluation.suites()) {
+    add(&out->robust, {{"job", job}, {"suite", suite.name()}}, suite.robust_accuracy());
+    add(&out->worst, {{"job", job}, {"suite", suite.name()}, {"class", suite.worst_class_name()}},
+        suite.worst_class_robust_accuracy());
+    const size_t classes = static_cast<size_t>(suite.per_class_robust_accuracy_size());
+    if (*series + classes > job_series) continue;
+    for (int i = 0; i < suite.per_class_robust_accuracy_size(); ++i) {
+      const std::string name = i < evaluation.class_names_size() ? evaluation.class_names(i) : absl::StrCat(i);
+      add(&out->by_class, {{"job", job}, {"suite", suite.name()}, {"class", name}},
+          suite.per_class_robust_accuracy(i));
+    }
+  }
+}
+
+class SnapshotCollectable : public prometheus::Collectable {
+ public:
+  SnapshotCollectable(size_t job_series, const SnapshotCell* snapshot) : job_series_(job_series), snapshot_(snapshot) {}
+  std::vector<MetricFamily> Collect() const override { return CollectMetrics(*snapshot_->Get(), job_series_); }
+
+ private:
+  const size_t job_series_;
+  const SnapshotCell* const snapshot_;
+};
+
+}  // namespace
+
+std::vector<MetricFamily> CollectMetrics(const ClusterSnapshot& snapshot, size_t job_series) {
+  std::vector<MetricFamily> families = ClusterFamilies(snapshot);
+  JobFamilies jobs;
+  size_t series = 0;
+  for (const auto& [job, metrics] : snapshot.metrics) AddJob(job, *metrics, job_series, &series, &jobs);
+  for (MetricFamily* family : {&jobs.epoch, &jobs.iteration, &jobs.speed, &jobs.hard, &jobs.clean, &jobs.robust,
+                               &jobs.worst, &jobs.by_class}) {
+    if (!family->metric.empty()) families.push_back(std::move(*family));
+  }
+  return families;
+}
+
+MetricsExporter::MetricsExporter() = default;
+MetricsExporter::~MetricsExporter() = default;
+
+absl::StatusOr<std::unique_ptr<MetricsExporter>> MetricsExporter::Start(const std::string& address, size_t job_series,
+                                                                        const SnapshotCell* snapshot) {
+  std::unique_ptr<MetricsExporter> exporter(new MetricsExporter);
+  try {
+    exporter->exposer_ = std::make_unique<prometheus::Exposer>(address, 2);
+    exporter->collectable_ = std::make_shared<SnapshotCollectable>(job_series, snapshot);
+    exporter->exposer_->RegisterCollectable(exporter->collectable_);
+    const std::vector<int> ports = exporter->exposer_->GetListeningPorts();
+    if (ports.empty()) throw std::runtime_error("no port");
+    exporter->address_ = absl::StrCat(address.substr(0, address.rfind(':')), ":", ports.front());
+  } catch (const std::exception&) {
+    return absl::UnavailableError(absl::StrCat("cannot serve metrics on ", address,
+                                               ": the address is in use or not of this host; choose another "
+                                               "--metrics-listen, or \"\" for none"));
+  }
+  return exporter;
+}
+
+}  // namespace ham::server

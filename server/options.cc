@@ -1,0 +1,84 @@
+#include "server/options.h"
+
+#include <CLI/CLI.hpp>
+#include <iostream>
+
+#include "absl/strings/str_cat.h"
+#include "proto/channel.h"
+#include "proto/version.h"
+
+namespace ham::server {
+namespace {
+
+// A flag of the form 15s, 500ms, 1m.
+void AddDuration(CLI::App* app, const std::string& name, const std::string& help, absl::Duration* value) {
+  const auto parse = [value](const std::string& text) {
+    if (!absl::ParseDuration(text, value)) {
+      throw CLI::ValidationError(absl::StrCat("\"", text, "\" is no duration; write for example 15s, 500ms or 1m"));
+    }
+  };
+  app->add_option_function<std::string>(name, parse, help)->default_str(absl::FormatDuration(*value));
+}
+
+void AddStateDir(CLI::App* app, ServerOptions* options) {
+  app->add_option("--state-dir", options->state_dir,
+                  "Directory of the database, artifacts, certificates and bootstrap files; created when missing")
+      ->required();
+}
+
+}  // namespace
+
+absl::Status CheckOptions(const ServerOptions& options) {
+  if (options.lease < absl::Seconds(1) || options.lease > absl::Hours(1)) {
+    return absl::InvalidArgumentError(
+        absl::StrCat("--lease ", absl::FormatDuration(options.lease), " is out of range: it must lie in 1s to 1h"));
+  }
+  if (options.heartbeat < absl::Milliseconds(10) || options.heartbeat * 3 > options.lease) {
+    return absl::InvalidArgumentError(absl::StrCat("--heartbeat ", absl::FormatDuration(options.heartbeat),
+                                                   " is out of range: it must lie in 10ms to a third of --lease (",
+                                                   absl::FormatDuration(options.lease / 3), ")"));
+  }
+  if (options.insecure && !IsLoopback(options.listen)) {
+    return absl::InvalidArgumentError(absl::StrCat("--insecure is allowed on loopback addresses only, and --listen is ",
+                                                   options.listen, ": leave --insecure out"));
+  }
+  return absl::OkStatus();
+}
+
+CommandLine ParseCommandLine(int argc, const char* const* argv) {
+  CommandLine line;
+  ServerOptions& options = line.options;
+  CLI::App app("Coordinator of ham: accepts jobs, places them on workers, keeps their logs.", "ham-coordinator");
+  app.set_version_flag("--version", absl::StrCat("ham-coordinator ", kVersion, " (build ", BuildId(), ")"));
+  AddStateDir(&app, &options);
+  app.add_option("--listen", options.listen, "HOST:PORT for clients and workers; port 0 takes a free one")
+      ->capture_default_str();
+  app.add_option("--metrics-listen", options.metrics_listen, "HOST:PORT of Prometheus /metrics; empty = off")
+      ->capture_default_str()
+      ->expected(1);
+  app.add_option("--advertise", options.advertise,
+                 "Name or address by which others reach this host (repeatable): written to the certificate and to the "
+                 "bootstrap files");
+  app.add_flag("--insecure", options.insecure, "No TLS, loopback addresses only; tokens are still asked for");
+  AddDuration(&app, "--lease", "Silence after which a worker is taken for lost [1s to 1h]", &options.lease);
+  AddDuration(&app, "--heartbeat", "Between two beats of a worker [10ms to a third of the lease]", &options.heartbeat);
+  app.add_option("--port-file", options.port_file, "Write {\"listen\",\"metrics\"} with the real ports to FILE");
+  CLI::App* reset = app.add_subcommand("reset-admin", "Make a new admin token; run it while the coordinator is down");
+  reset->add_option("--state-dir", options.state_dir, "Directory of the coordinator");
+  app.require_subcommand(0, 1);
+  reset->parse_complete_callback([&] { app.get_option("--state-dir")->required(false); });
+  try {
+    app.parse(argc, argv);
+    line.command = reset->parsed() ? Command::kResetAdmin : Command::kServe;
+    if (options.state_dir.empty()) throw CLI::RequiredError("--state-dir");
+    if (const absl::Status status = CheckOptions(options); !status.ok()) {
+      throw CLI::ValidationError(std::string(status.message()));
+    }
+  } catch (const CLI::ParseError& error) {
+    line.command = Command::kExit;
+    line.exit_code = app.exit(error, std::cout, std::cerr) == 0 ? 0 : 2;
+  }
+  return line;
+}
+
+}  // namespace ham::server
