@@ -1,0 +1,46 @@
+#include "server/checkpoint_manifest.h"
+
+#include <nlohmann/json.hpp>
+
+#include "absl/strings/str_cat.h"
+#include "server/sha256.h"
+
+namespace ham::server {
+namespace {
+
+constexpr size_t kMostBytes = 1 << 20;
+
+}  // namespace
+
+absl::StatusOr<CheckpointManifest> ParseCheckpointManifest(const std::string& text) {
+  const nlohmann::json json = nlohmann::json::parse(text, nullptr, /*allow_exceptions=*/false);
+  const absl::Status wrong = absl::InvalidArgumentError(
+      "the manifest of the checkpoint is not a JSON object with iteration, epoch and files: upload what the trainer "
+      "wrote");
+  if (!json.is_object() || !json.contains("iteration") || !json["iteration"].is_number_integer() ||
+      !json.contains("epoch") || !json["epoch"].is_number_integer() || !json.contains("files") ||
+      !json["files"].is_array()) {
+    return wrong;
+  }
+  CheckpointManifest manifest;
+  manifest.iteration = json["iteration"].get<int64_t>();
+  manifest.epoch = json["epoch"].get<int>();
+  for (const nlohmann::json& file : json["files"]) {
+    if (!file.is_object() || !file.contains("sha256") || !file["sha256"].is_string()) return wrong;
+    const std::string digest = file["sha256"].get<std::string>();
+    if (!IsSha256Hex(digest)) return wrong;
+    manifest.files.insert(digest);
+  }
+  return manifest;
+}
+
+absl::StatusOr<CheckpointManifest> ReadCheckpointManifest(ArtifactStore* artifacts, const std::string& digest) {
+  const absl::StatusOr<std::string> text = artifacts->Read(digest, 0, kMostBytes);
+  if (absl::IsNotFound(text.status())) {
+    return absl::FailedPreconditionError(absl::StrCat("manifest ", digest, " is not here: upload it first"));
+  }
+  if (!text.ok()) return text.status();
+  return ParseCheckpointManifest(*text);
+}
+
+}  // namespace ham::server

@@ -1,0 +1,234 @@
+#include "server/client_service.h"
+
+#include <memory>
+#include <optional>
+#include <utility>
+#include <vector>
+
+#include "absl/strings/str_cat.h"
+#include "absl/synchronization/notification.h"
+#include "proto/rpc_status.h"
+#include "proto/version.h"
+#include "server/job_request.h"
+#include "server/job_view.h"
+
+namespace ham::server {
+namespace {
+
+using ham::v1::Job;
+
+absl::Status NoSuchJob(const std::string& name) {
+  return WithReason(absl::NotFoundError(absl::StrCat("job ", name, " does not exist; `hamctl list` shows all jobs")),
+                    "JOB_NOT_FOUND");
+}
+
+// Runs `read` with committed state on the loop's thread and waits for it.
+absl::Status Read(CoordinatorLoop* loop, const std::function<absl::Status(const CoordinatorLoop::View&)>& read) {
+  absl::Notification over;
+  absl::Status status;
+  loop->Inspect([&](const absl::StatusOr<CoordinatorLoop::View>& view) {
+    status = view.ok() ? read(*view) : view.status();
+    over.Notify();
+  });
+  over.WaitForNotification();
+  return status;
+}
+
+template <class Message>
+grpc::Status Answer(absl::StatusOr<Message> result, Message* response) {
+  if (!result.ok()) return ToGrpc(result.status());
+  *response = *std::move(result);
+  return grpc::Status::OK;
+}
+
+void FillContent(const JobContent& content, Job* job) {
+  *job->mutable_spec() = content.spec;
+  job->mutable_labels()->insert(content.labels.begin(), content.labels.end());
+}
+
+// One watch. Each write is answered to the hub; the hub alone ends it.
+class WatchStream : public grpc::ServerWriteReactor<ham::v1::WatchJobResponse> {
+ public:
+  explicit WatchStream(const ServiceParts& parts) : parts_(parts), id_(parts.hub->NewId()) {}
+
+  void Start(const WatchRequest& request, const std::string& name, const JobContent& content) {
+    parts_.loop->Inspect([this, request, name, content](const absl::StatusOr<CoordinatorLoop::View>& view) {
+      absl::Status status = view.status();
+      if (status.ok()) {
+        const JobRow* row = view->core().FindJob(name);
+        if (row == nullptr) {
+          status = NoSuchJob(name);
+        } else {
+          Job job;
+          FillContent(content, &job);
+          FillJob(*row, &job);
+          status = parts_.hub->Add(id_, job, view->LastSequence(name), request, std::make_shared<Sink>(this));
+        }
+      }
+      if (!status.ok()) Finish(ToGrpc(status));
+    });
+  }
+
+  void OnWriteDone(bool ok) override { parts_.hub->Written(id_, ok); }
+  void OnCancel() override { parts_.hub->Cancel(id_); }
+  void OnDone() override { delete this; }
+
+ private:
+  // The hub lets go of it with End, after which the stream may go.
+  class Sink : public WatchSink {
+   public:
+    explicit Sink(WatchStream* stream) : stream_(stream) {}
+    void Send(ham::v1::WatchJobResponse response) override {
+      stream_->response_ = std::move(response);
+      stream_->StartWrite(&stream_->response_);
+    }
+    void End(const absl::Status& status) override { stream_->Finish(ToGrpc(status)); }
+
+   private:
+    WatchStream* const stream_;
+  };
+
+  const ServiceParts parts_;
+  const uint64_t id_;
+  ham::v1::WatchJobResponse response_;  // in flight
+};
+
+// A watch that was refused.
+class RefusedWatch : public grpc::ServerWriteReactor<ham::v1::WatchJobResponse> {
+ public:
+  explicit RefusedWatch(const absl::Status& status) { Finish(ToGrpc(status)); }
+  void OnDone() override { delete this; }
+};
+
+}  // namespace
+
+JobServiceImpl::JobServiceImpl(const ServiceParts& parts, std::function<std::string()> new_id)
+    : parts_(parts), new_id_(std::move(new_id)) {}
+
+absl::StatusOr<Job> JobServiceImpl::ReadJob(const std::string& name) const {
+  Job job;
+  absl::Status status = Read(parts_.loop, [&](const CoordinatorLoop::View& view) {
+    const JobRow* row = view.core().FindJob(name);
+    if (row == nullptr) return NoSuchJob(name);
+    FillJob(*row, &job);
+    return absl::OkStatus();
+  });
+  if (!status.ok()) return status;
+  const absl::StatusOr<JobContent> content = parts_.store->GetContent(name);
+  if (!content.ok()) return content.status();
+  FillContent(*content, &job);
+  return job;
+}
+
+absl::StatusOr<Job> JobServiceImpl::Create(const Principal& principal, const ham::v1::CreateJobRequest& request) {
+  absl::StatusOr<NewJob> job = CheckCreateJob(request, principal.name, new_id_());
+  if (!job.ok()) return job.status();
+  absl::Notification over;
+  absl::StatusOr<std::string> name;
+  parts_.loop->CreateJob(*std::move(job), [&](absl::StatusOr<std::string> result) {
+    name = std::move(result);
+    over.Notify();
+  });
+  over.WaitForNotification();
+  if (!name.ok()) return name.status();
+  return ReadJob(*name);
+}
+
+grpc::Status JobServiceImpl::CreateJob(grpc::ServerContext* context, const ham::v1::CreateJobRequest* request,
+                                       Job* response) {
+  const absl::StatusOr<Principal> principal = parts_.authenticator->Authorize(*context, Role::kAdmin);
+  if (!principal.ok()) return ToGrpc(principal.status());
+  return Answer(Create(*principal, *request), response);
+}
+
+grpc::Status JobServiceImpl::GetJob(grpc::ServerContext* context, const ham::v1::GetJobRequest* request,
+                                    Job* response) {
+  const absl::StatusOr<Principal> principal = parts_.authenticator->Authorize(*context, Role::kAdmin);
+  if (!principal.ok()) return ToGrpc(principal.status());
+  if (const absl::Status status = CheckJobName(request->name()); !status.ok()) return ToGrpc(status);
+  return Answer(ReadJob(request->name()), response);
+}
+
+absl::StatusOr<ham::v1::ListJobsResponse> JobServiceImpl::List(const ham::v1::ListJobsRequest& request) const {
+  const absl::StatusOr<PageRequest> page = CheckListJobs(request);
+  if (!page.ok()) return page.status();
+  const std::set<int> states(request.states().begin(), request.states().end());
+  ham::v1::ListJobsResponse response;
+  absl::Status status = Read(parts_.loop, [&](const CoordinatorLoop::View& view) {
+    auto next = view.by_index().lower_bound(page->before);
+    int64_t last = 0;
+    while (next != view.by_index().begin()) {
+      --next;
+      const JobRow* row = view.core().FindJob(next->second);
+      if (row == nullptr || (!states.empty() && states.count(row->state) == 0)) continue;
+      if (response.jobs_size() == page->size) {
+        response.set_next_page_token(PageToken(request, last));
+        break;
+      }
+      FillJob(*row, response.add_jobs());
+      last = next->first;
+    }
+    return absl::OkStatus();
+  });
+  if (!status.ok()) return status;
+  for (Job& job : *response.mutable_jobs()) {
+    const absl::StatusOr<JobContent> content = parts_.store->GetContent(job.name());
+    if (!content.ok()) return content.status();
+    job.mutable_labels()->insert(content->labels.begin(), content->labels.end());
+  }
+  return response;
+}
+
+grpc::Status JobServiceImpl::ListJobs(grpc::ServerContext* context, const ham::v1::ListJobsRequest* request,
+                                      ham::v1::ListJobsResponse* response) {
+  const absl::StatusOr<Principal> principal = parts_.authenticator->Authorize(*context, Role::kAdmin);
+  if (!principal.ok()) return ToGrpc(principal.status());
+  return Answer(List(*request), response);
+}
+
+grpc::Status JobServiceImpl::CancelJob(grpc::ServerContext* context, const ham::v1::CancelJobRequest* request,
+                                       Job* response) {
+  const absl::StatusOr<Principal> principal = parts_.authenticator->Authorize(*context, Role::kAdmin);
+  if (!principal.ok()) return ToGrpc(principal.status());
+  if (const absl::Status status = CheckJobName(request->name()); !status.ok()) return ToGrpc(status);
+  absl::Notification over;
+  absl::Status status;
+  parts_.loop->Apply(ham::server::CancelJob{request->name(), principal->name}, [&](const absl::Status& result) {
+    status = result;
+    over.Notify();
+  });
+  over.WaitForNotification();
+  if (!status.ok()) return ToGrpc(status);
+  return Answer(ReadJob(request->name()), response);
+}
+
+grpc::ServerWriteReactor<ham::v1::WatchJobResponse>* JobServiceImpl::WatchJob(grpc::CallbackServerContext* context,
+                                                                              const ham::v1::WatchJobRequest* request) {
+  const absl::StatusOr<Principal> principal = parts_.authenticator->Authorize(*context, Role::kAdmin);
+  if (!principal.ok()) return new RefusedWatch(principal.status());
+  const absl::StatusOr<WatchRequest> watch = CheckWatchJob(*request);
+  if (!watch.ok()) return new RefusedWatch(watch.status());
+  const absl::StatusOr<JobContent> content = parts_.store->GetContent(request->name());
+  if (absl::IsNotFound(content.status())) return new RefusedWatch(NoSuchJob(request->name()));
+  if (!content.ok()) return new RefusedWatch(content.status());
+  auto* stream = new WatchStream(parts_);
+  stream->Start(*watch, request->name(), *content);
+  return stream;
+}
+
+grpc::Status ClusterServiceImpl::ListWorkers(grpc::ServerContext* context, const ham::v1::ListWorkersRequest*,
+                                             ham::v1::ListWorkersResponse* response) {
+  const absl::StatusOr<Principal> principal = parts_.authenticator->Authorize(*context, Role::kAdmin);
+  if (!principal.ok()) return ToGrpc(principal.status());
+  for (const WorkerView& worker : parts_.snapshot->Get()->workers) *response->add_workers() = ToWorker(worker);
+  return grpc::Status::OK;
+}
+
+grpc::Status ClusterServiceImpl::GetVersion(grpc::ServerContext*, const ham::v1::GetVersionRequest*,
+                                            ham::v1::GetVersionResponse* response) {
+  response->set_version(kVersion);
+  response->set_build_id(BuildId());
+  return grpc::Status::OK;
+}
+
+}  // namespace ham::server

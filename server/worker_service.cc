@@ -1,0 +1,266 @@
+#include "server/worker_service.h"
+
+#include <algorithm>
+#include <memory>
+#include <set>
+#include <utility>
+
+#include "absl/strings/str_cat.h"
+#include "absl/synchronization/notification.h"
+#include "proto/rpc_status.h"
+#include "server/checkpoint_manifest.h"
+#include "server/worker_streams.h"
+
+namespace ham::server {
+namespace {
+
+constexpr size_t kChunkBytes = 1 << 20;
+
+// A unary call that answers later. It stays alive until Finish, which is called once.
+class Answering : public grpc::ServerUnaryReactor {
+ public:
+  void OnDone() override { delete this; }
+};
+
+grpc::ServerUnaryReactor* Refuse(grpc::CallbackServerContext* context, const absl::Status& status) {
+  grpc::ServerUnaryReactor* reactor = context->DefaultReactor();
+  reactor->Finish(ToGrpc(status));
+  return reactor;
+}
+
+// GetRendezvousKey: ends with the key, the attempt, or the call.
+class KeyWaiter final : public grpc::ServerUnaryReactor {
+ public:
+  KeyWaiter(const ServiceParts& parts, const ham::v1::GetRendezvousKeyRequest* request,
+            ham::v1::GetRendezvousKeyResponse* response)
+      : state_(std::make_shared<State>()) {
+    // On the loop's thread, so that an attempt cannot end between the check and the wait.
+    parts.loop->Inspect([this, parts, request, response, state = state_](
+                            const absl::StatusOr<CoordinatorLoop::View>& view) {
+      absl::Status status = view.ok() ? view->CheckFence(request->fence()) : view.status();
+      if (!status.ok()) return Finish(ToGrpc(status));
+      const uint64_t waiter =
+          parts.rendezvous->Get(request->fence().job(), request->fence().attempt(), request->key(),
+                                [this, response](absl::StatusOr<std::string> value) {
+                                  if (value.ok()) response->set_value(*std::move(value));
+                                  Finish(ToGrpc(value.status()));
+                                });
+      // The call may be over by now, and this with it.
+      bool cancelled = false;
+      {
+        absl::MutexLock lock(&state->mutex);
+        state->waiter = waiter;
+        state->table = parts.rendezvous;
+        cancelled = state->cancelled;
+      }
+      if (cancelled && waiter != 0) parts.rendezvous->Cancel(waiter);
+    });
+  }
+
+  void OnCancel() override {
+    uint64_t waiter = 0;
+    RendezvousTable* table = nullptr;
+    {
+      absl::MutexLock lock(&state_->mutex);
+      state_->cancelled = true;
+      waiter = state_->waiter;
+      table = state_->table;
+    }
+    if (waiter != 0) table->Cancel(waiter);
+  }
+  void OnDone() override { delete this; }
+
+ private:
+  struct State {
+    absl::Mutex mutex;
+    uint64_t waiter ABSL_GUARDED_BY(mutex) = 0;
+    RendezvousTable* table ABSL_GUARDED_BY(mutex) = nullptr;
+    bool cancelled ABSL_GUARDED_BY(mutex) = false;
+  };
+  const std::shared_ptr<State> state_;
+};
+
+}  // namespace
+
+ControlReactor* WorkerServiceImpl::Control(grpc::CallbackServerContext* context) {
+  const absl::StatusOr<Principal> principal = parts_.authenticator->Authorize(*context, Role::kWorker);
+  return principal.ok() ? NewControlStream(parts_.loop) : RefuseControl(principal.status());
+}
+
+ReportReactor* WorkerServiceImpl::Report(grpc::CallbackServerContext* context) {
+  const absl::StatusOr<Principal> principal = parts_.authenticator->Authorize(*context, Role::kWorker);
+  return principal.ok() ? NewReportStream(parts_.loop) : RefuseReport(principal.status());
+}
+
+grpc::ServerUnaryReactor* WorkerServiceImpl::SetRendezvousKey(grpc::CallbackServerContext* context,
+                                                              const ham::v1::SetRendezvousKeyRequest* request,
+                                                              ham::v1::SetRendezvousKeyResponse*) {
+  const absl::StatusOr<Principal> principal = parts_.authenticator->Authorize(*context, Role::kWorker);
+  if (!principal.ok()) return Refuse(context, principal.status());
+  auto* reactor = new Answering;
+  parts_.loop->Inspect([this, reactor, request](const absl::StatusOr<CoordinatorLoop::View>& view) {
+    absl::Status status = view.ok() ? view->CheckFence(request->fence()) : view.status();
+    if (status.ok()) {
+      status = parts_.rendezvous->Set(request->fence().job(), request->fence().attempt(), request->key(),
+                                      request->value());
+    }
+    reactor->Finish(ToGrpc(status));
+  });
+  return reactor;
+}
+
+grpc::ServerUnaryReactor* WorkerServiceImpl::GetRendezvousKey(grpc::CallbackServerContext* context,
+                                                              const ham::v1::GetRendezvousKeyRequest* request,
+                                                              ham::v1::GetRendezvousKeyResponse* response) {
+  const absl::StatusOr<Principal> principal = parts_.authenticator->Authorize(*context, Role::kWorker);
+  if (!principal.ok()) return Refuse(context, principal.status());
+  return new KeyWaiter(parts_, request, response);
+}
+
+absl::Status WorkerServiceImpl::CheckFence(const ham::v1::Fence& fence) const {
+  absl::Notification over;
+  absl::Status status;
+  parts_.loop->Inspect([&](const absl::StatusOr<CoordinatorLoop::View>& view) {
+    status = view.ok() ? view->CheckFence(fence) : view.status();
+    over.Notify();
+  });
+  over.WaitForNotification();
+  return status;
+}
+
+grpc::Status WorkerServiceImpl::QueryArtifact(grpc::ServerContext* context,
+                                              const ham::v1::QueryArtifactRequest* request,
+                                              ham::v1::QueryArtifactResponse* response) {
+  const absl::StatusOr<Principal> principal = parts_.authenticator->Authorize(*context, Role::kWorker);
+  if (!principal.ok()) return ToGrpc(principal.status());
+  const absl::StatusOr<ArtifactStore::Held> held = artifacts_->Query(request->digest());
+  if (!held.ok()) return ToGrpc(held.status());
+  response->set_complete(held->complete);
+  response->set_offset(held->offset);
+  return grpc::Status::OK;
+}
+
+absl::Status WorkerServiceImpl::Upload(grpc::ServerReader<ham::v1::UploadArtifactRequest>* reader) {
+  ham::v1::UploadArtifactRequest chunk;
+  if (!reader->Read(&chunk)) return absl::InvalidArgumentError("an upload begins with fence, digest and size");
+  if (const absl::Status status = CheckFence(chunk.fence()); !status.ok()) return status;
+  const std::string digest = chunk.digest();
+  const int64_t size = chunk.size();
+  if (size < 0 || size > limits_.artifact_bytes) {
+    return absl::InvalidArgumentError(
+        absl::StrCat("an artifact of ", size, " bytes: 0 to ", limits_.artifact_bytes, " are allowed"));
+  }
+  do {
+    if (chunk.data().size() > kChunkBytes || chunk.offset() < 0 ||
+        chunk.offset() + static_cast<int64_t>(chunk.data().size()) > size) {
+      return absl::InvalidArgumentError(absl::StrCat("a chunk of ", chunk.data().size(), " bytes at ", chunk.offset(),
+                                                     ": chunks have at most ", kChunkBytes,
+                                                     " bytes and lie within the artifact"));
+    }
+    const absl::Status status = artifacts_->Put(digest, chunk.offset(), chunk.data());
+    if (!status.ok()) return status;
+  } while (reader->Read(&chunk));
+  return artifacts_->Commit(digest, size);
+}
+
+grpc::Status WorkerServiceImpl::UploadArtifact(grpc::ServerContext* context,
+                                               grpc::ServerReader<ham::v1::UploadArtifactRequest>* reader,
+                                               ham::v1::UploadArtifactResponse*) {
+  const absl::StatusOr<Principal> principal = parts_.authenticator->Authorize(*context, Role::kWorker);
+  if (!principal.ok()) return ToGrpc(principal.status());
+  if (const absl::Status status = Upload(reader); !status.ok()) {
+    // A broken stream is no artifact that is too short: what came is kept for the next try.
+    return ToGrpc(context->IsCancelled() ? absl::CancelledError("the upload was cut off") : status);
+  }
+  return grpc::Status::OK;
+}
+
+absl::Status WorkerServiceImpl::Download(const ham::v1::DownloadArtifactRequest& request,
+                                         grpc::ServerWriter<ham::v1::DownloadArtifactResponse>* writer) {
+  std::string manifest;
+  absl::Notification over;
+  absl::Status status;
+  parts_.loop->Inspect([&](const absl::StatusOr<CoordinatorLoop::View>& view) {
+    status = view.ok() ? view->CheckFence(request.fence()) : view.status();
+    const JobRow* row = status.ok() ? view->core().FindJob(request.fence().job()) : nullptr;
+    if (row != nullptr && row->checkpoint) manifest = row->checkpoint->manifest_digest();
+    over.Notify();
+  });
+  over.WaitForNotification();
+  if (!status.ok()) return status;
+  if (request.digest() != manifest) {
+    // A worker may read what its assignment names: the manifest, and the files in it.
+    absl::StatusOr<CheckpointManifest> files = ReadCheckpointManifest(artifacts_, manifest);
+    if (!files.ok() || files->files.count(request.digest()) == 0) {
+      return absl::PermissionDeniedError(
+          absl::StrCat("artifact ", request.digest().substr(0, 64), " is no part of the checkpoint of ",
+                       request.fence().job()));
+    }
+  }
+  ham::v1::DownloadArtifactResponse response;
+  for (int64_t offset = request.offset();; offset += static_cast<int64_t>(response.data().size())) {
+    absl::StatusOr<std::string> data = artifacts_->Read(request.digest(), offset, kChunkBytes);
+    if (!data.ok()) return data.status();
+    if (data->empty()) return absl::OkStatus();
+    response.set_data(*std::move(data));
+    if (!writer->Write(response)) return absl::CancelledError("the worker went away");
+  }
+}
+
+grpc::Status WorkerServiceImpl::DownloadArtifact(grpc::ServerContext* context,
+                                                 const ham::v1::DownloadArtifactRequest* request,
+                                                 grpc::ServerWriter<ham::v1::DownloadArtifactResponse>* writer) {
+  const absl::StatusOr<Principal> principal = parts_.authenticator->Authorize(*context, Role::kWorker);
+  if (!principal.ok()) return ToGrpc(principal.status());
+  if (request->offset() < 0) {
+    return ToGrpc(absl::InvalidArgumentError(absl::StrCat("offset ", request->offset(), " must not be negative")));
+  }
+  return ToGrpc(Download(*request, writer));
+}
+
+// The checkpoint is whole: its manifest and all files that the manifest names are complete.
+absl::Status WorkerServiceImpl::CheckArtifacts(const ham::v1::CommitCheckpointRequest& request) {
+  const absl::StatusOr<CheckpointManifest> manifest = ReadCheckpointManifest(artifacts_, request.manifest_digest());
+  if (!manifest.ok()) return manifest.status();
+  const std::set<std::string> named(request.artifact_digests().begin(), request.artifact_digests().end());
+  if (named != manifest->files) {
+    return absl::InvalidArgumentError("artifact_digests must name exactly the files of the manifest");
+  }
+  if (manifest->iteration != request.iteration() || manifest->epoch != request.epoch()) {
+    return absl::InvalidArgumentError(absl::StrCat("iteration ", request.iteration(), ", epoch ", request.epoch(),
+                                                   " are not those of the manifest (", manifest->iteration, ", ",
+                                                   manifest->epoch, ")"));
+  }
+  for (const std::string& digest : manifest->files) {
+    const absl::StatusOr<ArtifactStore::Held> held = artifacts_->Query(digest);
+    if (!held.ok()) return held.status();
+    if (!held->complete) {
+      return absl::FailedPreconditionError(absl::StrCat("artifact ", digest, " is not here: upload it first"));
+    }
+  }
+  return absl::OkStatus();
+}
+
+grpc::Status WorkerServiceImpl::CommitCheckpoint(grpc::ServerContext* context,
+                                                 const ham::v1::CommitCheckpointRequest* request,
+                                                 ham::v1::CommitCheckpointResponse*) {
+  const absl::StatusOr<Principal> principal = parts_.authenticator->Authorize(*context, Role::kWorker);
+  if (!principal.ok()) return ToGrpc(principal.status());
+  absl::Status status = CheckFence(request->fence());
+  if (status.ok()) status = CheckArtifacts(*request);
+  if (!status.ok()) return ToGrpc(status);
+  CheckpointCommitted event{request->fence().session(), request->fence().job(), {}};
+  event.checkpoint.set_attempt(request->fence().attempt());
+  event.checkpoint.set_iteration(request->iteration());
+  event.checkpoint.set_epoch(request->epoch());
+  event.checkpoint.set_manifest_digest(request->manifest_digest());
+  absl::Notification over;
+  parts_.loop->Apply(std::move(event), [&](const absl::Status& result) {
+    status = result;
+    over.Notify();
+  });
+  over.WaitForNotification();
+  return ToGrpc(status);
+}
+
+}  // namespace ham::server
