@@ -110,8 +110,9 @@ absl::StatusOr<KeyPair> MakeServerCertificate(const KeyPair& authority, const st
   const Certificate issuer = ParseCertificate(authority.certificate);
   const Key issuer_key = ParseKey(authority.key);
   if (issuer == nullptr || issuer_key == nullptr) {
-    return absl::DataLossError("ca.pem or ca.key in the state directory is damaged: restore it, or remove both (clients "
-                               "and workers then need the new bootstrap files)");
+    return absl::DataLossError(
+        "ca.pem or ca.key in the state directory is damaged: restore it, or remove both (clients "
+        "and workers then need the new bootstrap files)");
   }
   const Key key(EVP_EC_gen("P-256"));
   const Certificate certificate(X509_new());
@@ -140,8 +141,9 @@ absl::StatusOr<bool> CoversNames(const std::string& certificate, const std::stri
   const Certificate parsed = ParseCertificate(certificate);
   const Certificate issuer = ParseCertificate(authority);
   if (parsed == nullptr || issuer == nullptr) {
-    return absl::DataLossError("server.pem or ca.pem in the state directory is no certificate: remove server.pem to get "
-                               "a new one, restore ca.pem");
+    return absl::DataLossError(
+        "server.pem or ca.pem in the state directory is no certificate: remove server.pem to get "
+        "a new one, restore ca.pem");
   }
   if (X509_verify(parsed.get(), X509_get0_pubkey(issuer.get())) != 1) return false;
   time_t end = absl::ToTimeT(until);

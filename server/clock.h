@@ -18,9 +18,7 @@ class Clock {
 
 class SystemClock : public Clock {
  public:
-  Now Read() const override {
-    return {absl::FromChrono(std::chrono::steady_clock::now() - start_), absl::Now()};
-  }
+  Now Read() const override { return {absl::FromChrono(std::chrono::steady_clock::now() - start_), absl::Now()}; }
 
  private:
   const std::chrono::steady_clock::time_point start_ = std::chrono::steady_clock::now();

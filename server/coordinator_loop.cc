@@ -373,15 +373,16 @@ void CoordinatorLoop::Register(ham::v1::RegisterWorker registration, std::shared
 
 void CoordinatorLoop::Disconnected(const std::string& worker_id, int64_t session, const WorkerStream* stream) {
   Post({.run = [this, worker_id, session, stream]() -> Completion {
-    const auto found = streams_.find(worker_id);
-    const bool current = found != streams_.end() && found->second.get() == stream;
-    if (current) {
-      streams_.erase(found);
-      ApplyEvent(WorkerDisconnected{worker_id, session}).IgnoreError();
-      snapshot_due_ = true;
-    }
-    return [](const absl::Status&) {};
-  }});
+          const auto found = streams_.find(worker_id);
+          const bool current = found != streams_.end() && found->second.get() == stream;
+          if (current) {
+            streams_.erase(found);
+            ApplyEvent(WorkerDisconnected{worker_id, session}).IgnoreError();
+            snapshot_due_ = true;
+          }
+          return [](const absl::Status&) {};
+        },
+        .refuse = nullptr});
 }
 
 // Level-triggered: only the newest set counts.

@@ -32,9 +32,9 @@ absl::StatusOr<std::string> ReadPrivateFile(const std::string& path) {
     return FileError("read", path, errno);
   }
   if ((info.st_mode & 077) != 0) {
-    return absl::FailedPreconditionError(
-        absl::StrCat(path, " can be read by others: run `chmod 600 ", path, "`, and `ham-coordinator reset-admin` if "
-                     "its secret may be known"));
+    return absl::FailedPreconditionError(absl::StrCat(path, " can be read by others: run `chmod 600 ", path,
+                                                      "`, and `ham-coordinator reset-admin` if "
+                                                      "its secret may be known"));
   }
   std::ifstream file(path, std::ios::binary);
   std::ostringstream text;
@@ -150,8 +150,9 @@ absl::Status WriteBootstrapFiles(const std::string& state_dir, const Identity& i
 absl::Status ResetAdmin(const std::string& state_dir) {
   const std::string path = state_dir + "/bootstrap";
   if (!std::filesystem::exists(path)) {
-    return absl::NotFoundError(absl::StrCat(path, " does not exist: --state-dir must be the directory of a coordinator "
-                                                  "that has run"));
+    return absl::NotFoundError(absl::StrCat(path,
+                                            " does not exist: --state-dir must be the directory of a coordinator "
+                                            "that has run"));
   }
   const absl::StatusOr<StateLock> lock = StateLock::Acquire(state_dir);
   if (!lock.ok()) return lock.status();

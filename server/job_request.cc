@@ -1,11 +1,14 @@
 #include "server/job_request.h"
 
+#include <google/protobuf/io/coded_stream.h>
+#include <google/protobuf/io/zero_copy_stream_impl_lite.h>
 #include <algorithm>
 #include <limits>
 #include <vector>
 
 #include "absl/strings/numbers.h"
 #include "absl/strings/str_cat.h"
+#include "absl/strings/str_join.h"
 #include "absl/strings/str_split.h"
 #include "proto/job_spec.h"
 #include "proto/rpc_status.h"
@@ -37,8 +40,9 @@ void CheckParent(const std::string& parent, std::vector<FieldViolation>* wrong) 
 
 void CheckUnknown(const google::protobuf::Message& message, std::vector<FieldViolation>* wrong) {
   for (const std::string& path : FindUnknownFields(message)) {
-    wrong->push_back({path, absl::StrCat("field ", path, " is unknown to this coordinator: leave it out, or use a "
-                                                         "coordinator of the client's version")});
+    wrong->push_back({path, absl::StrCat("field ", path,
+                                         " is unknown to this coordinator: leave it out, or use a "
+                                         "coordinator of the client's version")});
   }
 }
 
@@ -85,8 +89,8 @@ absl::StatusOr<NewJob> CheckCreateJob(const ham::v1::CreateJobRequest& request, 
   CheckUnknown(request, &wrong);
   CheckLabels(request, &wrong);
   if (!request.request_id().empty() && !AllOf(request.request_id(), 64, kUpper)) {
-    wrong.push_back({"request_id", absl::StrCat("request_id ", Quoted(request.request_id()),
-                                                " must be 1 to 64 of [A-Za-z0-9._-]")});
+    wrong.push_back({"request_id",
+                     absl::StrCat("request_id ", Quoted(request.request_id()), " must be 1 to 64 of [A-Za-z0-9._-]")});
   }
   NewJob job;
   job.content.spec = request.spec();
@@ -124,8 +128,8 @@ absl::StatusOr<PageRequest> CheckListJobs(const ham::v1::ListJobsRequest& reques
   page.before = std::numeric_limits<int64_t>::max();
   if (!request.page_token().empty()) {
     const std::vector<std::string> parts = absl::StrSplit(request.page_token(), '.');
-    const bool good = parts.size() == 2 && parts[0] == FilterHash(request) && absl::SimpleAtoi(parts[1], &page.before) &&
-                      page.before > 0;
+    const bool good = parts.size() == 2 && parts[0] == FilterHash(request) &&
+                      absl::SimpleAtoi(parts[1], &page.before) && page.before > 0;
     if (!good) {
       wrong.push_back({"page_token", absl::StrCat("page_token ", Quoted(request.page_token()),
                                                   " is not from an answer to the same parent and states: start "

@@ -3,6 +3,7 @@
 #include <openssl/rand.h>
 #include <sys/vfs.h>
 
+#include <functional>
 #include <utility>
 #include <vector>
 
@@ -35,8 +36,8 @@ constexpr char kSchema[] = R"(
 int64_t CrcOf(std::string_view key, std::string_view row) { return Crc32c(row, Crc32c(key)); }
 
 absl::Status Damaged(const std::string& table, const std::string& key) {
-  return absl::DataLossError(absl::StrCat("the row of ", key, " in table ", table,
-                                          " is damaged: restore the state directory from a backup"));
+  return absl::DataLossError(
+      absl::StrCat("the row of ", key, " in table ", table, " is damaged: restore the state directory from a backup"));
 }
 
 absl::StatusOr<std::string> NewId(size_t bytes) {
@@ -60,8 +61,9 @@ absl::Status RefuseNetworkFileSystem(const std::string& path) {
     case 0x0bd00bd0:  // Lustre
     case 0x00c36400:  // Ceph
       return absl::FailedPreconditionError(
-          absl::StrCat(folder, " lies on a network file system, whose locks and syncs are not reliable: give a "
-                               "--state-dir on a local disk"));
+          absl::StrCat(folder,
+                       " lies on a network file system, whose locks and syncs are not reliable: give a "
+                       "--state-dir on a local disk"));
     default:
       return absl::OkStatus();
   }
@@ -155,11 +157,13 @@ class JobStore::Reader {
 
   const std::unique_ptr<Database> database;
   Statement content{database.get(), "SELECT row, crc FROM contents WHERE name = ?"};
-  Statement log{database.get(), "SELECT sequence, row, crc FROM records WHERE job = ? AND sequence > ? "
-                                "ORDER BY sequence LIMIT ?"};
+  Statement log{database.get(),
+                "SELECT sequence, row, crc FROM records WHERE job = ? AND sequence > ? "
+                "ORDER BY sequence LIMIT ?"};
   Statement spool{database.get(), "SELECT sequence FROM spools WHERE job = ? AND attempt = ? AND rank = ?"};
-  Statement request{database.get(), "SELECT hash, job, time FROM requests WHERE principal = ? AND request_id = ? AND "
-                                    "time >= ?"};
+  Statement request{database.get(),
+                    "SELECT hash, job, time FROM requests WHERE principal = ? AND request_id = ? AND "
+                    "time >= ?"};
 };
 
 absl::StatusOr<std::unique_ptr<JobStore>> JobStore::Open(const std::string& path) {
@@ -172,6 +176,7 @@ absl::StatusOr<std::unique_ptr<JobStore>> JobStore::Open(const std::string& path
   return store;
 }
 
+JobStore::JobStore(std::string path) : path_(std::move(path)) {}
 JobStore::~JobStore() = default;
 
 absl::Status JobStore::OpenWriter() {
@@ -241,8 +246,8 @@ absl::Status JobStore::Reopen() {
   const absl::StatusOr<std::string> term = GetMeta(writer->database.get(), "term");
   if (!term.ok()) return term.status();
   if (*term != absl::StrCat(term_)) {
-    return absl::FailedPreconditionError(absl::StrCat(path_, " has been taken over by another coordinator (term ", *term,
-                                                      ", ours is ", term_, "): stop one of them"));
+    return absl::FailedPreconditionError(absl::StrCat(path_, " has been taken over by another coordinator (term ",
+                                                      *term, ", ours is ", term_, "): stop one of them"));
   }
   // Proves that it can be written again before any caller relies on it.
   if (const absl::Status status = SetMeta(writer->database.get(), "term", *term); !status.ok()) return status;
@@ -258,9 +263,8 @@ absl::StatusOr<Store::Contents> JobStore::Load() {
     return ParseJobRow(row, &contents.jobs.emplace_back());
   });
   if (!status.ok()) return status;
-  status = ReadAll(database, "workers", "worker_id", [&](const std::string& row) {
-    return ParseWorkerRow(row, &contents.workers.emplace_back());
-  });
+  status = ReadAll(database, "workers", "worker_id",
+                   [&](const std::string& row) { return ParseWorkerRow(row, &contents.workers.emplace_back()); });
   if (!status.ok()) return status;
   // One seek a job.
   Statement last(database, "SELECT max(sequence) FROM records WHERE job = ?");
@@ -299,7 +303,7 @@ absl::StatusOr<JobContent> JobStore::GetContent(const std::string& job) {
 }
 
 absl::StatusOr<std::vector<std::shared_ptr<const ham::v1::JobRecord>>> JobStore::ReadLog(const std::string& job,
-                                                                                       int64_t after, int limit) {
+                                                                                         int64_t after, int limit) {
   std::vector<std::shared_ptr<const ham::v1::JobRecord>> records;
   absl::MutexLock lock(&read_mutex_);
   Statement& get = reader_->log;

@@ -27,7 +27,7 @@ class JobStore final : public Store {
   absl::Status Reopen() override;
   absl::StatusOr<JobContent> GetContent(const std::string& job) override;
   absl::StatusOr<std::vector<std::shared_ptr<const ham::v1::JobRecord>>> ReadLog(const std::string& job, int64_t after,
-                                                                               int limit) override;
+                                                                                 int limit) override;
   absl::StatusOr<int64_t> GetSpool(const std::string& job, int attempt, int rank) override;
   absl::StatusOr<std::optional<RequestRow>> GetRequest(const std::string& principal, const std::string& request_id,
                                                        absl::Time since) override;
@@ -36,7 +36,7 @@ class JobStore final : public Store {
   class Writer;  // the writing connection and its statements
   class Reader;  // the same for reads
 
-  explicit JobStore(std::string path) : path_(std::move(path)) {}
+  explicit JobStore(std::string path);
   absl::Status OpenWriter();
   absl::Status OpenReader() ABSL_LOCKS_EXCLUDED(read_mutex_);
   absl::Status BeginTerm();

@@ -64,11 +64,9 @@ absl::Status WatchTokens::Foreign(const std::string& job, const std::string& tok
 }
 
 WatchHub::WatchHub(const Limits& limits, const Clock* clock, WatchTokens tokens, LogReader reader)
-    : limits_(limits),
-      clock_(clock),
-      tokens_(std::move(tokens)),
-      reader_(std::move(reader)),
-      thread_([this] { Run(); }) {}
+    : limits_(limits), clock_(clock), tokens_(std::move(tokens)), reader_(std::move(reader)), thread_([this] {
+        Run();
+      }) {}
 
 WatchHub::~WatchHub() { Shutdown(); }
 
@@ -176,7 +174,8 @@ void WatchHub::Run() {
         if (closed_) {
           if (watches_.empty()) return;
           id = watches_.begin()->first;
-          watches_.begin()->second.end = absl::UnavailableError("the coordinator stops; watch again with the last token");
+          watches_.begin()->second.end =
+              absl::UnavailableError("the coordinator stops; watch again with the last token");
           break;
         }
         if (timers_.empty()) {

@@ -67,8 +67,8 @@ struct WatchRequest {
 class WatchHub {
  public:
   // Records of `job` with sequence > after, ascending without a gap, up to `limit`; blocks on the store. Hub's thread.
-  using LogReader = std::function<absl::StatusOr<std::vector<RecordPtr>>(const std::string& job, int64_t after,
-                                                                          int limit)>;
+  using LogReader =
+      std::function<absl::StatusOr<std::vector<RecordPtr>>(const std::string& job, int64_t after, int limit)>;
 
   // `clock` must outlive the hub.
   WatchHub(const Limits& limits, const Clock* clock, WatchTokens tokens, LogReader reader);

@@ -129,8 +129,7 @@ void AddJob(const std::string& job, const JobMetrics& metrics, size_t job_series
     if (*series + classes > job_series) continue;
     for (int i = 0; i < suite.per_class_robust_accuracy_size(); ++i) {
       const std::string name = i < evaluation.class_names_size() ? evaluation.class_names(i) : absl::StrCat(i);
-      add(&out->by_class, {{"job", job}, {"suite", suite.name()}, {"class", name}},
-          suite.per_class_robust_accuracy(i));
+      add(&out->by_class, {{"job", job}, {"suite", suite.name()}, {"class", name}}, suite.per_class_robust_accuracy(i));
     }
   }
 }

@@ -21,12 +21,12 @@ namespace ham::server {
 class RendezvousTable {
  public:
   struct Bounds {
-    size_t keys = 65536;               // of an attempt
-    size_t bytes = 64 << 20;           // of an attempt, names and values
-    size_t total_bytes = 512 << 20;    // of all attempts
-    size_t value_bytes = 64 << 10;     // of a value
-    size_t key_bytes = 512;            // of a name
-    size_t waiters = 65536;            // of all attempts
+    size_t keys = 65536;             // of an attempt
+    size_t bytes = 64 << 20;         // of an attempt, names and values
+    size_t total_bytes = 512 << 20;  // of all attempts
+    size_t value_bytes = 64 << 10;   // of a value
+    size_t key_bytes = 512;          // of a name
+    size_t waiters = 65536;          // of all attempts
   };
   using Done = std::function<void(absl::StatusOr<std::string>)>;
 

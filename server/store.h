@@ -72,7 +72,7 @@ class Store {
   virtual absl::StatusOr<JobContent> GetContent(const std::string& job) = 0;
   // Records with sequence > after, ascending, up to `limit`. OUT_OF_RANGE when they were pruned.
   virtual absl::StatusOr<std::vector<std::shared_ptr<const ham::v1::JobRecord>>> ReadLog(const std::string& job,
-                                                                                       int64_t after, int limit) = 0;
+                                                                                         int64_t after, int limit) = 0;
   // 0 when there is none.
   virtual absl::StatusOr<int64_t> GetSpool(const std::string& job, int attempt, int rank) = 0;
   // Not older than `since`.

@@ -35,16 +35,15 @@ class KeyWaiter final : public grpc::ServerUnaryReactor {
             ham::v1::GetRendezvousKeyResponse* response)
       : state_(std::make_shared<State>()) {
     // On the loop's thread, so that an attempt cannot end between the check and the wait.
-    parts.loop->Inspect([this, parts, request, response, state = state_](
-                            const absl::StatusOr<CoordinatorLoop::View>& view) {
+    parts.loop->Inspect([this, parts, request, response,
+                         state = state_](const absl::StatusOr<CoordinatorLoop::View>& view) {
       absl::Status status = view.ok() ? view->CheckFence(request->fence()) : view.status();
       if (!status.ok()) return Finish(ToGrpc(status));
-      const uint64_t waiter =
-          parts.rendezvous->Get(request->fence().job(), request->fence().attempt(), request->key(),
-                                [this, response](absl::StatusOr<std::string> value) {
-                                  if (value.ok()) response->set_value(*std::move(value));
-                                  Finish(ToGrpc(value.status()));
-                                });
+      const uint64_t waiter = parts.rendezvous->Get(request->fence().job(), request->fence().attempt(), request->key(),
+                                                    [this, response](absl::StatusOr<std::string> value) {
+                                                      if (value.ok()) response->set_value(*std::move(value));
+                                                      Finish(ToGrpc(value.status()));
+                                                    });
       // The call may be over by now, and this with it.
       bool cancelled = false;
       {
@@ -101,8 +100,8 @@ grpc::ServerUnaryReactor* WorkerServiceImpl::SetRendezvousKey(grpc::CallbackServ
   parts_.loop->Inspect([this, reactor, request](const absl::StatusOr<CoordinatorLoop::View>& view) {
     absl::Status status = view.ok() ? view->CheckFence(request->fence()) : view.status();
     if (status.ok()) {
-      status = parts_.rendezvous->Set(request->fence().job(), request->fence().attempt(), request->key(),
-                                      request->value());
+      status =
+          parts_.rendezvous->Set(request->fence().job(), request->fence().attempt(), request->key(), request->value());
     }
     reactor->Finish(ToGrpc(status));
   });
@@ -192,9 +191,8 @@ absl::Status WorkerServiceImpl::Download(const ham::v1::DownloadArtifactRequest&
     // A worker may read what its assignment names: the manifest, and the files in it.
     absl::StatusOr<CheckpointManifest> files = ReadCheckpointManifest(artifacts_, manifest);
     if (!files.ok() || files->files.count(request.digest()) == 0) {
-      return absl::PermissionDeniedError(
-          absl::StrCat("artifact ", request.digest().substr(0, 64), " is no part of the checkpoint of ",
-                       request.fence().job()));
+      return absl::PermissionDeniedError(absl::StrCat("artifact ", request.digest().substr(0, 64),
+                                                      " is no part of the checkpoint of ", request.fence().job()));
     }
   }
   ham::v1::DownloadArtifactResponse response;

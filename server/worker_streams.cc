@@ -36,7 +36,8 @@ class ControlStream final : public ControlReactor {
     if (!ok) return Leave(absl::CancelledError("the worker went away"));
     if (incoming_.has_register_()) return Register();
     if (incoming_.has_beat() && session_ != 0) return Beat();
-    Leave(absl::InvalidArgumentError("the first message of a control stream must be `register`, each later one `beat`"));
+    Leave(
+        absl::InvalidArgumentError("the first message of a control stream must be `register`, each later one `beat`"));
   }
   void OnWriteDone(bool ok) override { outbox_->Written(ok); }
   void OnDone() override {
@@ -118,13 +119,13 @@ class ControlStream final : public ControlReactor {
     WorkerBeat beat{worker_id_, session_, {}, incoming_.beat().desired_version()};
     beat.observed.assign(incoming_.beat().observed().begin(), incoming_.beat().observed().end());
     // The loop may end the stream while it applies the beat: what answers must not need the stream.
-    loop_->Apply(std::move(beat), [loop = loop_, id = worker_id_, session = session_,
-                                   outbox = outbox_](const absl::Status& status) {
-      // A beat that was refused because of load is made good by the next.
-      if (!absl::IsAborted(status)) return outbox->Read();
-      loop->Disconnected(id, session, outbox.get());
-      outbox->End(status);
-    });
+    loop_->Apply(std::move(beat),
+                 [loop = loop_, id = worker_id_, session = session_, outbox = outbox_](const absl::Status& status) {
+                   // A beat that was refused because of load is made good by the next.
+                   if (!absl::IsAborted(status)) return outbox->Read();
+                   loop->Disconnected(id, session, outbox.get());
+                   outbox->End(status);
+                 });
   }
 
   CoordinatorLoop* const loop_;
@@ -173,9 +174,9 @@ class Refused final : public Reactor {
 absl::Status CheckRegistration(const ham::v1::RegisterWorker& registration) {
   if (registration.protocol_version() != kProtocolVersion) {
     return WithReason(
-        absl::FailedPreconditionError(absl::StrCat(
-            "the worker speaks protocol version ", registration.protocol_version(), ", this coordinator version ",
-            kProtocolVersion, ": install the same release of ham on both")),
+        absl::FailedPreconditionError(absl::StrCat("the worker speaks protocol version ",
+                                                   registration.protocol_version(), ", this coordinator version ",
+                                                   kProtocolVersion, ": install the same release of ham on both")),
         "PROTOCOL_VERSION");
   }
   std::vector<FieldViolation> wrong;
