@@ -1,0 +1,94 @@
+#include "worker/agent/options.h"
+
+#include <unistd.h>
+
+#include <CLI/CLI.hpp>
+#include <array>
+#include <filesystem>
+#include <iostream>
+
+#include "absl/strings/ascii.h"
+#include "absl/strings/str_cat.h"
+#include "proto/version.h"
+
+namespace ham::agent {
+namespace {
+
+constexpr size_t kNameBytes = 63;
+constexpr int kMostSlots = 1024;
+
+bool IsNameCharacter(char c) { return (c >= 'a' && c <= 'z') || (c >= '0' && c <= '9'); }
+
+std::string HostName() {
+  std::array<char, 256> host{};
+  if (::gethostname(host.data(), host.size() - 1) != 0) return "";
+  return host.data();
+}
+
+std::string TrainerBesideThis() {
+  std::error_code error;
+  const std::filesystem::path self = std::filesystem::read_symlink("/proc/self/exe", error);
+  return error ? "ham-trainer" : (self.parent_path() / "ham-trainer").string();
+}
+
+void Complete(AgentOptions* options) {
+  if (options->name.empty()) {
+    options->name = WorkerNameFrom(HostName());
+    if (options->name.empty()) throw CLI::ValidationError("the host has no usable name: give one with --name");
+  } else if (!IsWorkerName(options->name)) {
+    throw CLI::ValidationError(absl::StrCat("--name \"", options->name,
+                                            "\" must be 1 to 63 of a-z, 0-9 and -, with a letter or digit first and "
+                                            "last"));
+  }
+  if (options->trainer.empty()) options->trainer = TrainerBesideThis();
+}
+
+}  // namespace
+
+bool IsWorkerName(const std::string& name) {
+  if (name.empty() || name.size() > kNameBytes) return false;
+  for (const char c : name) {
+    if (!IsNameCharacter(c) && c != '-') return false;
+  }
+  return name.front() != '-' && name.back() != '-';
+}
+
+std::string WorkerNameFrom(const std::string& host) {
+  std::string name = absl::AsciiStrToLower(host.substr(0, host.find('.')));
+  if (name.size() > kNameBytes) name.resize(kNameBytes);
+  for (char& c : name) {
+    if (!IsNameCharacter(c)) c = '-';
+  }
+  const size_t first = name.find_first_not_of('-');
+  if (first == std::string::npos) return "";
+  return name.substr(first, name.find_last_not_of('-') - first + 1);
+}
+
+CommandLine ParseCommandLine(int argc, const char* const* argv) {
+  CommandLine line;
+  AgentOptions& options = line.options;
+  CLI::App app("Worker of ham: joins a coordinator and runs the ranks that it places here.", "ham-worker");
+  app.set_version_flag("--version", absl::StrCat("ham-worker ", kVersion, " (build ", BuildId(), ")"));
+  app.add_option("--join", options.join, "File worker-join from the coordinator's state directory")->required();
+  app.add_option("--name", options.name, "Name of this worker, unique in the cluster (default: the host's)");
+  app.add_option("--state-dir", options.state_dir, "Directory of id, unsent records and work; created when missing")
+      ->required();
+  app.add_option("--slots", options.slots,
+                 "Ranks that may run on CPUs at the same time (default: one a core, none where there are GPUs)")
+      ->check(CLI::Range(0, kMostSlots));
+  app.add_option("--data-root", options.data_root, "Folder with the data sets")->capture_default_str();
+  app.add_option("--trainer", options.trainer, "Trainer program (default: ham-trainer beside this one)");
+  app.add_option("--data-interface", options.data_interface,
+                 "Network interface for traffic between ranks, which is not encrypted (default: the host's)");
+  app.add_flag("--no-gpu", options.no_gpu, "Leave GPUs alone");
+  try {
+    app.parse(argc, argv);
+    Complete(&options);
+    line.command = Command::kServe;
+  } catch (const CLI::ParseError& error) {
+    line.exit_code = app.exit(error, std::cout, std::cerr) == 0 ? 0 : 2;
+  }
+  return line;
+}
+
+}  // namespace ham::agent

@@ -1,0 +1,28 @@
+// How a rank ended, in the words of the coordinator.
+#pragma once
+
+#include <optional>
+#include <string>
+
+#include "absl/status/status.h"
+#include "ham/v1/worker_service.pb.h"
+
+namespace ham::agent {
+
+// What is known when the process of a rank is gone.
+struct ExitFacts {
+  // As waitpid gives it; nullopt when no process was started.
+  std::optional<int> wait_status;
+  bool done = false;  // a `done` frame came
+  // Of a `failed` frame; empty if none came.
+  std::string failed_class;
+  std::string failed_message;
+  // Not OK: the agent ended the rank, or could not start it, for this reason. It outweighs all the rest.
+  absl::Status broken;
+};
+
+// In this order: `broken` is INFRASTRUCTURE; a `failed` frame speaks for itself (a class that no trainer may give is
+// TRAINER_CRASH); a signal or an unexpected exit status is TRAINER_CRASH; `done` and status 0 is success. Pure.
+ham::v1::RankExit ClassifyExit(const ExitFacts& facts);
+
+}  // namespace ham::agent

@@ -1,0 +1,101 @@
+#include "worker/agent/worker_id.h"
+
+#include <fcntl.h>
+#include <sys/file.h>
+#include <sys/random.h>
+#include <unistd.h>
+
+#include <array>
+#include <cerrno>
+#include <cstdlib>
+#include <cstring>
+#include <filesystem>
+#include <fstream>
+#include <sstream>
+
+#include "absl/strings/ascii.h"
+#include "absl/strings/escaping.h"
+#include "absl/strings/str_cat.h"
+
+namespace ham::agent {
+namespace {
+
+constexpr size_t kIdBytes = 16;
+
+absl::Status Failed(const std::string& what, const std::string& path) {
+  return absl::UnavailableError(
+      absl::StrCat("cannot ", what, " ", path, ": ", std::strerror(errno), "; give a writable --state-dir"));
+}
+
+bool IsId(const std::string& id) {
+  return id.size() == 2 * kIdBytes && id.find_first_not_of("0123456789abcdef") == std::string::npos;
+}
+
+// Appears whole or not at all, and stays after a power cut.
+absl::Status WriteWhole(const std::string& directory, const std::string& path, const std::string& text) {
+  const std::string temporary = path + ".new";
+  const int fd = ::open(temporary.c_str(), O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0600);
+  if (fd < 0) return Failed("write", temporary);
+  const bool good = ::write(fd, text.data(), text.size()) == static_cast<ssize_t>(text.size()) && ::fsync(fd) == 0;
+  const absl::Status status = good ? absl::OkStatus() : Failed("write", temporary);
+  ::close(fd);
+  if (!status.ok()) return status;
+  if (::rename(temporary.c_str(), path.c_str()) != 0) return Failed("write", path);
+  const int folder = ::open(directory.c_str(), O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+  if (folder >= 0) {
+    ::fsync(folder);
+    ::close(folder);
+  }
+  return absl::OkStatus();
+}
+
+}  // namespace
+
+std::string RandomId() {
+  std::array<char, kIdBytes> bytes;
+  if (::getrandom(bytes.data(), bytes.size(), 0) != static_cast<ssize_t>(bytes.size())) std::abort();
+  return absl::BytesToHexString(std::string(bytes.data(), bytes.size()));
+}
+
+absl::StatusOr<std::unique_ptr<StateDirectory>> StateDirectory::Open(const std::string& given) {
+  std::error_code error;
+  const std::string path = std::filesystem::absolute(given, error).string();
+  if (std::filesystem::create_directories(path, error); error) {
+    return absl::UnavailableError(
+        absl::StrCat("cannot make ", path, ": ", error.message(), "; give a writable --state-dir"));
+  }
+  std::filesystem::permissions(path, std::filesystem::perms::owner_all, error);
+  const std::string lock = path + "/lock";
+  const int fd = ::open(lock.c_str(), O_RDWR | O_CREAT | O_CLOEXEC, 0600);
+  if (fd < 0) return Failed("open", lock);
+  std::unique_ptr<StateDirectory> directory(new StateDirectory(path, fd));
+  if (::flock(fd, LOCK_EX | LOCK_NB) != 0) {
+    if (errno != EWOULDBLOCK) return Failed("lock", lock);
+    return absl::FailedPreconditionError(
+        absl::StrCat("another ham-worker uses ", path, ": stop it, or give this one another --state-dir"));
+  }
+  if (const absl::Status status = directory->ReadOrMakeId(); !status.ok()) return status;
+  return directory;
+}
+
+StateDirectory::~StateDirectory() { ::close(lock_fd_); }
+
+absl::Status StateDirectory::ReadOrMakeId() {
+  const std::string path = path_ + "/worker_id";
+  std::error_code error;
+  if (!std::filesystem::exists(path, error) && !error) {
+    worker_id_ = RandomId();
+    return WriteWhole(path_, path, worker_id_ + "\n");
+  }
+  std::ifstream file(path);
+  if (!file) return Failed("read", path);
+  std::ostringstream text;
+  text << file.rdbuf();
+  worker_id_ = text.str();
+  absl::StripAsciiWhitespace(&worker_id_);
+  if (IsId(worker_id_)) return absl::OkStatus();
+  return absl::DataLossError(
+      absl::StrCat(path, " holds no worker id (32 hex digits): delete it, and this worker gets a new one"));
+}
+
+}  // namespace ham::agent
