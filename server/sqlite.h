@@ -1,4 +1,5 @@
-// The little of SQLite that the store uses; each error is a Status that names the file.
+// The little of SQLite that the store uses. Each error is a Status of one sentence that names the file and the cause:
+// DATA_LOSS for a damaged file, else UNAVAILABLE (full or failed disk, locked by another process).
 #pragma once
 
 #include <cstdint>
@@ -14,29 +15,42 @@ struct sqlite3_stmt;
 
 namespace ham::server {
 
-// A connection. One thread at a time.
+// A connection. One thread at a time; must outlive its statements.
 class Database {
  public:
   enum class Mode { kReadWriteCreate, kReadOnly };
-  // UNAVAILABLE when it cannot be opened.
   static absl::StatusOr<std::unique_ptr<Database>> Open(const std::string& path, Mode mode);
   ~Database();
   Database(const Database&) = delete;
   Database& operator=(const Database&) = delete;
 
-  // Statements without parameters and results.
+  // Statements without parameters; results are dropped.
   absl::Status Execute(const char* sql);
-  // The newest error as a Status: DATA_LOSS for a damaged file, RESOURCE_EXHAUSTED for a full disk, else UNAVAILABLE.
-  absl::Status Error(const char* what) const;
-  sqlite3* handle() const { return handle_; }
+  // The first column of the first row; "" when there is none.
+  absl::StatusOr<std::string> QueryText(const char* sql);
+  // Rows that the newest INSERT, UPDATE or DELETE touched.
+  int64_t changes() const;
+
+  // Moves what the log holds into the main file as far as no reader needs it, and syncs. OK when a reader was in the
+  // way.
+  absl::Status Checkpoint();
+  // Pages that the log held after the newest commit.
+  int log_pages() const { return log_pages_; }
+
+  const std::string& path() const { return path_; }
 
  private:
+  friend class Statement;
   Database(std::string path, sqlite3* handle) : path_(std::move(path)), handle_(handle) {}
+  absl::Status Error(const char* what) const;  // the newest
+
   const std::string path_;
   sqlite3* const handle_;
+  int log_pages_ = 0;
 };
 
-// A prepared statement. Use: Bind..., then Step until it gives false, then Reset. Errors of Bind come out of Step.
+// A prepared statement. Use: Bind..., Step until it gives false, Reset. Errors of preparing and binding come out of
+// Step.
 class Statement {
  public:
   Statement(Database* database, const char* sql);
@@ -51,13 +65,15 @@ class Statement {
   // Step for statements without rows, then Reset.
   absl::Status Run();
   void Reset();
+  // Of the current row; column 0 is the first.
   int64_t Int(int column) const;
   std::string Bytes(int column) const;
 
  private:
   Database* const database_;
-  sqlite3_stmt* statement_ = nullptr;
-  bool good_ = true;
+  sqlite3_stmt* statement_ = nullptr;  // null if it could not be prepared
+  absl::Status prepared_;
+  absl::Status bound_;
 };
 
 }  // namespace ham::server

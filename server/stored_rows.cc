@@ -1,114 +1,113 @@
 #include "server/stored_rows.h"
 
-#include <nlohmann/json.hpp>
-
-#include "absl/strings/escaping.h"
-#include "server/job_view.h"
+#include "server/stored_rows.pb.h"
 
 namespace ham::server {
-namespace {
 
-using nlohmann::json;
-
-std::string Escape(const std::string& bytes) {
-  std::string text;
-  absl::Base64Escape(bytes, &text);
-  return text;
-}
-
-json ParseObject(const std::string& bytes) {
-  json object = json::parse(bytes, nullptr, /*allow_exceptions=*/false);
-  return object.is_object() ? object : json();
-}
-
-}  // namespace
-
-// The public half travels as ham.v1.Job, whose compatibility is tested.
 std::string SerializeJobRow(const JobRow& row) {
-  ham::v1::Job job;
-  FillJob(row, &job);
-  json gang = json::array();
-  for (const Placement& place : row.gang) gang.push_back({place.rank, place.worker_id, place.session, place.slot});
-  const json object = {{"job", Escape(job.SerializeAsString())},
-                       {"submit_index", row.submit_index},
-                       {"world_size", row.world_size},
-                       {"device", row.device},
-                       {"data_set", row.data_set},
-                       {"max_attempts", row.max_attempts},
-                       {"failed_attempts", row.failed_attempts},
-                       {"gang", gang}};
-  return object.dump();
-}
-
-bool ParseJobRow(const std::string& bytes, JobRow* row) {
-  const json object = ParseObject(bytes);
-  if (object.is_null()) return false;
-  try {
-    std::string job_bytes;
-    ham::v1::Job job;
-    if (!absl::Base64Unescape(object.at("job").get<std::string>(), &job_bytes) || !job.ParseFromString(job_bytes)) {
-      return false;
-    }
-    row->name = job.name();
-    row->state = job.state();
-    row->state_reason = job.state_reason();
-    row->state_message = job.state_message();
-    row->creator = job.creator();
-    row->attempt = job.attempt();
-    row->failure_class = job.failure_class();
-    row->create_time = FromTimestamp(job.create_time());
-    if (job.has_start_time()) row->start_time = FromTimestamp(job.start_time());
-    if (job.has_end_time()) row->end_time = FromTimestamp(job.end_time());
-    if (job.has_checkpoint()) row->checkpoint = job.checkpoint();
-    row->submit_index = object.at("submit_index");
-    row->world_size = object.at("world_size");
-    row->device = object.at("device").get<std::string>();
-    row->data_set = object.at("data_set").get<std::string>();
-    row->max_attempts = object.at("max_attempts");
-    row->failed_attempts = object.at("failed_attempts");
-    for (const json& place : object.at("gang")) {
-      row->gang.push_back({place.at(0), place.at(1).get<std::string>(), place.at(2), place.at(3)});
-    }
-    return true;
-  } catch (const json::exception&) {
-    return false;
+  stored::Job job;
+  job.set_name(row.name);
+  job.set_submit_index(row.submit_index);
+  job.set_state(row.state);
+  job.set_state_reason(row.state_reason);
+  job.set_state_message(row.state_message);
+  job.set_creator(row.creator);
+  job.set_world_size(row.world_size);
+  job.set_device(row.device);
+  job.set_data_set(row.data_set);
+  job.set_max_attempts(row.max_attempts);
+  job.set_attempt(row.attempt);
+  for (const Placement& place : row.gang) {
+    stored::Placement& stored = *job.add_gang();
+    stored.set_rank(place.rank);
+    stored.set_worker_id(place.worker_id);
+    stored.set_session(place.session);
+    stored.set_slot(place.slot);
   }
-}
-
-std::string SerializeWorkerRow(const WorkerRow& row) {
-  const json object = {{"worker_id", Escape(row.worker_id)},
-                       {"name", row.name},
-                       {"incarnation", Escape(row.incarnation)},
-                       {"session", row.session}};
-  return object.dump();
-}
-
-bool ParseWorkerRow(const std::string& bytes, WorkerRow* row) {
-  const json object = ParseObject(bytes);
-  if (object.is_null()) return false;
-  try {
-    row->name = object.at("name").get<std::string>();
-    row->session = object.at("session");
-    return absl::Base64Unescape(object.at("worker_id").get<std::string>(), &row->worker_id) &&
-           absl::Base64Unescape(object.at("incarnation").get<std::string>(), &row->incarnation);
-  } catch (const json::exception&) {
-    return false;
-  }
-}
-
-// As the part of a Job that it is.
-std::string SerializeContent(const JobContent& content) {
-  ham::v1::Job job;
-  *job.mutable_spec() = content.spec;
-  job.mutable_labels()->insert(content.labels.begin(), content.labels.end());
+  job.set_failed_attempts(row.failed_attempts);
+  job.set_failure_class(row.failure_class);
+  if (row.checkpoint) *job.mutable_checkpoint() = *row.checkpoint;
+  if (row.create_time != absl::InfinitePast()) job.set_create_time(absl::ToUnixNanos(row.create_time));
+  if (row.start_time != absl::InfinitePast()) job.set_start_time(absl::ToUnixNanos(row.start_time));
+  if (row.end_time != absl::InfinitePast()) job.set_end_time(absl::ToUnixNanos(row.end_time));
   return job.SerializeAsString();
 }
 
-bool ParseContent(const std::string& bytes, JobContent* content) {
-  ham::v1::Job job;
+bool ParseJobRow(const std::string& bytes, JobRow* row) {
+  stored::Job job;
   if (!job.ParseFromString(bytes)) return false;
-  content->spec = job.spec();
-  content->labels.insert(job.labels().begin(), job.labels().end());
+  row->name = job.name();
+  row->submit_index = job.submit_index();
+  row->state = static_cast<ham::v1::Job::State>(job.state());
+  row->state_reason = job.state_reason();
+  row->state_message = job.state_message();
+  row->creator = job.creator();
+  row->world_size = job.world_size();
+  row->device = job.device();
+  row->data_set = job.data_set();
+  row->max_attempts = job.max_attempts();
+  row->attempt = job.attempt();
+  for (const stored::Placement& place : job.gang()) {
+    row->gang.push_back({place.rank(), place.worker_id(), place.session(), place.slot()});
+  }
+  row->failed_attempts = job.failed_attempts();
+  row->failure_class = static_cast<ham::v1::FailureClass>(job.failure_class());
+  if (job.has_checkpoint()) row->checkpoint = job.checkpoint();
+  if (job.has_create_time()) row->create_time = absl::FromUnixNanos(job.create_time());
+  if (job.has_start_time()) row->start_time = absl::FromUnixNanos(job.start_time());
+  if (job.has_end_time()) row->end_time = absl::FromUnixNanos(job.end_time());
+  return true;
+}
+
+std::string SerializeContent(const JobContent& content) {
+  stored::Content stored;
+  *stored.mutable_spec() = content.spec;
+  for (const auto& [name, value] : content.labels) {
+    stored::Label& label = *stored.add_labels();
+    label.set_name(name);
+    label.set_value(value);
+  }
+  return stored.SerializeAsString();
+}
+
+bool ParseContent(const std::string& bytes, JobContent* content) {
+  stored::Content stored;
+  if (!stored.ParseFromString(bytes)) return false;
+  content->spec = std::move(*stored.mutable_spec());
+  for (const stored::Label& label : stored.labels()) content->labels[label.name()] = label.value();
+  return true;
+}
+
+std::string SerializeWorkerRow(const WorkerRow& row) {
+  stored::Worker worker;
+  worker.set_worker_id(row.worker_id);
+  worker.set_name(row.name);
+  worker.set_incarnation(row.incarnation);
+  worker.set_session(row.session);
+  return worker.SerializeAsString();
+}
+
+bool ParseWorkerRow(const std::string& bytes, WorkerRow* row) {
+  stored::Worker worker;
+  if (!worker.ParseFromString(bytes)) return false;
+  *row = {worker.worker_id(), worker.name(), worker.incarnation(), worker.session()};
+  return true;
+}
+
+std::string SerializeRequest(const RequestRow& row) {
+  stored::Request request;
+  request.set_hash(row.request_hash);
+  request.set_job(row.job);
+  request.set_time(absl::ToUnixNanos(row.time));
+  return request.SerializeAsString();
+}
+
+bool ParseRequest(const std::string& bytes, RequestRow* row) {
+  stored::Request request;
+  if (!request.ParseFromString(bytes)) return false;
+  row->request_hash = request.hash();
+  row->job = request.job();
+  row->time = absl::FromUnixNanos(request.time());
   return true;
 }
 
