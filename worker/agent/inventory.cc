@@ -1,0 +1,181 @@
+#include "worker/agent/inventory.h"
+
+#include <fcntl.h>
+#include <poll.h>
+#include <signal.h>
+#include <spawn.h>
+#include <spdlog/spdlog.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include <array>
+#include <cerrno>
+#include <cstring>
+
+#include "absl/strings/ascii.h"
+#include "absl/strings/str_cat.h"
+#include "absl/strings/strip.h"
+#include "absl/time/clock.h"
+#include "proto/version.h"
+#include "worker/ipc/frame.h"
+
+namespace ham::agent {
+namespace {
+
+constexpr size_t kMostOutput = 16 << 20;
+constexpr size_t kMostErrors = 2000;
+constexpr absl::Duration kVersionTimeout = absl::Seconds(30);
+constexpr absl::Duration kInspectTimeout = absl::Minutes(10);  // reads every file under the data root
+
+struct Pipe {
+  std::array<int, 2> ends = {-1, -1};
+  ~Pipe() {
+    CloseEnd(0);
+    CloseEnd(1);
+  }
+  bool Open() { return ::pipe2(ends.data(), O_CLOEXEC) == 0; }
+  void CloseEnd(int i) {
+    if (ends[i] >= 0) ::close(ends[i]);
+    ends[i] = -1;
+  }
+};
+
+// posix_spawn with empty signal mask, default SIGPIPE, and the given standard output and error.
+int Spawn(const std::vector<std::string>& arguments, int out, int errors, pid_t* pid) {
+  std::vector<char*> argv;
+  for (const std::string& argument : arguments) argv.push_back(const_cast<char*>(argument.c_str()));
+  argv.push_back(nullptr);
+  posix_spawn_file_actions_t actions;
+  posix_spawn_file_actions_init(&actions);
+  posix_spawn_file_actions_addopen(&actions, STDIN_FILENO, "/dev/null", O_RDONLY, 0);
+  posix_spawn_file_actions_adddup2(&actions, out, STDOUT_FILENO);
+  posix_spawn_file_actions_adddup2(&actions, errors, STDERR_FILENO);
+  posix_spawnattr_t attributes;
+  posix_spawnattr_init(&attributes);
+  sigset_t none;
+  sigset_t defaults;
+  sigemptyset(&none);
+  sigemptyset(&defaults);
+  sigaddset(&defaults, SIGPIPE);
+  posix_spawnattr_setsigmask(&attributes, &none);
+  posix_spawnattr_setsigdefault(&attributes, &defaults);
+  posix_spawnattr_setflags(&attributes, POSIX_SPAWN_SETSIGMASK | POSIX_SPAWN_SETSIGDEF);
+  const int error = ::posix_spawnp(pid, argv[0], &actions, &attributes, argv.data(), environ);
+  posix_spawnattr_destroy(&attributes);
+  posix_spawn_file_actions_destroy(&actions);
+  return error;
+}
+
+// Appends what can be read; false at the end of the stream.
+bool ReadSome(int fd, std::string* text) {
+  std::array<char, 65536> buffer;
+  const ssize_t n = ::read(fd, buffer.data(), buffer.size());
+  if (n < 0) return errno == EINTR || errno == EAGAIN;
+  text->append(buffer.data(), static_cast<size_t>(n));
+  return n > 0;
+}
+
+// Reads both streams to their end. False when time or room is over.
+bool ReadBoth(int out, int errors, absl::Time deadline, std::string* out_text, std::string* error_text) {
+  std::array<pollfd, 2> fds = {pollfd{out, POLLIN, 0}, pollfd{errors, POLLIN, 0}};
+  while (fds[0].fd >= 0 || fds[1].fd >= 0) {
+    const absl::Duration left = deadline - absl::Now();
+    if (left <= absl::ZeroDuration()) return false;
+    const int ready = ::poll(fds.data(), fds.size(), static_cast<int>(absl::ToInt64Milliseconds(left)) + 1);
+    if (ready < 0 && errno != EINTR) return false;
+    if (ready <= 0) continue;
+    if (fds[0].revents != 0 && !ReadSome(out, out_text)) fds[0].fd = -1;
+    if (fds[1].revents != 0 && !ReadSome(errors, error_text)) fds[1].fd = -1;
+    if (out_text->size() > kMostOutput) return false;
+    if (error_text->size() > kMostErrors) error_text->erase(0, error_text->size() - kMostErrors);
+  }
+  return true;
+}
+
+absl::Status WrongOutput(const std::string& trainer, const std::string& why) {
+  return absl::FailedPreconditionError(
+      absl::StrCat(trainer, " does not answer as ham-trainer does (", why, "): name the right program with --trainer"));
+}
+
+}  // namespace
+
+absl::StatusOr<std::string> RunProgram(const std::vector<std::string>& arguments, absl::Duration timeout) {
+  Pipe out;
+  Pipe errors;
+  if (!out.Open() || !errors.Open()) return absl::UnavailableError(absl::StrCat("pipe: ", std::strerror(errno)));
+  pid_t pid = 0;
+  if (const int error = Spawn(arguments, out.ends[1], errors.ends[1], &pid); error != 0) {
+    return absl::NotFoundError(absl::StrCat("cannot start ", arguments[0], ": ", std::strerror(error)));
+  }
+  out.CloseEnd(1);
+  errors.CloseEnd(1);
+  std::string text;
+  std::string error_text;
+  const bool whole = ReadBoth(out.ends[0], errors.ends[0], absl::Now() + timeout, &text, &error_text);
+  if (!whole) ::kill(pid, SIGKILL);
+  int status = 0;
+  while (::waitpid(pid, &status, 0) < 0 && errno == EINTR) {
+  }
+  if (!whole) {
+    return absl::DeadlineExceededError(
+        absl::StrCat(arguments[0], " did not end within ", absl::FormatDuration(timeout)));
+  }
+  if (WIFEXITED(status) && WEXITSTATUS(status) == 0) return text;
+  absl::StripAsciiWhitespace(&error_text);
+  const std::string how = WIFSIGNALED(status) ? absl::StrCat("signal ", WTERMSIG(status))
+                                              : absl::StrCat("exit status ", WEXITSTATUS(status));
+  return absl::UnavailableError(absl::StrCat(arguments[0], " ended with ", how, ": ", error_text));
+}
+
+absl::Status CheckVersionOutput(const std::string& trainer, const std::string& text) {
+  const absl::StatusOr<nlohmann::json> json = ipc::ParseStrictJson(text);
+  if (!json.ok()) return WrongOutput(trainer, std::string(json.status().message()));
+  if (!json->is_object() || !json->contains("build_id") || !json->at("build_id").is_string()) {
+    return WrongOutput(trainer, "its version has no build_id");
+  }
+  const std::string build = json->at("build_id").get<std::string>();
+  if (build == BuildId()) return absl::OkStatus();
+  return absl::FailedPreconditionError(absl::StrCat(trainer, " is of build ", build, ", this ham-worker of ", BuildId(),
+                                                    ": install both from one build"));
+}
+
+absl::Status CheckTrainer(const std::string& trainer) {
+  const absl::StatusOr<std::string> text = RunProgram({trainer, "version", "--json"}, kVersionTimeout);
+  if (!text.ok()) {
+    return absl::Status(text.status().code(),
+                        absl::StrCat(text.status().message(), "; name the trainer program with --trainer"));
+  }
+  return CheckVersionOutput(trainer, *text);
+}
+
+absl::StatusOr<std::vector<ham::v1::DataSet>> ParseInspectOutput(const std::string& trainer, const std::string& text) {
+  const absl::StatusOr<nlohmann::json> json = ipc::ParseStrictJson(text);
+  if (!json.ok()) return WrongOutput(trainer, std::string(json.status().message()));
+  if (!json->is_array()) return WrongOutput(trainer, "its data sets are no array");
+  std::vector<ham::v1::DataSet> data_sets;
+  for (const nlohmann::json& entry : *json) {
+    const auto text_of = [&entry](const char* key) {
+      return entry.is_object() && entry.contains(key) && entry.at(key).is_string() ? entry.at(key).get<std::string>()
+                                                                                   : std::string();
+    };
+    const std::string name = text_of("name");
+    if (name.empty()) return WrongOutput(trainer, "a data set has no name");
+    if (const std::string digest = text_of("digest"); !digest.empty()) {
+      ham::v1::DataSet& data_set = data_sets.emplace_back();
+      data_set.set_name(name);
+      data_set.set_digest(digest);
+    } else {
+      spdlog::warn("data set {} is not offered: {}", name, text_of("error"));
+    }
+  }
+  return data_sets;
+}
+
+absl::StatusOr<std::vector<ham::v1::DataSet>> InspectData(const std::string& trainer, const std::string& data_root) {
+  const absl::StatusOr<std::string> text =
+      RunProgram({trainer, "data", "inspect", "--data-root", data_root, "--json"}, kInspectTimeout);
+  if (!text.ok()) return text.status();
+  return ParseInspectOutput(trainer, *text);
+}
+
+}  // namespace ham::agent
