@@ -1,0 +1,156 @@
+#include "worker/agent/trainer_frames.h"
+
+#include <cmath>
+#include <limits>
+
+#include "absl/strings/str_cat.h"
+#include "proto/job_spec.h"
+#include "proto/version.h"
+#include "worker/agent/metric_point.h"
+#include "worker/ipc/frame.h"
+
+namespace ham::agent {
+namespace {
+
+using nlohmann::json;
+
+// Reads the fields of one frame; keeps the first error.
+class FrameReader {
+ public:
+  explicit FrameReader(const json& frame) : frame_(frame), type_(frame.at("type").get<std::string>()) {}
+
+  const std::string& type() const { return type_; }
+  std::string Text(const char* key) {
+    if (const json* value = Find(key); value != nullptr && value->is_string()) return value->get<std::string>();
+    return Wrong(key, "text"), "";
+  }
+  int64_t Integer(const char* key, int64_t most = std::numeric_limits<int64_t>::max()) {
+    const json* value = Find(key);
+    if (value != nullptr && value->is_number_integer() && (!value->is_number_unsigned() || IsSigned(*value))) {
+      const int64_t number = value->get<int64_t>();
+      if (number >= 0 && number <= most) return number;
+    }
+    return Wrong(key, absl::StrCat("an integer from 0 to ", most)), 0;
+  }
+  double PositiveNumber(const char* key) {
+    const json* value = Find(key);
+    if (value != nullptr && value->is_number()) {
+      if (const double number = value->get<double>(); std::isfinite(number) && number > 0) return number;
+    }
+    return Wrong(key, "a positive number"), 0;
+  }
+  void Fail(const std::string& why) {
+    if (status_.ok()) {
+      status_ = absl::InvalidArgumentError(absl::StrCat("the trainer sent a frame \"", type_, "\" ", why));
+    }
+  }
+  template <class Frame>
+  absl::StatusOr<TrainerFrame> Finish(Frame frame) {
+    if (!status_.ok()) return status_;
+    return TrainerFrame(std::move(frame));
+  }
+
+ private:
+  static bool IsSigned(const json& value) {
+    return value.get<uint64_t>() <= static_cast<uint64_t>(std::numeric_limits<int64_t>::max());
+  }
+  const json* Find(const char* key) const {
+    const auto found = frame_.find(key);
+    return found == frame_.end() ? nullptr : &*found;
+  }
+  void Wrong(const char* key, const std::string& expected) {
+    Fail(absl::StrCat("whose field \"", key, "\" is missing or not ", expected));
+  }
+
+  const json& frame_;
+  const std::string type_;
+  absl::Status status_;
+};
+
+constexpr int64_t kInt32 = std::numeric_limits<int32_t>::max();
+
+absl::StatusOr<TrainerFrame> ReadProgress(FrameReader& reader) {
+  ham::v1::Progress progress;
+  progress.set_phase(reader.Text("phase"));
+  progress.set_tick(reader.Integer("tick"));
+  progress.set_iteration(reader.Integer("iteration"));
+  progress.set_epoch(static_cast<int32_t>(reader.Integer("epoch", kInt32)));
+  progress.set_collective_sequence(reader.Integer("collective_sequence"));
+  return reader.Finish(std::move(progress));
+}
+
+absl::StatusOr<TrainerFrame> ReadStoreSet(FrameReader& reader) {
+  StoreSetFrame set{reader.Integer("id"), reader.Text("key"), ""};
+  absl::StatusOr<std::string> value = ipc::Base64Decode(reader.Text("value"));
+  if (value.ok()) {
+    set.value = *std::move(value);
+  } else {
+    reader.Fail("whose field \"value\" is not base64");
+  }
+  return reader.Finish(std::move(set));
+}
+
+}  // namespace
+
+absl::StatusOr<TrainerFrame> ParseTrainerFrame(const json& frame) {
+  FrameReader reader(frame);
+  const std::string& type = reader.type();
+  if (type == "hello") return reader.Finish(HelloFrame{reader.Text("build_id")});
+  if (type == "progress") return ReadProgress(reader);
+  if (type == "metric") {
+    if (!frame.contains("point"))
+      return absl::InvalidArgumentError("the trainer sent a frame \"metric\" without point");
+    absl::StatusOr<ham::v1::MetricPoint> point = ParseMetricPoint(frame.at("point"));
+    if (!point.ok()) return point.status();
+    return TrainerFrame(*std::move(point));
+  }
+  if (type == "checkpoint") {
+    CheckpointFrame checkpoint{reader.Text("manifest"), reader.Integer("iteration"),
+                               static_cast<int32_t>(reader.Integer("epoch", kInt32))};
+    return reader.Finish(std::move(checkpoint));
+  }
+  if (type == "store_set") return ReadStoreSet(reader);
+  if (type == "store_get") {
+    StoreGetFrame get{reader.Integer("id"), reader.Text("key"),
+                      absl::Seconds(reader.PositiveNumber("timeout_seconds"))};
+    return reader.Finish(std::move(get));
+  }
+  if (type == "failed") return reader.Finish(FailedFrame{reader.Text("class"), reader.Text("message")});
+  if (type == "done") return reader.Finish(DoneFrame{});
+  return absl::InvalidArgumentError(absl::StrCat("the trainer sent a frame of the unknown type \"", type, "\""));
+}
+
+json StartFrame(const ham::v1::Assignment& assignment, const RankPlace& place) {
+  return {{"type", "start"},
+          {"build_id", BuildId()},
+          {"job", assignment.job()},
+          {"attempt", assignment.attempt()},
+          {"rank", assignment.rank()},
+          {"world_size", assignment.world_size()},
+          {"spec", json::parse(JobSpecToJson(assignment.spec()))},
+          {"data_root", place.data_root},
+          {"work_dir", place.work_dir},
+          {"threads", assignment.spec().train().resources().threads_per_rank()},
+          {"resume_manifest", place.resume_manifest},
+          {"interface", place.interface},
+          {"collective_timeout_seconds", absl::ToDoubleSeconds(place.collective_timeout)}};
+}
+
+json StoreReplyFrame(int64_t id, const absl::StatusOr<std::string>& value) {
+  json frame = {{"type", "store_reply"}, {"id", id}, {"ok", value.ok()}, {"value", ""}, {"error", ""}};
+  if (value.ok()) {
+    frame["value"] = ipc::Base64Encode(*value);
+  } else {
+    frame["error"] = std::string(value.status().message());
+  }
+  return frame;
+}
+
+json CheckpointDoneFrame(const std::string& manifest, const absl::Status& status) {
+  return {{"type", "checkpoint_done"},
+          {"manifest", manifest},
+          {"ok", status.ok()},
+          {"error", std::string(status.message())}};
+}
+
+}  // namespace ham::agent
