@@ -1,0 +1,97 @@
+// One rank on this worker: brings its checkpoint, runs its trainer, and carries what the trainer says to the spool and
+// to the coordinator.
+#pragma once
+
+#include <functional>
+#include <memory>
+#include <string>
+#include <thread>
+
+#include "absl/base/thread_annotations.h"
+#include "absl/status/status.h"
+#include "absl/synchronization/mutex.h"
+#include "absl/time/time.h"
+#include "ham/v1/worker_service.pb.h"
+#include "worker/agent/assignments.h"
+#include "worker/agent/checkpoint_uploader.h"
+#include "worker/agent/coordinator_link.h"
+#include "worker/agent/rank_exit.h"
+#include "worker/agent/rendezvous_relay.h"
+#include "worker/agent/spool.h"
+#include "worker/agent/trainer_frames.h"
+#include "worker/agent/trainer_process.h"
+
+namespace ham::agent {
+
+// The same for all ranks of an agent.
+struct RankHost {
+  const CoordinatorLink* link = nullptr;  // outlives the ranks
+  TrainerLauncher* launcher = nullptr;    // the same
+  std::string trainer;                    // program
+  std::string data_root;
+  std::string data_interface;
+  absl::Duration hello_timeout = absl::Minutes(1);  // from the start of the process to its first frame
+  absl::Duration exit_timeout = absl::Seconds(10);  // from the last frame to the end of the process
+  Backoff::Options backoff;                         // of transfers
+};
+
+// Owned by the agent's thread, which alone calls the public methods; none blocks but the destructor.
+class Rank {
+ public:
+  // Called on threads of the rank; they must not block.
+  struct Events {
+    std::function<void(const RankId&, const ham::v1::Progress&)> progress;
+    std::function<void()> recorded;  // the spool has grown
+    // Last call, once. The process is gone, and all it wrote is in the spool.
+    std::function<void(const RankId&, const ham::v1::RankExit&)> exited;
+  };
+
+  // Starts. `directory` exists, is empty and belongs to the rank.
+  Rank(const RankHost& host, const ham::v1::Assignment& assignment, const ham::v1::Slot& slot, std::string directory,
+       std::shared_ptr<Spool> spool, Events events);
+  // Kills what runs, and waits for it.
+  ~Rank();
+  Rank(const Rank&) = delete;
+  Rank& operator=(const Rank&) = delete;
+
+  void Terminate() { Signal(SIGTERM); }
+  void Kill() { Signal(SIGKILL); }
+
+ private:
+  void Run();
+  absl::Status Prepare();
+  absl::Status Download();
+  absl::Status StartProcess();
+  absl::Status Greet();
+  // Reads frames to their end; not OK if the trainer broke the protocol or a record could not be kept.
+  absl::Status ReadFrames();
+  absl::Status Handle(TrainerFrame frame);
+  absl::Status Record(ham::v1::SpooledRecord record);
+  void ReadLog();
+  void AddLog(const std::vector<std::string>& pieces);
+  void Signal(int signal);
+  absl::Status Send(const nlohmann::json& frame);
+  absl::Status Upload(const CheckpointFrame& checkpoint);
+
+  const RankHost host_;
+  const ham::v1::Assignment assignment_;
+  const ham::v1::Slot slot_;
+  const RankId id_;
+  const std::string directory_;
+  const std::shared_ptr<Spool> spool_;
+  const Events events_;
+
+  ExitFacts facts_;              // thread_ only
+  std::string resume_manifest_;  // thread_ only
+  RendezvousRelay relay_;
+  TransferCancel cancel_;                         // of downloads and uploads
+  std::unique_ptr<CheckpointUploader> uploader_;  // thread_ only
+
+  absl::Mutex write_mutex_;  // one frame at a time to the trainer
+  absl::Mutex mutex_;
+  bool stopped_ ABSL_GUARDED_BY(mutex_) = false;                     // Terminate or Kill came
+  std::unique_ptr<TrainerProcess> process_ ABSL_GUARDED_BY(mutex_);  // set once, by thread_
+  std::thread thread_;
+};
+
+}  // namespace ham::agent
