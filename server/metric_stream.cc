@@ -161,8 +161,8 @@ void WatchHub::SetDue(uint64_t id, Watch* watch, absl::Duration due) {
   if (watch->due != absl::InfiniteDuration()) timers_.erase({watch->due, id});
   watch->due = due;
   if (due == absl::InfiniteDuration()) return;
-  const bool first = timers_.insert({due, id}).first == timers_.begin();
-  if (first) changed_.Signal();
+  const auto inserted = timers_.insert({due, id}).first;
+  if (inserted == timers_.begin()) changed_.Signal();
 }
 
 void WatchHub::Run() {
