@@ -71,7 +71,7 @@ void Assignments::Exited(const RankId& id, const ham::v1::RankExit& exit, bool f
     rank.exit.set_failure_class(ham::v1::PREEMPTED);
     rank.exit.set_message(shutdown_ ? "the worker was told to stop" : "the worker stopped this rank");
   }
-  if (!rank.exit.success() || !rank.desired) LimitFlush(rank, now);
+  if (!rank.exit.success() || !rank.desired || shutdown_) LimitFlush(rank, now);
   Settle(it, flushed || rank.fenced);
   StartWaiting();
 }

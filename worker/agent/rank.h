@@ -12,6 +12,7 @@
 #include "absl/synchronization/mutex.h"
 #include "absl/time/time.h"
 #include "ham/v1/worker_service.pb.h"
+#include "worker/agent/artifact_transfer.h"
 #include "worker/agent/assignments.h"
 #include "worker/agent/checkpoint_uploader.h"
 #include "worker/agent/coordinator_link.h"

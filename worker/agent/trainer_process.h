@@ -47,6 +47,9 @@ class TrainerProcess {
   int frame_fd() const { return frame_fd_; }  // blocking stream socket
   int log_fd() const { return log_fd_; }      // its standard output and error; not blocking
 
+  // Waits until log_fd can be read or is at its end. False once the process is gone and nothing is left to read, even
+  // if something else holds the other end open.
+  bool AwaitLog();
   // To the process and all that it started. Nothing happens once it was waited for.
   void Signal(int signal);
   // Its status as waitpid gives it, or nullopt after `timeout`. What it started is killed then.

@@ -1,0 +1,259 @@
+#include "worker/agent/agent.h"
+
+#include <spdlog/spdlog.h>
+
+#include <algorithm>
+#include <utility>
+
+#include "absl/strings/str_cat.h"
+#include "proto/version.h"
+#include "worker/agent/work_directory.h"
+#include "worker/agent/worker_id.h"
+
+namespace ham::agent {
+namespace {
+
+constexpr absl::Duration kCloseTimeout = absl::Seconds(2);
+constexpr size_t kSpoolBytes = size_t{2} << 30;
+
+absl::Duration FromProto(const google::protobuf::Duration& duration) {
+  return absl::Seconds(duration.seconds()) + absl::Nanoseconds(duration.nanos());
+}
+
+std::string Describe(const RankId& id) { return absl::StrCat(id.job, " attempt ", id.attempt, " rank ", id.rank); }
+
+}  // namespace
+
+Agent::Agent(AgentConfig config, std::function<void(const absl::Status&)> ended)
+    : config_(std::move(config)),
+      ended_(std::move(ended)),
+      incarnation_(RandomId()),
+      link_(config_.connection),
+      launcher_(std::make_unique<TrainerLauncher>(config_.worker_id)),
+      core_(config_.assignments, absl::ZeroDuration()) {
+  host_.link = &link_;
+  host_.launcher = launcher_.get();
+  host_.trainer = config_.trainer;
+  host_.data_root = config_.data_root;
+  host_.data_interface = config_.data_interface;
+  host_.backoff = config_.backoff;
+  reports_ = std::make_unique<ReportStream>(
+      &link_, config_.backoff,
+      ReportStream::Events{.flushed = [this](const RankId& id) { Post([this, id] { core_.Flushed(id); }); },
+                           .fenced =
+                               [this](const RankId& id) {
+                                 Post([this, id] {
+                                   spdlog::warn("{} is no longer current: stopping it", Describe(id));
+                                   core_.Fenced(id, Now());
+                                 });
+                               }});
+  control_ = std::make_unique<ControlStream>(
+      config_.connection, config_.control,
+      ControlStream::Events{.opening = [this](int64_t stream) { Post([this, stream] { Opening(stream); }); },
+                            .connected =
+                                [this](int64_t stream, size_t endpoint, const ham::v1::Welcome& welcome) {
+                                  Post([this, stream, endpoint, welcome] { Connected(stream, endpoint, welcome); });
+                                },
+                            .desired =
+                                [this](int64_t stream, const ham::v1::DesiredAssignments& desired) {
+                                  Post([this, stream, desired] { Desired(stream, desired); });
+                                },
+                            .closed = [this](int64_t stream) { Post([this, stream] { Closed(stream); }); },
+                            .failed =
+                                [this](const absl::Status& status) {
+                                  Post([this, status] {
+                                    fatal_ = status;
+                                    BeginStop();
+                                  });
+                                }});
+  thread_ = std::thread([this] { Run(); });
+}
+
+Agent::~Agent() {
+  Stop();
+  Stop();
+  thread_.join();
+}
+
+void Agent::Stop() {
+  Post([this] {
+    if (stopping_) core_.KillNow();
+    BeginStop();
+  });
+}
+
+void Agent::Post(Task task) {
+  absl::MutexLock lock(&mutex_);
+  if (!closed_) tasks_.push_back(std::move(task));
+}
+
+void Agent::Run() {
+  while (!Finished()) {
+    RunTasks(std::min(next_beat_, core_.NextTimer()));
+    core_.Tick(Now());
+    Act();
+    SendBeat();
+  }
+  control_->Close(kCloseTimeout);
+  reports_->Close();
+  {
+    absl::MutexLock lock(&mutex_);
+    closed_ = true;
+    tasks_.clear();
+  }
+  for (const auto& [id, spool] : spools_) RemoveWorkDirectory(DirectoryOf(id));
+  ended_(fatal_);
+}
+
+void Agent::RunTasks(absl::Duration deadline) {
+  std::deque<Task> tasks;
+  {
+    absl::MutexLock lock(&mutex_);
+    const auto due = [this]() ABSL_SHARED_LOCKS_REQUIRED(mutex_) { return !tasks_.empty(); };
+    mutex_.AwaitWithTimeout(absl::Condition(&due), std::max(absl::ZeroDuration(), deadline - Now()));
+    tasks.swap(tasks_);
+  }
+  for (const Task& task : tasks) task();
+}
+
+void Agent::Act() {
+  // Acting may lead to more: a rank that cannot start has ended.
+  for (std::vector<Action> actions = core_.TakeActions(); !actions.empty(); actions = core_.TakeActions()) {
+    for (const Action& action : actions) {
+      if (const auto* start = std::get_if<StartRank>(&action)) {
+        Start(start->assignment);
+      } else if (const auto* terminate = std::get_if<TerminateRank>(&action)) {
+        if (const auto rank = ranks_.find(terminate->id); rank != ranks_.end()) rank->second->Terminate();
+      } else if (const auto* kill = std::get_if<KillRank>(&action)) {
+        if (const auto rank = ranks_.find(kill->id); rank != ranks_.end()) rank->second->Kill();
+      } else if (const auto* forget = std::get_if<ForgetRank>(&action)) {
+        Forget(forget->id);
+      }
+    }
+  }
+}
+
+void Agent::Start(const ham::v1::Assignment& assignment) {
+  const RankId id = IdOf(assignment);
+  spdlog::info("starting {} of {} in slot {}", Describe(id), assignment.world_size(), assignment.slot());
+  const absl::Status status = TryStart(assignment);
+  if (status.ok()) return;
+  ExitFacts facts;
+  facts.broken = status;
+  RankExited(id, ClassifyExit(facts));
+}
+
+absl::Status Agent::TryStart(const ham::v1::Assignment& assignment) {
+  const RankId id = IdOf(assignment);
+  const auto slot = std::find_if(config_.slots.begin(), config_.slots.end(),
+                                 [&](const ham::v1::Slot& s) { return s.index() == assignment.slot(); });
+  if (slot == config_.slots.end()) {
+    return absl::NotFoundError(absl::StrCat("this worker has no slot ", assignment.slot()));
+  }
+  const std::string directory = DirectoryOf(id);
+  if (directory.empty()) return absl::InvalidArgumentError(absl::StrCat("\"", id.job, "\" is no name of a job"));
+  if (absl::Status status = MakeWorkDirectory(directory); !status.ok()) return status;
+  absl::StatusOr<std::unique_ptr<Spool>> spool = Spool::Open(directory + "/spool", kSpoolBytes);
+  if (!spool.ok()) return spool.status();
+  const std::shared_ptr<Spool> shared = *std::move(spool);
+  spools_[id] = shared;
+  reports_->Add(id, shared);
+  ranks_[id] = std::make_unique<Rank>(
+      host_, assignment, *slot, directory, shared,
+      Rank::Events{
+          .progress =
+              [this](const RankId& rank, const ham::v1::Progress& progress) {
+                Post([this, rank, progress] { core_.Progressed(rank, progress); });
+              },
+          .recorded = [this] { reports_->Wake(); },
+          .exited = [this](const RankId& rank,
+                           const ham::v1::RankExit& exit) { Post([this, rank, exit] { RankExited(rank, exit); }); }});
+  return absl::OkStatus();
+}
+
+void Agent::RankExited(const RankId& id, const ham::v1::RankExit& exit) {
+  spdlog::info("{} ended: {}", Describe(id), exit.success() ? "done" : exit.message());
+  ranks_.erase(id);
+  const auto spool = spools_.find(id);
+  core_.Exited(id, exit, spool == spools_.end() || spool->second->empty(), Now());
+}
+
+void Agent::Forget(const RankId& id) {
+  reports_->Remove(id);
+  if (spools_.erase(id) != 0) RemoveWorkDirectory(DirectoryOf(id));
+}
+
+void Agent::SendBeat() {
+  const bool changed = core_.TakeChanged();
+  if (!changed && !beat_due_ && Now() < next_beat_) return;
+  next_beat_ = Now() + heartbeat_;
+  beat_due_ = false;
+  if (!connected_) return;
+  ham::v1::Beat beat;
+  beat.set_desired_version(desired_version_);
+  for (ham::v1::ObservedRank& rank : core_.Observed()) *beat.add_observed() = std::move(rank);
+  control_->Beat(stream_, std::move(beat));
+}
+
+void Agent::BeginStop() {
+  if (std::exchange(stopping_, true)) return;
+  spdlog::info("stopping");
+  core_.Shutdown(Now());
+}
+
+bool Agent::Finished() const { return stopping_ && !core_.has_processes() && (!fatal_.ok() || core_.Settled()); }
+
+void Agent::Opening(int64_t stream) {
+  stream_ = stream;
+  connected_ = false;
+  desired_version_ = 0;
+  ham::v1::RegisterWorker registration;
+  registration.set_protocol_version(kProtocolVersion);
+  registration.set_build_id(BuildId());
+  registration.set_worker_id(config_.worker_id);
+  registration.set_worker_name(config_.name);
+  registration.set_incarnation(incarnation_);
+  for (const ham::v1::Slot& slot : config_.slots) *registration.add_slots() = slot;
+  for (const ham::v1::DataSet& data_set : config_.data_sets) *registration.add_data_sets() = data_set;
+  for (ham::v1::ObservedRank& rank : core_.Observed()) *registration.add_observed() = std::move(rank);
+  control_->Register(stream, std::move(registration));
+}
+
+void Agent::Connected(int64_t stream, size_t endpoint, const ham::v1::Welcome& welcome) {
+  if (stream != stream_) return;
+  if (!cluster_id_.empty() && cluster_id_ != welcome.cluster_id()) {
+    spdlog::warn("the coordinator now belongs to cluster {}, not {}: stopping all ranks", welcome.cluster_id(),
+                 cluster_id_);
+    core_.Abandon(Now());
+  }
+  cluster_id_ = welcome.cluster_id();
+  connected_ = true;
+  beat_due_ = true;
+  spdlog::info("connected to {} as {}", config_.connection.endpoints[endpoint], config_.name);
+  if (welcome.has_heartbeat_interval()) {
+    heartbeat_ = std::clamp(FromProto(welcome.heartbeat_interval()), absl::Milliseconds(10), absl::Minutes(1));
+  }
+  if (welcome.has_terminate_grace()) core_.SetTerminateGrace(FromProto(welcome.terminate_grace()));
+  core_.Connected();
+  link_.Connected(endpoint, welcome.cluster_id(), welcome.session());
+  reports_->Connected();
+}
+
+void Agent::Desired(int64_t stream, const ham::v1::DesiredAssignments& desired) {
+  if (stream != stream_ || desired.version() < desired_version_) return;
+  desired_version_ = desired.version();
+  beat_due_ = true;
+  core_.Desire(desired, Now());
+}
+
+void Agent::Closed(int64_t stream) {
+  if (stream != stream_) return;
+  connected_ = false;
+  core_.Disconnected(Now());
+}
+
+std::string Agent::DirectoryOf(const RankId& id) const {
+  return WorkDirectory(config_.state_dir, id.job, id.attempt, id.rank);
+}
+
+}  // namespace ham::agent

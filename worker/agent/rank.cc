@@ -1,0 +1,278 @@
+#include "worker/agent/rank.h"
+
+#include <poll.h>
+#include <sys/socket.h>
+#include <unistd.h>
+
+#include <array>
+#include <cerrno>
+#include <random>
+#include <utility>
+
+#include "absl/strings/str_cat.h"
+#include "absl/time/clock.h"
+#include "proto/version.h"
+#include "worker/agent/log_text.h"
+#include "worker/agent/slots.h"
+#include "worker/ipc/frame.h"
+
+namespace ham::agent {
+namespace {
+
+bool MayPass(const absl::Status& status) {
+  return absl::IsUnavailable(status) || absl::IsDeadlineExceeded(status) || absl::IsResourceExhausted(status);
+}
+
+void SetNow(ham::v1::SpooledRecord* record) {
+  const timespec now = absl::ToTimespec(absl::Now());
+  record->mutable_time()->set_seconds(now.tv_sec);
+  record->mutable_time()->set_nanos(static_cast<int32_t>(now.tv_nsec));
+}
+
+// Waits until `fd` can be read or is at its end.
+bool AwaitReadable(int fd, absl::Duration timeout) {
+  const absl::Time deadline = absl::Now() + timeout;
+  while (true) {
+    const absl::Duration left = std::max(absl::ZeroDuration(), deadline - absl::Now());
+    pollfd entry = {fd, POLLIN, 0};
+    const int ready = ::poll(&entry, 1, static_cast<int>(absl::ToInt64Milliseconds(left)) + 1);
+    if (ready > 0) return true;
+    if (ready == 0 && absl::Now() >= deadline) return false;
+    if (ready < 0 && errno != EINTR) return false;
+  }
+}
+
+}  // namespace
+
+Rank::Rank(const RankHost& host, const ham::v1::Assignment& assignment, const ham::v1::Slot& slot,
+           std::string directory, std::shared_ptr<Spool> spool, Events events)
+    : host_(host),
+      assignment_(assignment),
+      slot_(slot),
+      id_(IdOf(assignment)),
+      directory_(std::move(directory)),
+      spool_(std::move(spool)),
+      events_(std::move(events)),
+      relay_(host.link, id_.job, id_.attempt) {
+  thread_ = std::thread([this] { Run(); });
+}
+
+Rank::~Rank() {
+  Kill();
+  thread_.join();
+}
+
+void Rank::Signal(int signal) {
+  {
+    absl::MutexLock lock(&mutex_);
+    stopped_ = true;
+    if (process_ != nullptr) process_->Signal(signal);
+  }
+  cancel_.Cancel();
+}
+
+void Rank::Run() {
+  facts_.broken = Prepare();
+  if (facts_.broken.ok()) facts_.broken = StartProcess();
+  TrainerProcess* process = nullptr;
+  {
+    absl::MutexLock lock(&mutex_);
+    process = process_.get();
+  }
+  if (process != nullptr) {
+    std::thread log([this] { ReadLog(); });
+    if (facts_.broken.ok()) facts_.broken = Greet();
+    if (facts_.broken.ok()) facts_.broken = ReadFrames();
+    if (!facts_.broken.ok() || !process->Wait(host_.exit_timeout)) process->Signal(SIGKILL);
+    facts_.wait_status = process->Wait(absl::InfiniteDuration());
+    // Wakes whoever writes to it, then the log's reader.
+    ::shutdown(process->frame_fd(), SHUT_RDWR);
+    log.join();
+  }
+  cancel_.Cancel();
+  if (uploader_ != nullptr) uploader_->Close();
+  relay_.Close();
+  events_.exited(id_, ClassifyExit(facts_));
+}
+
+absl::Status Rank::Prepare() {
+  if (assignment_.has_checkpoint()) return Download();
+  return absl::OkStatus();
+}
+
+absl::Status Rank::Download() {
+  Backoff backoff(host_.backoff);
+  std::mt19937_64 random{std::random_device()()};
+  std::uniform_real_distribution<double> unit(0.0, 1.0);
+  while (true) {
+    const CoordinatorLink::Connection connection = host_.link->Get(id_.job, id_.attempt);
+    const absl::StatusOr<std::string> manifest = DownloadCheckpoint(
+        {.stub = connection.stub, .config = &host_.link->config(), .fence = connection.fence, .cancel = &cancel_},
+        assignment_.checkpoint(), directory_ + "/resume");
+    if (manifest.ok()) {
+      resume_manifest_ = *manifest;
+      return absl::OkStatus();
+    }
+    if (!MayPass(manifest.status())) {
+      return absl::Status(manifest.status().code(), absl::StrCat("cannot fetch the checkpoint to resume from: ",
+                                                                 std::string(manifest.status().message())));
+    }
+    absl::MutexLock lock(&mutex_);
+    mutex_.AwaitWithTimeout(absl::Condition(&stopped_), backoff.Next(unit(random)));
+  }
+}
+
+absl::Status Rank::StartProcess() {
+  {
+    absl::MutexLock lock(&mutex_);
+    if (stopped_) return absl::CancelledError("the rank was stopped before its trainer started");
+  }
+  absl::StatusOr<std::unique_ptr<TrainerProcess>> process =
+      host_.launcher->Start({host_.trainer, "--agent-fd", absl::StrCat(kTrainerSocket)}, SlotEnvironment(slot_));
+  if (!process.ok()) return process.status();
+  absl::MutexLock lock(&mutex_);
+  process_ = *std::move(process);
+  if (stopped_) process_->Signal(SIGTERM);
+  return absl::OkStatus();
+}
+
+absl::Status Rank::Greet() {
+  const int fd = [this] {
+    absl::MutexLock lock(&mutex_);
+    return process_->frame_fd();
+  }();
+  if (!AwaitReadable(fd, host_.hello_timeout)) {
+    return absl::DeadlineExceededError(
+        absl::StrCat("the trainer said nothing within ", absl::FormatDuration(host_.hello_timeout)));
+  }
+  const absl::StatusOr<nlohmann::json> message = ipc::ReadFrame(fd);
+  if (absl::IsInvalidArgument(message.status())) {
+    return absl::InvalidArgumentError(absl::StrCat("the trainer sent no frame: ", message.status().message()));
+  }
+  if (!message.ok()) return absl::OkStatus();  // it ended; how is seen next
+  const absl::StatusOr<TrainerFrame> frame = ParseTrainerFrame(*message);
+  if (!frame.ok()) return frame.status();
+  const auto* hello = std::get_if<HelloFrame>(&*frame);
+  if (hello == nullptr) return absl::InvalidArgumentError("the trainer did not begin with the frame \"hello\"");
+  if (hello->build_id != BuildId()) {
+    return absl::FailedPreconditionError(absl::StrCat("the trainer is of build ", hello->build_id, ", this worker of ",
+                                                      BuildId(), ": install both from one build"));
+  }
+  uploader_ =
+      std::make_unique<CheckpointUploader>([this](const CheckpointFrame& checkpoint) { return Upload(checkpoint); },
+                                           [this](const CheckpointFrame& checkpoint, const absl::Status& status) {
+                                             Send(CheckpointDoneFrame(checkpoint.manifest, status)).IgnoreError();
+                                           },
+                                           host_.backoff);
+  Send(StartFrame(assignment_, {.data_root = host_.data_root,
+                                .work_dir = directory_,
+                                .resume_manifest = resume_manifest_,
+                                .interface = host_.data_interface}))
+      .IgnoreError();  // a trainer that is gone is seen in the next read
+  return absl::OkStatus();
+}
+
+absl::Status Rank::ReadFrames() {
+  const int fd = [this] {
+    absl::MutexLock lock(&mutex_);
+    return process_->frame_fd();
+  }();
+  while (true) {
+    const absl::StatusOr<nlohmann::json> message = ipc::ReadFrame(fd);
+    if (absl::IsInvalidArgument(message.status())) {
+      return absl::InvalidArgumentError(absl::StrCat("the trainer sent no frame: ", message.status().message()));
+    }
+    if (!message.ok()) return absl::OkStatus();  // its end, also when cut within a frame by a kill
+    absl::StatusOr<TrainerFrame> frame = ParseTrainerFrame(*message);
+    if (!frame.ok()) return frame.status();
+    if (absl::Status status = Handle(*std::move(frame)); !status.ok()) return status;
+  }
+}
+
+absl::Status Rank::Handle(TrainerFrame frame) {
+  if (auto* progress = std::get_if<ham::v1::Progress>(&frame)) {
+    events_.progress(id_, *progress);
+  } else if (auto* point = std::get_if<ham::v1::MetricPoint>(&frame)) {
+    ham::v1::SpooledRecord record;
+    SetNow(&record);
+    *record.mutable_metric() = std::move(*point);
+    return Record(std::move(record));
+  } else if (auto* checkpoint = std::get_if<CheckpointFrame>(&frame)) {
+    uploader_->Add(std::move(*checkpoint));
+  } else if (auto* set = std::get_if<StoreSetFrame>(&frame)) {
+    relay_.Set(set->key, set->value, [this, id = set->id](const absl::StatusOr<std::string>& value) {
+      Send(StoreReplyFrame(id, value)).IgnoreError();
+    });
+  } else if (auto* get = std::get_if<StoreGetFrame>(&frame)) {
+    relay_.Get(get->key, get->timeout, [this, id = get->id](const absl::StatusOr<std::string>& value) {
+      Send(StoreReplyFrame(id, value)).IgnoreError();
+    });
+  } else if (auto* failed = std::get_if<FailedFrame>(&frame)) {
+    facts_.failed_class = std::move(failed->failure_class);
+    facts_.failed_message = std::move(failed->message);
+  } else if (std::holds_alternative<DoneFrame>(frame)) {
+    facts_.done = true;
+  } else {
+    return absl::InvalidArgumentError("the trainer sent a second frame \"hello\"");
+  }
+  return absl::OkStatus();
+}
+
+absl::Status Rank::Record(ham::v1::SpooledRecord record) {
+  absl::Status status = spool_->Append(std::move(record));
+  if (status.ok()) events_.recorded();
+  return status;
+}
+
+void Rank::ReadLog() {
+  int fd = -1;
+  TrainerProcess* process = nullptr;
+  {
+    absl::MutexLock lock(&mutex_);
+    process = process_.get();
+    fd = process->log_fd();
+  }
+  LogText text;
+  std::array<char, 65536> buffer;
+  while (process->AwaitLog()) {
+    const ssize_t n = ::read(fd, buffer.data(), buffer.size());
+    if (n > 0) {
+      AddLog(text.Add(std::string(buffer.data(), static_cast<size_t>(n))));
+    } else if (n == 0 || (errno != EINTR && errno != EAGAIN)) {
+      break;
+    }
+  }
+  AddLog(text.Finish());
+}
+
+void Rank::AddLog(const std::vector<std::string>& pieces) {
+  for (const std::string& piece : pieces) {
+    ham::v1::SpooledRecord record;
+    SetNow(&record);
+    record.set_log_text(piece);
+    Record(std::move(record)).IgnoreError();  // a full disk ends the rank at its next metric, not for a line of text
+  }
+}
+
+absl::Status Rank::Send(const nlohmann::json& frame) {
+  int fd = -1;
+  {
+    absl::MutexLock lock(&mutex_);
+    fd = process_->frame_fd();
+  }
+  absl::MutexLock lock(&write_mutex_);
+  return ipc::WriteFrame(fd, frame);
+}
+
+absl::Status Rank::Upload(const CheckpointFrame& checkpoint) {
+  if (checkpoint.manifest.rfind(directory_ + "/", 0) != 0) {
+    return absl::InvalidArgumentError(
+        absl::StrCat("checkpoint ", checkpoint.manifest, " lies outside of the rank's folder"));
+  }
+  const CoordinatorLink::Connection connection = host_.link->Get(id_.job, id_.attempt);
+  return UploadCheckpoint(
+      {.stub = connection.stub, .config = &host_.link->config(), .fence = connection.fence, .cancel = &cancel_},
+      checkpoint.manifest, checkpoint.iteration, checkpoint.epoch);
+}
+
+}  // namespace ham::agent
