@@ -14,8 +14,8 @@
 
 #include "absl/strings/str_cat.h"
 #include "absl/synchronization/mutex.h"
+#include "proto/sha256.h"
 #include "server/atomic_file.h"
-#include "server/sha256.h"
 
 namespace ham::server {
 namespace {
@@ -59,12 +59,12 @@ absl::StatusOr<std::string> ReadAt(int fd, const std::string& path, int64_t offs
 }
 
 absl::StatusOr<std::string> DigestOf(int fd, const std::string& path) {
-  Sha256Hasher hasher;
+  Sha256 digest;
   for (int64_t offset = 0;;) {
     absl::StatusOr<std::string> data = ReadAt(fd, path, offset, 1 << 20);
     if (!data.ok()) return data.status();
-    if (data->empty()) return hasher.FinishHex();
-    hasher.Update(*data);
+    if (data->empty()) return digest.Hex();
+    digest.Update(*data);
     offset += static_cast<int64_t>(data->size());
   }
 }

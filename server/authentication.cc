@@ -5,7 +5,7 @@
 #include <utility>
 
 #include "proto/rpc_status.h"
-#include "server/sha256.h"
+#include "proto/sha256.h"
 
 namespace ham::server {
 namespace {

@@ -3,7 +3,7 @@
 #include <nlohmann/json.hpp>
 
 #include "absl/strings/str_cat.h"
-#include "server/sha256.h"
+#include "proto/sha256.h"
 
 namespace ham::server {
 namespace {

@@ -6,11 +6,11 @@
 #include <vector>
 
 #include "absl/strings/str_cat.h"
-#include "absl/synchronization/notification.h"
 #include "proto/rpc_status.h"
 #include "proto/version.h"
 #include "server/job_request.h"
 #include "server/job_view.h"
+#include "server/loop_calls.h"
 
 namespace ham::server {
 namespace {
@@ -20,18 +20,6 @@ using ham::v1::Job;
 absl::Status NoSuchJob(const std::string& name) {
   return WithReason(absl::NotFoundError(absl::StrCat("job ", name, " does not exist; `hamctl list` shows all jobs")),
                     "JOB_NOT_FOUND");
-}
-
-// Runs `read` with committed state on the loop's thread and waits for it.
-absl::Status Read(CoordinatorLoop* loop, const std::function<absl::Status(const CoordinatorLoop::View&)>& read) {
-  absl::Notification over;
-  absl::Status status;
-  loop->Inspect([&](const absl::StatusOr<CoordinatorLoop::View>& view) {
-    status = view.ok() ? read(*view) : view.status();
-    over.Notify();
-  });
-  over.WaitForNotification();
-  return status;
 }
 
 template <class Message>
@@ -107,7 +95,7 @@ JobServiceImpl::JobServiceImpl(const ServiceParts& parts, std::function<std::str
 
 absl::StatusOr<Job> JobServiceImpl::ReadJob(const std::string& name) const {
   Job job;
-  absl::Status status = Read(parts_.loop, [&](const CoordinatorLoop::View& view) {
+  absl::Status status = ReadAndWait(parts_.loop, [&](const CoordinatorLoop::View& view) {
     const JobRow* row = view.core().FindJob(name);
     if (row == nullptr) return NoSuchJob(name);
     FillJob(*row, &job);
@@ -123,13 +111,7 @@ absl::StatusOr<Job> JobServiceImpl::ReadJob(const std::string& name) const {
 absl::StatusOr<Job> JobServiceImpl::Create(const Principal& principal, const ham::v1::CreateJobRequest& request) {
   absl::StatusOr<NewJob> job = CheckCreateJob(request, principal.name, new_id_());
   if (!job.ok()) return job.status();
-  absl::Notification over;
-  absl::StatusOr<std::string> name;
-  parts_.loop->CreateJob(*std::move(job), [&](absl::StatusOr<std::string> result) {
-    name = std::move(result);
-    over.Notify();
-  });
-  over.WaitForNotification();
+  const absl::StatusOr<std::string> name = CreateJobAndWait(parts_.loop, *std::move(job));
   if (!name.ok()) return name.status();
   return ReadJob(*name);
 }
@@ -154,7 +136,7 @@ absl::StatusOr<ham::v1::ListJobsResponse> JobServiceImpl::List(const ham::v1::Li
   if (!page.ok()) return page.status();
   const std::set<int> states(request.states().begin(), request.states().end());
   ham::v1::ListJobsResponse response;
-  absl::Status status = Read(parts_.loop, [&](const CoordinatorLoop::View& view) {
+  absl::Status status = ReadAndWait(parts_.loop, [&](const CoordinatorLoop::View& view) {
     auto next = view.by_index().lower_bound(page->before);
     int64_t last = 0;
     while (next != view.by_index().begin()) {
@@ -191,13 +173,7 @@ grpc::Status JobServiceImpl::CancelJob(grpc::ServerContext* context, const ham::
   const absl::StatusOr<Principal> principal = parts_.authenticator->Authorize(*context, Role::kAdmin);
   if (!principal.ok()) return ToGrpc(principal.status());
   if (const absl::Status status = CheckJobName(request->name()); !status.ok()) return ToGrpc(status);
-  absl::Notification over;
-  absl::Status status;
-  parts_.loop->Apply(ham::server::CancelJob{request->name(), principal->name}, [&](const absl::Status& result) {
-    status = result;
-    over.Notify();
-  });
-  over.WaitForNotification();
+  const absl::Status status = ApplyAndWait(parts_.loop, ham::server::CancelJob{request->name(), principal->name});
   if (!status.ok()) return ToGrpc(status);
   return Answer(ReadJob(request->name()), response);
 }

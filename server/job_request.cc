@@ -12,7 +12,7 @@
 #include "absl/strings/str_split.h"
 #include "proto/job_spec.h"
 #include "proto/rpc_status.h"
-#include "server/sha256.h"
+#include "proto/sha256.h"
 
 namespace ham::server {
 namespace {

@@ -14,6 +14,7 @@
 #include <random>
 
 #include "absl/strings/str_cat.h"
+#include "proto/sha256.h"
 #include "proto/version.h"
 #include "server/artifact_store.h"
 #include "server/atomic_file.h"
@@ -26,7 +27,6 @@
 #include "server/metrics_exporter.h"
 #include "server/options.h"
 #include "server/scheduling_policy.h"
-#include "server/sha256.h"
 #include "server/worker_service.h"
 
 namespace ham::server {

@@ -6,9 +6,9 @@
 #include <utility>
 
 #include "absl/strings/str_cat.h"
-#include "absl/synchronization/notification.h"
 #include "proto/rpc_status.h"
 #include "server/checkpoint_manifest.h"
+#include "server/loop_calls.h"
 #include "server/worker_streams.h"
 
 namespace ham::server {
@@ -117,14 +117,7 @@ grpc::ServerUnaryReactor* WorkerServiceImpl::GetRendezvousKey(grpc::CallbackServ
 }
 
 absl::Status WorkerServiceImpl::CheckFence(const ham::v1::Fence& fence) const {
-  absl::Notification over;
-  absl::Status status;
-  parts_.loop->Inspect([&](const absl::StatusOr<CoordinatorLoop::View>& view) {
-    status = view.ok() ? view->CheckFence(fence) : view.status();
-    over.Notify();
-  });
-  over.WaitForNotification();
-  return status;
+  return ReadAndWait(parts_.loop, [&](const CoordinatorLoop::View& view) { return view.CheckFence(fence); });
 }
 
 grpc::Status WorkerServiceImpl::QueryArtifact(grpc::ServerContext* context,
@@ -177,15 +170,12 @@ grpc::Status WorkerServiceImpl::UploadArtifact(grpc::ServerContext* context,
 absl::Status WorkerServiceImpl::Download(const ham::v1::DownloadArtifactRequest& request,
                                          grpc::ServerWriter<ham::v1::DownloadArtifactResponse>* writer) {
   std::string manifest;
-  absl::Notification over;
-  absl::Status status;
-  parts_.loop->Inspect([&](const absl::StatusOr<CoordinatorLoop::View>& view) {
-    status = view.ok() ? view->CheckFence(request.fence()) : view.status();
-    const JobRow* row = status.ok() ? view->core().FindJob(request.fence().job()) : nullptr;
+  const absl::Status status = ReadAndWait(parts_.loop, [&](const CoordinatorLoop::View& view) {
+    const absl::Status current = view.CheckFence(request.fence());
+    const JobRow* row = current.ok() ? view.core().FindJob(request.fence().job()) : nullptr;
     if (row != nullptr && row->checkpoint) manifest = row->checkpoint->manifest_digest();
-    over.Notify();
+    return current;
   });
-  over.WaitForNotification();
   if (!status.ok()) return status;
   if (request.digest() != manifest) {
     // A worker may read what its assignment names: the manifest, and the files in it.
@@ -252,13 +242,7 @@ grpc::Status WorkerServiceImpl::CommitCheckpoint(grpc::ServerContext* context,
   event.checkpoint.set_iteration(request->iteration());
   event.checkpoint.set_epoch(request->epoch());
   event.checkpoint.set_manifest_digest(request->manifest_digest());
-  absl::Notification over;
-  parts_.loop->Apply(std::move(event), [&](const absl::Status& result) {
-    status = result;
-    over.Notify();
-  });
-  over.WaitForNotification();
-  return ToGrpc(status);
+  return ToGrpc(ApplyAndWait(parts_.loop, std::move(event)));
 }
 
 }  // namespace ham::server

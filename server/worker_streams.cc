@@ -10,19 +10,10 @@
 #include "proto/job_spec.h"
 #include "proto/rpc_status.h"
 #include "proto/version.h"
+#include "proto/worker_rules.h"
 
 namespace ham::server {
 namespace {
-
-constexpr int kMostSlots = 1024;
-
-bool IsWorkerName(const std::string& name) {
-  if (name.empty() || name.size() > 63 || name.front() == '-' || name.back() == '-') return false;
-  for (const char c : name) {
-    if (!((c >= 'a' && c <= 'z') || (c >= '0' && c <= '9') || c == '-')) return false;
-  }
-  return true;
-}
 
 // What the loop holds of a control stream; outlives the reactor where the loop lets go later. A read is outstanding
 // whenever no message is being applied, so that a broken connection is seen at once.

@@ -5,9 +5,9 @@
 
 #include "absl/time/clock.h"
 #include "proto/channel.h"
+#include "proto/sha256.h"
 #include "server/artifact_store.h"
 #include "server/certificates.h"
-#include "server/sha256.h"
 #include "tests/support/temporary_directory.h"
 
 namespace ham::server {

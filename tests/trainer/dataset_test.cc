@@ -7,8 +7,8 @@
 #include <filesystem>
 #include <string>
 
+#include "proto/sha256.h"
 #include "tests/support/temporary_directory.h"
-#include "worker/trainer/sha256.h"
 
 namespace ham::trainer {
 namespace {

@@ -1,10 +1,8 @@
 #include "worker/agent/artifact_transfer.h"
 
 #include <fcntl.h>
-#include <openssl/evp.h>
 #include <unistd.h>
 
-#include <array>
 #include <cerrno>
 #include <cstring>
 #include <filesystem>
@@ -13,10 +11,10 @@
 #include <optional>
 #include <vector>
 
-#include "absl/strings/escaping.h"
 #include "absl/strings/str_cat.h"
 #include "absl/time/clock.h"
 #include "proto/rpc_status.h"
+#include "proto/sha256.h"
 #include "worker/ipc/frame.h"
 
 namespace ham::agent {
@@ -88,39 +86,15 @@ absl::StatusOr<std::string> ReadSmall(const std::string& path) {
   return text;
 }
 
-class Sha256 {
- public:
-  Sha256() { EVP_DigestInit_ex(context_, EVP_sha256(), nullptr); }
-  ~Sha256() { EVP_MD_CTX_free(context_); }
-  Sha256(const Sha256&) = delete;
-  Sha256& operator=(const Sha256&) = delete;
-  void Add(const char* data, size_t size) { EVP_DigestUpdate(context_, data, size); }
-  std::string Hex() {
-    std::array<unsigned char, EVP_MAX_MD_SIZE> digest;
-    unsigned size = 0;
-    EVP_DigestFinal_ex(context_, digest.data(), &size);
-    return absl::BytesToHexString(std::string(reinterpret_cast<const char*>(digest.data()), size));
-  }
-
- private:
-  EVP_MD_CTX* const context_ = EVP_MD_CTX_new();
-};
-
-std::string DigestOf(const std::string& bytes) {
-  Sha256 hash;
-  hash.Add(bytes.data(), bytes.size());
-  return hash.Hex();
-}
-
 absl::StatusOr<std::string> DigestOfFile(const std::string& path) {
   std::ifstream file(path, std::ios::binary);
   if (!file) return absl::NotFoundError(absl::StrCat("cannot read ", path));
-  Sha256 hash;
+  Sha256 digest;
   std::string buffer(kChunkBytes, '\0');
   while (file.read(buffer.data(), static_cast<std::streamsize>(buffer.size())), file.gcount() > 0) {
-    hash.Add(buffer.data(), static_cast<size_t>(file.gcount()));
+    digest.Update({buffer.data(), static_cast<size_t>(file.gcount())});
   }
-  return hash.Hex();
+  return digest.Hex();
 }
 
 // ---- up ----------------------------------------------------------------------------------------------------
@@ -269,6 +243,10 @@ void TransferCancel::Leave(grpc::ClientContext* context) {
   contexts_.erase(context);
 }
 
+bool MayPass(const absl::Status& status) {
+  return absl::IsUnavailable(status) || absl::IsDeadlineExceeded(status) || absl::IsResourceExhausted(status);
+}
+
 absl::Status UploadCheckpoint(const TransferPeer& peer, const std::string& manifest, int64_t iteration, int epoch) {
   const absl::StatusOr<std::string> text = ReadSmall(manifest);
   if (!text.ok()) return text.status();
@@ -278,7 +256,7 @@ absl::Status UploadCheckpoint(const TransferPeer& peer, const std::string& manif
   for (const File& file : *files) {
     if (absl::Status status = UploadFile(peer, (folder / file.name).string(), file); !status.ok()) return status;
   }
-  const File self{"", DigestOf(*text), static_cast<int64_t>(text->size())};
+  const File self{"", Sha256Hex(*text), static_cast<int64_t>(text->size())};
   if (absl::Status status = UploadFile(peer, manifest, self); !status.ok()) return status;
   return Commit(peer, self.digest, *files, iteration, epoch);
 }

@@ -38,6 +38,9 @@ struct TransferPeer {
   TransferCancel* cancel = nullptr;
 };
 
+// True for an error of a transfer that another try may not meet.
+bool MayPass(const absl::Status& status);
+
 // Uploads the files that the manifest names, then the manifest, and commits. A file that the store holds is not sent
 // again, one that it holds in part is continued. InvalidArgument for a bad manifest; NotFound and DataLoss for missing
 // and changed files; errors of the coordinator. Blocks.

@@ -3,14 +3,9 @@
 #include <random>
 #include <utility>
 
+#include "worker/agent/artifact_transfer.h"
+
 namespace ham::agent {
-namespace {
-
-bool MayPass(const absl::Status& status) {
-  return absl::IsUnavailable(status) || absl::IsDeadlineExceeded(status) || absl::IsResourceExhausted(status);
-}
-
-}  // namespace
 
 CheckpointUploader::CheckpointUploader(Upload upload, Done done, const Backoff::Options& backoff)
     : upload_(std::move(upload)), done_(std::move(done)), backoff_(backoff) {

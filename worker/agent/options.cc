@@ -10,14 +10,10 @@
 #include "absl/strings/ascii.h"
 #include "absl/strings/str_cat.h"
 #include "proto/version.h"
+#include "proto/worker_rules.h"
 
 namespace ham::agent {
 namespace {
-
-constexpr size_t kNameBytes = 63;
-constexpr int kMostSlots = 1024;
-
-bool IsNameCharacter(char c) { return (c >= 'a' && c <= 'z') || (c >= '0' && c <= '9'); }
 
 std::string HostName() {
   std::array<char, 256> host{};
@@ -45,19 +41,11 @@ void Complete(AgentOptions* options) {
 
 }  // namespace
 
-bool IsWorkerName(const std::string& name) {
-  if (name.empty() || name.size() > kNameBytes) return false;
-  for (const char c : name) {
-    if (!IsNameCharacter(c) && c != '-') return false;
-  }
-  return name.front() != '-' && name.back() != '-';
-}
-
 std::string WorkerNameFrom(const std::string& host) {
   std::string name = absl::AsciiStrToLower(host.substr(0, host.find('.')));
-  if (name.size() > kNameBytes) name.resize(kNameBytes);
+  if (name.size() > kMostWorkerNameBytes) name.resize(kMostWorkerNameBytes);
   for (char& c : name) {
-    if (!IsNameCharacter(c)) c = '-';
+    if (!IsWorkerNameCharacter(c)) c = '-';
   }
   const size_t first = name.find_first_not_of('-');
   if (first == std::string::npos) return "";

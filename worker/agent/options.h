@@ -31,6 +31,5 @@ CommandLine ParseCommandLine(int argc, const char* const* argv);
 
 // A worker name made of any text: lower case, up to the first dot, other characters as '-'. "" if nothing is left.
 std::string WorkerNameFrom(const std::string& host);
-bool IsWorkerName(const std::string& name);
 
 }  // namespace ham::agent

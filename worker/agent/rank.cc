@@ -19,10 +19,6 @@
 namespace ham::agent {
 namespace {
 
-bool MayPass(const absl::Status& status) {
-  return absl::IsUnavailable(status) || absl::IsDeadlineExceeded(status) || absl::IsResourceExhausted(status);
-}
-
 void SetNow(ham::v1::SpooledRecord* record) {
   const timespec now = absl::ToTimespec(absl::Now());
   record->mutable_time()->set_seconds(now.tv_sec);

@@ -16,8 +16,8 @@
 #include <utility>
 
 #include "absl/strings/str_cat.h"
+#include "proto/sha256.h"
 #include "worker/ipc/frame.h"
-#include "worker/trainer/sha256.h"
 
 namespace ham::trainer {
 namespace {

@@ -6,8 +6,8 @@
 
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_join.h"
+#include "proto/sha256.h"
 #include "worker/trainer/data/idx.h"
-#include "worker/trainer/sha256.h"
 
 namespace ham::trainer {
 namespace {
@@ -90,8 +90,8 @@ absl::StatusOr<ImageSet> ReadSplit(const std::string& directory, const DataSet& 
     result.labels.push_back(label);
   }
   if (digest != nullptr) {
-    digest->Update(images->bytes.data(), images->bytes.size());
-    digest->Update(labels->bytes.data(), labels->bytes.size());
+    digest->Update(images->bytes);
+    digest->Update(labels->bytes);
   }
   return result;
 }

@@ -1,0 +1,22 @@
+// What a worker may call itself and bring along; checked by the agent at start, and by the coordinator again.
+#pragma once
+
+#include <string>
+
+namespace ham {
+
+inline constexpr int kMostSlots = 1024;  // of one worker
+inline constexpr size_t kMostWorkerNameBytes = 63;
+
+inline bool IsWorkerNameCharacter(char c) { return (c >= 'a' && c <= 'z') || (c >= '0' && c <= '9'); }
+
+// [a-z0-9]([a-z0-9-]*[a-z0-9])?, at most 63.
+inline bool IsWorkerName(const std::string& name) {
+  if (name.empty() || name.size() > kMostWorkerNameBytes) return false;
+  for (const char c : name) {
+    if (!IsWorkerNameCharacter(c) && c != '-') return false;
+  }
+  return name.front() != '-' && name.back() != '-';
+}
+
+}  // namespace ham
