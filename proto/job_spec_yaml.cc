@@ -4,10 +4,12 @@
 #include <limits>
 #include <numeric>
 #include <set>
+#include <sstream>
 
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_format.h"
 #include "proto/job_spec.h"
+#include "yaml-cpp/eventhandler.h"
 #include "yaml-cpp/yaml.h"
 
 namespace ham {
@@ -159,6 +161,30 @@ absl::Status FillMessage(const YAML::Node& node, const std::string& path, int de
   return absl::OkStatus();
 }
 
+// Drops all events of a document.
+class Ignore : public YAML::EventHandler {
+  void OnDocumentStart(const YAML::Mark&) override {}
+  void OnDocumentEnd() override {}
+  void OnNull(const YAML::Mark&, YAML::anchor_t) override {}
+  void OnAlias(const YAML::Mark&, YAML::anchor_t) override {}
+  void OnScalar(const YAML::Mark&, const std::string&, YAML::anchor_t, const std::string&) override {}
+  void OnSequenceStart(const YAML::Mark&, const std::string&, YAML::anchor_t, YAML::EmitterStyle::value) override {}
+  void OnSequenceEnd() override {}
+  void OnMapStart(const YAML::Mark&, const std::string&, YAML::anchor_t, YAML::EmitterStyle::value) override {}
+  void OnMapEnd() override {}
+};
+
+// 0, 1, or 2 for more. Not YAML::LoadAll: before text that no document can begin with, such as a comma, the library
+// finds empty documents without end.
+int CountDocuments(const std::string& text) {
+  std::istringstream stream(text);
+  YAML::Parser parser(stream);
+  Ignore ignore;
+  int documents = 0;
+  while (documents < 2 && parser.HandleNextDocument(ignore)) ++documents;
+  return documents;
+}
+
 }  // namespace
 
 absl::StatusOr<ham::v1::JobSpec> ParseJobSpecYaml(const std::string& text) {
@@ -168,12 +194,12 @@ absl::StatusOr<ham::v1::JobSpec> ParseJobSpecYaml(const std::string& text) {
   }
   ham::v1::JobSpec spec;
   try {
-    const std::vector<YAML::Node> documents = YAML::LoadAll(text);
-    if (documents.size() != 1) {
-      return absl::InvalidArgumentError(
-          absl::StrFormat("the spec holds %d YAML documents; allowed is exactly one", documents.size()));
+    const int documents = CountDocuments(text);
+    if (documents != 1) {
+      return absl::InvalidArgumentError(absl::StrFormat("the spec holds %s YAML documents; allowed is exactly one",
+                                                        documents == 0 ? "0" : "at least 2"));
     }
-    const absl::Status status = FillMessage(documents[0], "", 0, &spec);
+    const absl::Status status = FillMessage(YAML::Load(text), "", 0, &spec);
     if (!status.ok()) return status;
   } catch (const YAML::Exception& error) {
     return absl::InvalidArgumentError(absl::StrFormat("the spec is not valid YAML at line %d, column %d: %s",

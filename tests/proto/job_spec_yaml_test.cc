@@ -70,6 +70,13 @@ TEST(ParseJobSpecYaml, RefusesHugeText) {
   EXPECT_EQ(ParseJobSpecYaml(std::string(2 << 20, ' ')).status().code(), absl::StatusCode::kInvalidArgument);
 }
 
+TEST(ParseJobSpecYaml, EndsOnTextThatNoDocumentCanBeginWith) {
+  for (const char* text : {",", "\n,train: {}", "]", "}", "train: {}\n]", "%", "*", "..."}) {
+    const auto spec = ParseJobSpecYaml(text);
+    EXPECT_EQ(spec.status().code(), absl::StatusCode::kInvalidArgument) << text;
+  }
+}
+
 TEST(ParseJobSpecYaml, SurvivesDamagedText) {
   const unsigned seed = std::random_device{}();
   SCOPED_TRACE(testing::Message() << "seed " << seed);
