@@ -10,7 +10,7 @@ packages=(
   dataset-fashion-mnist
 )
 if [ "${1:-}" = tests ]; then
-  packages+=(libgtest-dev libgmock-dev python3-venv procps)
+  packages+=(libgtest-dev libgmock-dev python3-venv python3-grpcio python3-protobuf procps)
 fi
 missing=()
 for package in "${packages[@]}"; do

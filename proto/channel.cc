@@ -20,7 +20,9 @@ bool IsLoopback(const std::string& endpoint) {
   } else if (std::count(host.begin(), host.end(), ':') == 1) {
     host = host.substr(0, host.find(':'));
   }
-  return host == "localhost" || host == "::1" || host.rfind("127.", 0) == 0;
+  // Numbers only: a name may begin with "127." and lead anywhere.
+  return host == "localhost" || host == "::1" ||
+         (host.rfind("127.", 0) == 0 && host.find_first_not_of("0123456789.") == std::string::npos);
 }
 
 absl::StatusOr<ConnectionConfig> ParseConnectionConfig(const std::string& text) {

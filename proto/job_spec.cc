@@ -306,13 +306,13 @@ std::vector<std::string> FindUnknownFields(const google::protobuf::Message& mess
   return out;
 }
 
-std::string JobSpecToJson(const ham::v1::JobSpec& spec) {
+std::string MessageToJson(const google::protobuf::Message& message) {
   google::protobuf::util::JsonPrintOptions options;
   options.always_print_primitive_fields = true;
   options.preserve_proto_field_names = true;
   std::string json;
-  const auto status = google::protobuf::util::MessageToJsonString(spec, &json, options);
-  if (!status.ok()) std::abort();  // a JobSpec has no type that JSON cannot carry
+  const auto status = google::protobuf::util::MessageToJsonString(message, &json, options);
+  if (!status.ok()) std::abort();  // none of our messages has a type that JSON cannot carry
   return json;
 }
 

@@ -8,6 +8,7 @@
 
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_format.h"
+#include "absl/strings/str_split.h"
 #include "proto/job_spec.h"
 #include "yaml-cpp/eventhandler.h"
 #include "yaml-cpp/yaml.h"
@@ -54,6 +55,11 @@ std::string NearestKey(const std::string& key, const google::protobuf::Descripto
     }
   }
   return best;
+}
+
+absl::Status UnknownKey(const std::string& path, const std::string& key, const google::protobuf::Descriptor* section) {
+  return absl::InvalidArgumentError(absl::StrFormat(
+      "%s is not a known key; did you mean %s?", Join(path, key.substr(0, 80)), Join(path, NearestKey(key, section))));
 }
 
 bool ParseReal(const std::string& text, double* value) {
@@ -151,8 +157,7 @@ absl::Status FillMessage(const YAML::Node& node, const std::string& path, int de
     const std::string at = Join(path, key.substr(0, 80));
     const FieldDescriptor* field = message->GetDescriptor()->FindFieldByName(key);
     if (field == nullptr) {
-      return absl::InvalidArgumentError(absl::StrFormat("%s is not a known key; did you mean %s?", at,
-                                                        Join(path, NearestKey(key, message->GetDescriptor()))));
+      return UnknownKey(path, key, message->GetDescriptor());
     }
     if (!seen.insert(key).second) return absl::InvalidArgumentError(at + " stands twice; keep one");
     const absl::Status status = FillField(entry.second, at, depth, field, message);
@@ -185,27 +190,67 @@ int CountDocuments(const std::string& text) {
   return documents;
 }
 
+// The one document of `text`. YAML::Exception, or InvalidArgument for another number of them.
+absl::StatusOr<YAML::Node> LoadDocument(const std::string& text, const std::string& name) {
+  if (text.size() > kMaxYamlBytes) {
+    return absl::InvalidArgumentError(
+        absl::StrFormat("%s has %d bytes; allowed is at most %d", name, text.size(), kMaxYamlBytes));
+  }
+  const int documents = CountDocuments(text);
+  if (documents == 1) return YAML::Load(text);
+  return absl::InvalidArgumentError(
+      absl::StrFormat("%s holds %s YAML documents; allowed is exactly one", name, documents == 0 ? "0" : "at least 2"));
+}
+
+absl::Status NotYaml(const std::string& name, const YAML::Exception& error) {
+  return absl::InvalidArgumentError(absl::StrFormat("%s is not valid YAML at line %d, column %d: %s", name,
+                                                    error.mark.line + 1, error.mark.column + 1, error.msg));
+}
+
+// The message that holds the last key of `path`, and that key's field.
+absl::Status FindField(const std::string& path, Message** message, const FieldDescriptor** field) {
+  std::string above;
+  const std::vector<std::string> keys = absl::StrSplit(path, '.');
+  for (size_t i = 0; i < keys.size(); ++i) {
+    *field = (*message)->GetDescriptor()->FindFieldByName(keys[i]);
+    if (*field == nullptr) return UnknownKey(above, keys[i], (*message)->GetDescriptor());
+    above = Join(above, keys[i]);
+    if (i + 1 == keys.size()) break;
+    if ((*field)->is_repeated() || (*field)->cpp_type() != FieldDescriptor::CPPTYPE_MESSAGE) {
+      return absl::InvalidArgumentError(absl::StrFormat("%s has no keys below it; set %s as a whole", above, above));
+    }
+    *message = (*message)->GetReflection()->MutableMessage(*message, *field);
+  }
+  return absl::OkStatus();
+}
+
 }  // namespace
 
 absl::StatusOr<ham::v1::JobSpec> ParseJobSpecYaml(const std::string& text) {
-  if (text.size() > kMaxYamlBytes) {
-    return absl::InvalidArgumentError(
-        absl::StrFormat("the spec has %d bytes; allowed is at most %d", text.size(), kMaxYamlBytes));
-  }
   ham::v1::JobSpec spec;
   try {
-    const int documents = CountDocuments(text);
-    if (documents != 1) {
-      return absl::InvalidArgumentError(absl::StrFormat("the spec holds %s YAML documents; allowed is exactly one",
-                                                        documents == 0 ? "0" : "at least 2"));
-    }
-    const absl::Status status = FillMessage(YAML::Load(text), "", 0, &spec);
+    const absl::StatusOr<YAML::Node> document = LoadDocument(text, "the spec");
+    if (!document.ok()) return document.status();
+    const absl::Status status = FillMessage(*document, "", 0, &spec);
     if (!status.ok()) return status;
   } catch (const YAML::Exception& error) {
-    return absl::InvalidArgumentError(absl::StrFormat("the spec is not valid YAML at line %d, column %d: %s",
-                                                      error.mark.line + 1, error.mark.column + 1, error.msg));
+    return NotYaml("the spec", error);
   }
   return spec;
+}
+
+absl::Status SetJobSpecField(const std::string& path, const std::string& value, ham::v1::JobSpec* spec) {
+  Message* message = spec;
+  const FieldDescriptor* field = nullptr;
+  if (const absl::Status status = FindField(path, &message, &field); !status.ok()) return status;
+  message->GetReflection()->ClearField(message, field);
+  const std::string name = absl::StrCat("the value of ", path);
+  try {
+    const absl::StatusOr<YAML::Node> document = LoadDocument(value, name);
+    return document.ok() ? FillField(*document, path, 0, field, message) : document.status();
+  } catch (const YAML::Exception& error) {
+    return NotYaml(name, error);
+  }
 }
 
 }  // namespace ham

@@ -14,8 +14,8 @@
 
 #include "absl/strings/str_cat.h"
 #include "absl/synchronization/mutex.h"
+#include "proto/atomic_file.h"
 #include "proto/sha256.h"
-#include "server/atomic_file.h"
 
 namespace ham::server {
 namespace {

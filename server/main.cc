@@ -14,10 +14,10 @@
 #include <random>
 
 #include "absl/strings/str_cat.h"
+#include "proto/atomic_file.h"
 #include "proto/sha256.h"
 #include "proto/version.h"
 #include "server/artifact_store.h"
-#include "server/atomic_file.h"
 #include "server/authentication.h"
 #include "server/client_service.h"
 #include "server/clock.h"

@@ -1,6 +1,8 @@
 #include <gtest/gtest.h>
 
+#include <array>
 #include <random>
+#include <vector>
 
 #include "proto/job_spec.h"
 
@@ -31,6 +33,40 @@ TEST(ParseJobSpecYaml, ReadsEveryKindOfField) {
   EXPECT_EQ(train.optimizer().milestones(1), 5);
   EXPECT_EQ(train.evaluation().suites(0).attacks(1).loss(), "margin");
   EXPECT_FALSE(train.has_epochs());
+}
+
+TEST(SetJobSpecField, ReplacesOneFieldASectionOrAList) {
+  auto spec = ParseJobSpecYaml(kGood);
+  ASSERT_TRUE(spec.ok()) << spec.status();
+  ASSERT_TRUE(SetJobSpecField("train.attack.epsilon", "4/255", &*spec).ok());
+  ASSERT_TRUE(SetJobSpecField("train.optimizer.milestones", "[7]", &*spec).ok());
+  ASSERT_TRUE(SetJobSpecField("train.method", "{name: pgd-at}", &*spec).ok());
+  ASSERT_TRUE(SetJobSpecField("train.resources.world_size", "2", &*spec).ok());
+  EXPECT_EQ(spec->train().attack().epsilon(), 4.0 / 255.0);
+  EXPECT_EQ(spec->train().attack().steps(), 5);
+  ASSERT_EQ(spec->train().optimizer().milestones_size(), 1);
+  EXPECT_EQ(spec->train().optimizer().milestones(0), 7);
+  EXPECT_EQ(spec->train().method().name(), "pgd-at");
+  EXPECT_FALSE(spec->train().method().has_mining_step());
+  EXPECT_EQ(spec->train().resources().world_size(), 2);
+}
+
+TEST(SetJobSpecField, NamesWhatIsWrong) {
+  const std::vector<std::array<const char*, 3>> cases = {
+      {"train.seeed", "1", "did you mean train.seed?"},
+      {"", "1", "did you mean train?"},
+      {"train.seed.", "1", "train.seed has no keys below it"},
+      {"train.evaluation.suites.name", "a", "set train.evaluation.suites as a whole"},
+      {"train.seed", "", "the value of train.seed holds 0 YAML documents"},
+      {"train.seed", "[", "the value of train.seed is not valid YAML"},
+      {"train.epochs", "many", "train.epochs is \"many\""},
+  };
+  for (const auto& [path, value, expected] : cases) {
+    ham::v1::JobSpec spec;
+    const absl::Status status = SetJobSpecField(path, value, &spec);
+    EXPECT_EQ(status.code(), absl::StatusCode::kInvalidArgument) << path;
+    EXPECT_NE(std::string(status.message()).find(expected), std::string::npos) << status;
+  }
 }
 
 struct Case {

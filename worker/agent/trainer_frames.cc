@@ -127,7 +127,7 @@ json StartFrame(const ham::v1::Assignment& assignment, const RankPlace& place) {
           {"attempt", assignment.attempt()},
           {"rank", assignment.rank()},
           {"world_size", assignment.world_size()},
-          {"spec", json::parse(JobSpecToJson(assignment.spec()))},
+          {"spec", json::parse(MessageToJson(assignment.spec()))},
           {"data_root", place.data_root},
           {"work_dir", place.work_dir},
           {"threads", assignment.spec().train().resources().threads_per_rank()},
