@@ -28,8 +28,4 @@ ExitCode ExitCodeOf(const absl::Status& status) {
 
 ExitCode ExitCodeOf(ham::v1::Job::State state) { return state == ham::v1::Job::SUCCEEDED ? kDone : kFailed; }
 
-bool IsFinal(ham::v1::Job::State state) {
-  return state == ham::v1::Job::SUCCEEDED || state == ham::v1::Job::FAILED || state == ham::v1::Job::CANCELLED;
-}
-
 }  // namespace ham::client

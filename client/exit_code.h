@@ -23,7 +23,4 @@ ExitCode ExitCodeOf(const absl::Status& status);
 // Of a job that was followed to its end.
 ExitCode ExitCodeOf(ham::v1::Job::State state);
 
-// True for SUCCEEDED, FAILED and CANCELLED.
-bool IsFinal(ham::v1::Job::State state);
-
 }  // namespace ham::client

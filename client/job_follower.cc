@@ -6,6 +6,7 @@
 #include "absl/time/clock.h"
 #include "client/exit_code.h"
 #include "proto/backoff.h"
+#include "proto/job_state.h"
 
 namespace ham::client {
 namespace {

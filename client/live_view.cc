@@ -9,6 +9,7 @@
 #include "client/exit_code.h"
 #include "client/record_lines.h"
 #include "client/text.h"
+#include "proto/job_state.h"
 
 namespace ham::client {
 namespace {

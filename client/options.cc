@@ -119,7 +119,10 @@ void AddSubmit(CLI::App* app, CommandLine* line, SubmitOptions* submit) {
       ->allow_extra_args(false);
   command->add_option("--request-id", submit->request_id,
                       "Submitting again with the same id gives the first job instead of a second one");
-  command->add_flag("--watch", submit->watch, "Follow the job to its end, as `hamctl watch` does");
+  CLI::Option* dry_run = command->add_flag(
+      "--dry-run", submit->dry_run,
+      "Check the spec and print it with all its defaults, without a coordinator; as JSON it is what ham-trainer reads");
+  command->add_flag("--watch", submit->watch, "Follow the job to its end, as `hamctl watch` does")->excludes(dry_run);
   AddOutput(command, &submit->output);
 }
 

@@ -30,6 +30,7 @@ struct SubmitOptions {
   std::map<std::string, std::string> labels;
   std::string request_id;  // "": a new one
   bool watch = false;
+  bool dry_run = false;  // print the spec with its defaults instead
   OutputFormat output = OutputFormat::kTable;
 };
 struct ListOptions {

@@ -9,6 +9,7 @@
 #include "client/output.h"
 #include "client/text.h"
 #include "proto/job_spec.h"
+#include "proto/rpc_status.h"
 
 namespace ham::client {
 namespace {
@@ -52,11 +53,20 @@ absl::StatusOr<ham::v1::CreateJobRequest> MakeRequest(const SubmitOptions& optio
   return request;
 }
 
+// The coordinator checks and completes the spec itself; this is for those who have none at hand.
+Result PrintResolved(ham::v1::JobSpec spec, OutputFormat format) {
+  const std::vector<FieldViolation> violations = ResolveJobSpec(&spec);
+  if (!violations.empty()) return InvalidFields(violations);
+  Print(Serialize(spec, format == OutputFormat::kTable ? OutputFormat::kYaml : format));
+  return kDone;
+}
+
 }  // namespace
 
 Result Run(const GlobalOptions& global, const SubmitOptions& options) {
   const absl::StatusOr<ham::v1::CreateJobRequest> request = MakeRequest(options);
   if (!request.ok()) return request.status();
+  if (options.dry_run) return PrintResolved(request->spec(), options.output);
   absl::StatusOr<CoordinatorClient> client = Connect(global);
   if (!client.ok()) return client.status();
   const absl::StatusOr<ham::v1::Job> job = client->CreateJob(*request);

@@ -3,6 +3,7 @@
 #include <utility>
 
 #include "absl/strings/str_cat.h"
+#include "proto/job_state.h"
 #include "server/coordinator_impl.h"
 
 namespace ham::server {

@@ -7,6 +7,7 @@
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_split.h"
 #include "google/rpc/error_details.pb.h"
+#include "proto/job_state.h"
 #include "proto/rpc_status.h"
 #include "server/job_view.h"
 

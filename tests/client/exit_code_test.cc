@@ -26,14 +26,5 @@ TEST(ExitCode, OfAJobIsZeroOnlyForSuccess) {
   EXPECT_EQ(ExitCodeOf(ham::v1::Job::CANCELLED), 1);
 }
 
-TEST(IsFinal, HoldsForThreeStates) {
-  int final_states = 0;
-  for (int i = ham::v1::Job::State_MIN; i <= ham::v1::Job::State_MAX; ++i) {
-    final_states += IsFinal(static_cast<ham::v1::Job::State>(i));
-  }
-  EXPECT_EQ(final_states, 3);
-  EXPECT_FALSE(IsFinal(ham::v1::Job::CANCELLING));
-}
-
 }  // namespace
 }  // namespace ham::client

@@ -67,6 +67,7 @@ TEST(ParseCommandLine, RefusesWhatItDoesNotKnow) {
            {"submit"},
            {"submit", "a", "--set", "novalue"},
            {"submit", "a", "--label", "=x"},
+           {"submit", "a", "--dry-run", "--watch"},
            {"watch", "a", "--max-wait", "0s"},
            {"watch", "a", "--max-wait", "10"},
            {"logs", "a", "--rank", "-1"},

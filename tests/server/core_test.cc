@@ -7,6 +7,7 @@
 #include <vector>
 
 #include "absl/strings/str_cat.h"
+#include "proto/job_state.h"
 #include "server/coordinator.h"
 #include "server/scheduling_policy.h"
 
