@@ -225,7 +225,7 @@ class Start(unittest.TestCase):
             self.assertIn(str(cluster.path / "state"), done.stderr)
 
     def test_two_workers_with_one_name(self):
-        with Cluster(workers=1, options=["--lease", "2s"]) as cluster:
+        with Cluster(workers=1, options=["--lease", "3s"]) as cluster:
             wait_for(lambda: "CONNECTED" in cluster.hamctl("workers").stdout, "the first worker")
             first = cluster.workers["worker-0"]
             second = cluster.start_worker("worker-0", state="other-state")
