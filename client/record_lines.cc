@@ -30,13 +30,13 @@ std::string TrainLine(const ham::v1::MetricPoint& metric) {
   return line;
 }
 
-std::string EvaluationLine(const ham::v1::MetricPoint& metric) {
+std::vector<std::string> EvaluationLines(const ham::v1::MetricPoint& metric) {
   const ham::v1::EvaluationMetrics& evaluation = metric.evaluation();
-  std::string line =
-      absl::StrFormat("epoch %d%s: %d %s images: clean %s", metric.epoch(), evaluation.final() ? ", final" : "",
-                      evaluation.rows(), evaluation.split(), Percent(evaluation.clean_accuracy()));
-  for (const ham::v1::SuiteMetrics& suite : evaluation.suites()) absl::StrAppend(&line, "; ", SuiteLine(suite));
-  return line;
+  std::vector<std::string> lines = {absl::StrFormat("epoch %d%s: %d %s images: clean %s", metric.epoch(),
+                                                    evaluation.final() ? ", final" : "", evaluation.rows(),
+                                                    evaluation.split(), Percent(evaluation.clean_accuracy()))};
+  for (const ham::v1::SuiteMetrics& suite : evaluation.suites()) lines.push_back(absl::StrCat("  ", SuiteLine(suite)));
+  return lines;
 }
 
 std::string SummaryLine(const ham::v1::RunSummary& summary) {
@@ -45,13 +45,13 @@ std::string SummaryLine(const ham::v1::RunSummary& summary) {
                          Percent(summary.hard_share()), summary.iterations());
 }
 
-std::string Text(const ham::v1::JobRecord& record) {
-  if (record.has_event()) return EventLine(record);
-  if (!record.has_metric()) return "";
+std::vector<std::string> LinesWithoutTime(const ham::v1::JobRecord& record) {
+  if (record.has_event()) return {EventLine(record)};
   const ham::v1::MetricPoint& metric = record.metric();
-  if (metric.has_train()) return metric.train().end_of_epoch() ? TrainLine(metric) : "";
-  if (metric.has_evaluation()) return EvaluationLine(metric);
-  return metric.has_summary() ? SummaryLine(metric.summary()) : "";
+  if (metric.train().end_of_epoch()) return {TrainLine(metric)};
+  if (metric.has_evaluation()) return EvaluationLines(metric);
+  if (metric.has_summary()) return {SummaryLine(metric.summary())};
+  return {};
 }
 
 }  // namespace
@@ -62,10 +62,10 @@ std::string SuiteLine(const ham::v1::SuiteMetrics& suite) {
 }
 
 std::vector<std::string> RecordLines(const ham::v1::JobRecord& record) {
-  const std::string text = Text(record);
-  if (text.empty()) return {};
   const std::string time = absl::FormatTime("%H:%M:%S", FromTimestamp(record.time()), absl::LocalTimeZone());
-  return {Printable(absl::StrCat(time, "  ", text))};
+  std::vector<std::string> lines = LinesWithoutTime(record);
+  for (std::string& line : lines) line = Printable(absl::StrCat(time, "  ", line));
+  return lines;
 }
 
 std::string EndLine(const Job& job) {

@@ -8,7 +8,7 @@
 
 namespace ham::client {
 
-// "10:04:05 QUEUED -> STARTING ...", "epoch 3: clean 75.0 %; pgd-20: average 52.0 %, worst class Shirt 3.1 %; ...".
+// "10:04:05  STARTING: ...", "10:05:10  epoch 3: 2000 test images: clean 75.0 %" with a line for each suite below it.
 // None for log text, and for train points other than an epoch's last.
 std::vector<std::string> RecordLines(const ham::v1::JobRecord& record);
 
