@@ -1,7 +1,6 @@
 #include <fstream>
 #include <iostream>
 #include <random>
-#include <sstream>
 
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_format.h"
@@ -14,18 +13,18 @@
 namespace ham::client {
 namespace {
 
+constexpr size_t kMostBytes = (1 << 20) + 1;  // one more than ParseJobSpecYaml takes; /dev/zero ends too
+
 absl::StatusOr<std::string> ReadSpecFile(const std::string& path) {
-  std::stringstream text;
-  if (path == "-") {
-    text << std::cin.rdbuf();
-    return text.str();
-  }
-  std::ifstream file(path);
-  if (!file || !(text << file.rdbuf())) {
-    return absl::InvalidArgumentError(
-        absl::StrCat("cannot read a job spec from ", path, ": name a YAML file that can be read and is not empty"));
-  }
-  return text.str();
+  std::ifstream file;
+  if (path != "-") file.open(path);
+  std::istream& input = path == "-" ? std::cin : file;
+  std::string text(kMostBytes, '\0');
+  input.read(text.data(), static_cast<std::streamsize>(text.size()));
+  text.resize(static_cast<size_t>(input.gcount()));
+  if (!text.empty()) return text;
+  return absl::InvalidArgumentError(absl::StrCat("cannot read a job spec from ", path == "-" ? "standard input" : path,
+                                                 ": name a YAML file that can be read and is not empty"));
 }
 
 std::string NewRequestId() {
