@@ -1,6 +1,7 @@
 // The store on disks that lose power, fill up, fail, and on files cut short.
 #include <gtest/gtest.h>
 
+#include <cstdlib>
 #include <filesystem>
 #include <random>
 
