@@ -304,6 +304,7 @@ TEST_F(ArtifactTransferTest, CancelEndsARunningUploadSoon) {
   cancel_.Cancel();
   thread.join();  // while the store still holds the call
   release.Notify();
+  coordinator_.Stop();  // its calls use what stands here
   EXPECT_TRUE(absl::IsCancelled(status)) << status;
   EXPECT_TRUE(absl::IsCancelled(Upload()));
   EXPECT_TRUE(absl::IsCancelled(Download().status()));
@@ -335,6 +336,7 @@ TEST_F(ArtifactTransferTest, CancelEndsARunningQueryAndDownloadSoon) {
   upload.join();
   download.join();
   release.Notify();
+  coordinator_.Stop();  // its calls use what stands here
   EXPECT_TRUE(absl::IsCancelled(uploaded)) << uploaded;
   EXPECT_TRUE(absl::IsCancelled(downloaded)) << downloaded;
 }
