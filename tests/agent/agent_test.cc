@@ -436,6 +436,54 @@ TEST_F(AgentTest, ARefusalLeavesNoTrainer) {
   EXPECT_EQ(AliveTrainer(), 0);
 }
 
+TEST_F(AgentTest, GivesUpACoordinatorThatDoesNotAnswer) {
+  config_.control.welcome_timeout = absl::Milliseconds(100);
+  coordinator_.Change([](Script* script) { script->silent = true; });
+  StartAgent();
+  EXPECT_TRUE(coordinator_.Await([](const Seen& seen) { return seen.registrations >= 3; }));
+  coordinator_.Change([](Script* script) { script->silent = false; });
+  EXPECT_TRUE(coordinator_.Await([](const Seen& seen) { return seen.welcomes >= 1; }));
+}
+
+TEST_F(AgentTest, AFullCoordinatorIsTriedAgain) {
+  coordinator_.Change([](Script* script) { script->refusal = {grpc::StatusCode::RESOURCE_EXHAUSTED, "too many"}; });
+  StartAgent();
+  ASSERT_TRUE(coordinator_.Await([](const Seen& seen) { return seen.registrations >= 2; }));
+  coordinator_.Change([](Script* script) { script->refusal = grpc::Status::OK; });
+  EXPECT_TRUE(coordinator_.Await([](const Seen& seen) { return seen.welcomes >= 1; }));
+}
+
+TEST_F(AgentTest, ARankThatIsStoppedLeavesItsUpload) {
+  absl::Notification entered;
+  absl::Notification release;
+  coordinator_.Change([&](Script* script) {
+    script->on_chunk = [&](const ham::v1::UploadArtifactRequest&) {
+      if (!entered.HasBeenNotified()) entered.Notify();
+      release.WaitForNotification();
+      return grpc::Status::OK;
+    };
+  });
+  coordinator_.Desire({MakeAssignment("saves")});
+  StartAgent();
+  ASSERT_TRUE(entered.WaitForNotificationWithTimeout(kPatience));
+  coordinator_.Desire({});
+  EXPECT_TRUE(AwaitGone("saves"));  // while the store still holds the call
+  EXPECT_TRUE(coordinator_.seen().commits.empty());
+  release.Notify();
+  coordinator_.Stop();  // its calls use what stands here
+}
+
+TEST_F(AgentTest, SlotsRunSideBySideAndEndApart) {
+  coordinator_.Desire({MakeAssignment("waits-a", 0), MakeAssignment("waits-b", 1), MakeAssignment("works", 0)});
+  StartAgent();
+  ASSERT_TRUE(AwaitState("waits-a", ObservedRank::RUNNING));
+  ASSERT_TRUE(AwaitState("waits-b", ObservedRank::RUNNING));
+  EXPECT_EQ(Find(coordinator_.seen(), "works"), nullptr);  // its slot is taken
+  coordinator_.Desire({MakeAssignment("waits-b", 1), MakeAssignment("works", 0)});
+  EXPECT_TRUE(ExitOf("works").success());
+  EXPECT_TRUE(AwaitState("waits-b", ObservedRank::RUNNING));
+}
+
 TEST_F(AgentTest, TriesTheNextEndpoint) {
   config_.connection.endpoints.insert(config_.connection.endpoints.begin(), "127.0.0.1:1");
   coordinator_.Desire({MakeAssignment("works")});

@@ -90,6 +90,11 @@ grpc::Status ScriptedCoordinator::Control(
   {
     absl::MutexLock lock(&mutex_);
     seen_.registration = message.register_();
+    ++seen_.registrations;
+    const auto speaks = [this]() ABSL_NO_THREAD_SAFETY_ANALYSIS { return !script_.silent; };
+    while (!mutex_.AwaitWithTimeout(absl::Condition(&speaks), absl::Milliseconds(20))) {
+      if (context->IsCancelled()) return grpc::Status::CANCELLED;
+    }
     if (!script_.refusal.ok()) return script_.refusal;
     seen_.observed.assign(message.register_().observed().begin(), message.register_().observed().end());
     ++seen_.welcomes;

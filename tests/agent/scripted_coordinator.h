@@ -22,6 +22,7 @@ class ScriptedCoordinator final : public ham::v1::WorkerService::Service {
   using RankKey = std::tuple<std::string, int, int>;  // job, attempt, rank
 
   struct Seen {
+    int registrations = 0;
     int welcomes = 0;
     ham::v1::RegisterWorker registration;                            // the newest
     std::vector<ham::v1::ObservedRank> observed;                     // by the newest beat or registration
@@ -33,6 +34,7 @@ class ScriptedCoordinator final : public ham::v1::WorkerService::Service {
   };
   // What faults a test wants; read at each call.
   struct Script {
+    bool silent = false;       // registrations get no answer
     grpc::Status refusal;      // of registrations
     ham::v1::Welcome welcome;  // session and cluster_id are those of the fences
     bool fenced = false;       // answer of reports
