@@ -87,8 +87,8 @@ class ArtifactDirectory final : public ArtifactStore {
     const std::string path = Unfinished(digest);
     const int64_t held = std::max<int64_t>(0, SizeOf(path));
     if (offset != held) {
-      return absl::AbortedError(absl::StrCat("artifact ", digest, " holds ", held, " bytes, not ", offset,
-                                             ": ask with QueryArtifact and go on from there"));
+      return absl::OutOfRangeError(absl::StrCat("artifact ", digest, " holds ", held, " bytes, not ", offset,
+                                                ": ask with QueryArtifact and go on from there"));
     }
     const File file(path, O_WRONLY | O_CREAT | O_APPEND);
     if (file.fd() < 0) return FileError("create", path, errno);
@@ -108,7 +108,7 @@ class ArtifactDirectory final : public ArtifactStore {
     const std::string path = Unfinished(digest);
     const int64_t held = std::max<int64_t>(0, SizeOf(path));
     if (held < size) {
-      return absl::AbortedError(
+      return absl::OutOfRangeError(
           absl::StrCat("artifact ", digest, " holds ", held, " of ", size, " bytes: send the rest"));
     }
     const File file(path, O_RDWR | O_CREAT);
