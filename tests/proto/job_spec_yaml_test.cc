@@ -3,6 +3,7 @@
 #include <random>
 
 #include "proto/job_spec.h"
+#include "tests/support/seed.h"
 
 namespace ham {
 namespace {
@@ -77,10 +78,31 @@ TEST(ParseJobSpecYaml, EndsOnTextThatNoDocumentCanBeginWith) {
   }
 }
 
+// Each of 10,000 suites with the 10,000 attacks of the first would be 100 million of them.
+TEST(ParseJobSpecYaml, RefusesAliasesThatGrowWithoutEnd) {
+  std::string text = "train: {evaluation: {suites: [&s {name: a, attacks: [&a {steps: 1}";
+  for (int i = 0; i < 9999; ++i) text += ", *a";
+  text += "]}";
+  for (int i = 0; i < 9999; ++i) text += ", *s";
+  const auto spec = ParseJobSpecYaml(text + "]}}");
+  ASSERT_EQ(spec.status().code(), absl::StatusCode::kInvalidArgument);
+  EXPECT_NE(spec.status().message().find("aliases"), std::string::npos) << spec.status();
+  EXPECT_TRUE(ParseJobSpecYaml("train: {evaluation: {suites: [{name: a, attacks: [&a {steps: 1}, *a]}]}}").ok());
+}
+
+TEST(ParseJobSpecYaml, GivesTextInUtf8OrNone) {
+  for (const char* name : {"\x90\x98", "\"\\uD800\"", "\"\\xE9\"", "\xC3\xA9"}) {
+    const auto spec = ParseJobSpecYaml(std::string("train: {method: {name: ") + name + "}}");
+    if (spec.ok()) {
+      EXPECT_TRUE(ham::v1::JobSpec().ParseFromString(spec->SerializeAsString())) << name;
+    } else {
+      EXPECT_EQ(spec.status().code(), absl::StatusCode::kInvalidArgument);
+    }
+  }
+}
+
 TEST(ParseJobSpecYaml, SurvivesDamagedText) {
-  const unsigned seed = std::random_device{}();
-  SCOPED_TRACE(testing::Message() << "seed " << seed);
-  std::mt19937 random(seed);
+  std::mt19937_64 random(testing::TestSeed());
   const std::string good = kGood;
   for (int round = 0; round < 2000; ++round) {
     std::string text = good;
