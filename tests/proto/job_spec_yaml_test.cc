@@ -39,7 +39,7 @@ struct Case {
   const char* expected;  // part of the sentence
 };
 
-class BadYaml : public testing::TestWithParam<Case> {};
+class BadYaml : public ::testing::TestWithParam<Case> {};
 
 TEST_P(BadYaml, IsExplainedInOneSentence) {
   const auto spec = ParseJobSpecYaml(GetParam().yaml);
@@ -49,23 +49,26 @@ TEST_P(BadYaml, IsExplainedInOneSentence) {
   EXPECT_EQ(message.find('\n'), std::string::npos) << message;
 }
 
-INSTANTIATE_TEST_SUITE_P(
-    Cases, BadYaml,
-    testing::Values(Case{"train: {attack: {epsilonn: 1}}", "did you mean train.attack.epsilon?"},
-                    Case{"trian: {}", "did you mean train?"}, Case{"train: {epochs: many}", "train.epochs is \"many\""},
-                    Case{"train: {epochs: 1.5}", "a whole number"}, Case{"train: {epochs: 99999999999}", "below 2^31"},
-                    Case{"train: {seed: -1}", "train.seed is \"-1\""},
-                    Case{"train: {attack: {epsilon: 8/0}}", "train.attack.epsilon is \"8/0\""},
-                    Case{"train: {attack: {epsilon: nan}}", "a number or a fraction"},
-                    Case{"train: {attack: {epsilon: inf}}", "a number or a fraction"},
-                    Case{"train: {attack: {epsilon: [1]}}", "a single value"},
-                    Case{"train: {attack: {random_start: yes}}", "true or false"},
-                    Case{"train: {attack: 3}", "train.attack is not a section"},
-                    Case{"train: {optimizer: {milestones: 3}}", "is not a list"},
-                    Case{"train: {epochs: 1, epochs: 2}", "stands twice"}, Case{"train: {epochs: 1", "not valid YAML"},
-                    Case{"", "exactly one"}, Case{"[1, 2]", "the spec is not a section"},
-                    Case{"train: {epochs: }", "single value"}, Case{"a: 1\n---\nb: 2", "2 YAML documents"},
-                    Case{"train: &x {data: *x}", ""}));
+INSTANTIATE_TEST_SUITE_P(Cases, BadYaml,
+                         ::testing::Values(Case{"train: {attack: {epsilonn: 1}}", "did you mean train.attack.epsilon?"},
+                                           Case{"trian: {}", "did you mean train?"},
+                                           Case{"train: {epochs: many}", "train.epochs is \"many\""},
+                                           Case{"train: {epochs: 1.5}", "a whole number"},
+                                           Case{"train: {epochs: 99999999999}", "below 2^31"},
+                                           Case{"train: {seed: -1}", "train.seed is \"-1\""},
+                                           Case{"train: {attack: {epsilon: 8/0}}", "train.attack.epsilon is \"8/0\""},
+                                           Case{"train: {attack: {epsilon: nan}}", "a number or a fraction"},
+                                           Case{"train: {attack: {epsilon: inf}}", "a number or a fraction"},
+                                           Case{"train: {attack: {epsilon: [1]}}", "a single value"},
+                                           Case{"train: {attack: {random_start: yes}}", "true or false"},
+                                           Case{"train: {attack: 3}", "train.attack is not a section"},
+                                           Case{"train: {optimizer: {milestones: 3}}", "is not a list"},
+                                           Case{"train: {epochs: 1, epochs: 2}", "stands twice"},
+                                           Case{"train: {epochs: 1", "not valid YAML"}, Case{"", "exactly one"},
+                                           Case{"[1, 2]", "the spec is not a section"},
+                                           Case{"train: {epochs: }", "single value"},
+                                           Case{"a: 1\n---\nb: 2", "2 YAML documents"},
+                                           Case{"train: &x {data: *x}", ""}));
 
 TEST(ParseJobSpecYaml, RefusesHugeText) {
   EXPECT_EQ(ParseJobSpecYaml(std::string(2 << 20, ' ')).status().code(), absl::StatusCode::kInvalidArgument);
