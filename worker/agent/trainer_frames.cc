@@ -40,7 +40,8 @@ class FrameReader {
   double PositiveNumber(const char* key) {
     const json* value = Find(key);
     if (value != nullptr && value->is_number()) {
-      if (const double number = value->get<double>(); std::isfinite(number) && number > 0) return number;
+      const double number = value->get<double>();
+      if (std::isfinite(number) && absl::Seconds(number) > absl::ZeroDuration()) return number;  // 1e-300 is 0 seconds
     }
     return Wrong(key, "a positive number"), 0;
   }
