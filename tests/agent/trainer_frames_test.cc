@@ -215,7 +215,7 @@ TEST(TrainerFrames, StartTellsAllThatATrainerNeeds) {
   EXPECT_EQ(frame.at("interface"), "eth1");
   EXPECT_EQ(frame.at("threads"), 3);
   EXPECT_EQ(frame.at("collective_timeout_seconds"), 30.0);
-  EXPECT_EQ(frame.at("spec"), json::parse(JobSpecToJson(assignment.spec())));
+  EXPECT_EQ(frame.at("spec"), json::parse(MessageToJson(assignment.spec())));
 }
 
 TEST(TrainerFrames, AnswersCarryValueOrError) {
