@@ -50,7 +50,7 @@ void TryInput(const std::string& input) {
   ham::v1::JobSpec again = spec;
   Check(ResolveJobSpec(&again).empty(), "a resolved spec is good");
   Check(again.SerializeAsString() == spec.SerializeAsString(), "a resolved spec resolves to itself");
-  const absl::StatusOr<nlohmann::json> json = ipc::ParseStrictJson(JobSpecToJson(spec));
+  const absl::StatusOr<nlohmann::json> json = ipc::ParseStrictJson(MessageToJson(spec));
   Check(json.ok(), "a resolved spec can be sent to a trainer");
   const absl::Status taken = trainer::ParseTrainSpec(*json).status();
   Check(taken.ok(), "the trainer takes what the coordinator took: " + taken.ToString());
