@@ -15,6 +15,7 @@
 #include "absl/strings/str_cat.h"
 #include "absl/synchronization/mutex.h"
 #include "proto/sha256.h"
+#include "proto/utf8.h"
 #include "server/atomic_file.h"
 
 namespace ham::server {
@@ -145,7 +146,7 @@ class ArtifactDirectory final : public ArtifactStore {
   static absl::Status CheckDigest(const std::string& digest) {
     if (IsSha256Hex(digest)) return absl::OkStatus();
     return absl::InvalidArgumentError(
-        absl::StrCat("digest \"", digest.substr(0, 80), "\" must be 64 lower-case hex digits (SHA-256)"));
+        absl::StrCat("digest \"", Shortened(digest, 80), "\" must be 64 lower-case hex digits (SHA-256)"));
   }
   std::string Complete(const std::string& digest) const {
     return absl::StrCat(root_, "/", digest.substr(0, 2), "/", digest);

@@ -13,6 +13,7 @@
 #include "proto/job_spec.h"
 #include "proto/rpc_status.h"
 #include "proto/sha256.h"
+#include "proto/utf8.h"
 
 namespace ham::server {
 namespace {
@@ -31,7 +32,7 @@ bool AllOf(const std::string& text, size_t most, const char* others) {
 
 constexpr char kUpper[] = "ABCDEFGHIJKLMNOPQRSTUVWXYZ._-";
 
-std::string Quoted(const std::string& text) { return absl::StrCat("\"", text.substr(0, 100), "\""); }
+std::string Quoted(const std::string& text) { return absl::StrCat("\"", Shortened(text, 100), "\""); }
 
 void CheckParent(const std::string& parent, std::vector<FieldViolation>* wrong) {
   if (parent == kProject) return;
