@@ -22,6 +22,17 @@ absl::Status NoSuchJob(const std::string& name) {
                     "JOB_NOT_FOUND");
 }
 
+// The core's refusals with the reasons of the API.
+absl::Status WithCancelReason(const absl::Status& status, const std::string& job) {
+  if (absl::IsNotFound(status)) return NoSuchJob(job);
+  if (absl::IsFailedPrecondition(status)) return WithReason(status, "JOB_ENDED");
+  return status;
+}
+
+absl::Status WithStoreReason(const absl::Status& status) {
+  return WithReason(status, absl::IsDataLoss(status) ? "STORE_DAMAGED" : "STORE_FAILED");
+}
+
 template <class Message>
 grpc::Status Answer(absl::StatusOr<Message> result, Message* response) {
   if (!result.ok()) return ToGrpc(result.status());
@@ -103,7 +114,7 @@ absl::StatusOr<Job> JobServiceImpl::ReadJob(const std::string& name) const {
   });
   if (!status.ok()) return status;
   const absl::StatusOr<JobContent> content = parts_.store->GetContent(name);
-  if (!content.ok()) return content.status();
+  if (!content.ok()) return WithStoreReason(content.status());
   FillContent(*content, &job);
   return job;
 }
@@ -155,7 +166,7 @@ absl::StatusOr<ham::v1::ListJobsResponse> JobServiceImpl::List(const ham::v1::Li
   if (!status.ok()) return status;
   for (Job& job : *response.mutable_jobs()) {
     const absl::StatusOr<JobContent> content = parts_.store->GetContent(job.name());
-    if (!content.ok()) return content.status();
+    if (!content.ok()) return WithStoreReason(content.status());
     job.mutable_labels()->insert(content->labels.begin(), content->labels.end());
   }
   return response;
@@ -174,7 +185,7 @@ grpc::Status JobServiceImpl::CancelJob(grpc::ServerContext* context, const ham::
   if (!principal.ok()) return ToGrpc(principal.status());
   if (const absl::Status status = CheckJobName(request->name()); !status.ok()) return ToGrpc(status);
   const absl::Status status = ApplyAndWait(parts_.loop, ham::server::CancelJob{request->name(), principal->name});
-  if (!status.ok()) return ToGrpc(status);
+  if (!status.ok()) return ToGrpc(WithCancelReason(status, request->name()));
   return Answer(ReadJob(request->name()), response);
 }
 
@@ -186,7 +197,7 @@ grpc::ServerWriteReactor<ham::v1::WatchJobResponse>* JobServiceImpl::WatchJob(gr
   if (!watch.ok()) return new RefusedWatch(watch.status());
   const absl::StatusOr<JobContent> content = parts_.store->GetContent(request->name());
   if (absl::IsNotFound(content.status())) return new RefusedWatch(NoSuchJob(request->name()));
-  if (!content.ok()) return new RefusedWatch(content.status());
+  if (!content.ok()) return new RefusedWatch(WithStoreReason(content.status()));
   auto* stream = new WatchStream(parts_);
   stream->Start(*watch, request->name(), *content);
   return stream;

@@ -8,6 +8,7 @@
 #include "absl/strings/str_split.h"
 #include "google/rpc/error_details.pb.h"
 #include "proto/rpc_status.h"
+#include "proto/utf8.h"
 #include "server/job_view.h"
 
 namespace ham::server {
@@ -30,6 +31,8 @@ int KindOf(const ham::v1::JobRecord& record) {
       return ham::v1::RECORD_KIND_UNSPECIFIED;
   }
 }
+
+absl::Status Stopping() { return absl::UnavailableError("the coordinator stops; watch again with the last token"); }
 
 }  // namespace
 
@@ -58,7 +61,7 @@ absl::StatusOr<int64_t> WatchTokens::Read(const std::string& job, const std::str
 }
 
 absl::Status WatchTokens::Foreign(const std::string& job, const std::string& token) const {
-  return WithToken(absl::OutOfRangeError(absl::StrCat("token \"", token.substr(0, 100), "\" is not one of job ", job,
+  return WithToken(absl::OutOfRangeError(absl::StrCat("token \"", Shortened(token, 100), "\" is not one of job ", job,
                                                       " in this log; start from the beginning with an empty token")),
                    "FOREIGN_TOKEN", Make(job, 0));
 }
@@ -82,7 +85,7 @@ absl::Status WatchHub::Add(uint64_t id, const ham::v1::Job& job, int64_t last_se
   if (!cursor.ok()) return cursor.status();
   if (*cursor > last_sequence) return tokens_.Foreign(name, request.token);
   absl::MutexLock lock(&mutex_);
-  if (closed_) return absl::UnavailableError("the coordinator stops; watch again with the last token");
+  if (closed_) return WithToken(Stopping(), "STOPPING", request.token);
   if (watches_.size() >= limits_.watches) {
     return WithReason(absl::ResourceExhaustedError(absl::StrCat("this coordinator serves ", limits_.watches,
                                                                 " watches already; try again later")),
@@ -174,8 +177,7 @@ void WatchHub::Run() {
         if (closed_) {
           if (watches_.empty()) return;
           id = watches_.begin()->first;
-          watches_.begin()->second.end =
-              absl::UnavailableError("the coordinator stops; watch again with the last token");
+          watches_.begin()->second.end = Stopping();
           break;
         }
         if (timers_.empty()) {
