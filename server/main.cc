@@ -7,6 +7,7 @@
 #include <cstdio>
 #include <cstdlib>
 
+#include "grpc/grpc.h"
 #include "server/identity.h"
 #include "server/options.h"
 #include "server/server.h"
@@ -48,6 +49,7 @@ int ResetAdminToken(const std::string& state_dir) {
 
 int main(int argc, char** argv) {
   setenv("GRPC_VERBOSITY", "NONE", 0);  // what it says about itself is said by our errors
+  grpc_init();  // and no shutdown: the library may take ten seconds to end, and the process ends anyway
   umask(077);
   spdlog::set_default_logger(spdlog::stderr_logger_mt("ham"));
   spdlog::set_pattern("%Y-%m-%dT%H:%M:%S.%e%z %l %v");
