@@ -69,7 +69,9 @@ TEST_F(RestartTest, LosesNothingThatWasAcknowledged) {
     for (const Job& job : jobs) {
       const absl::StatusOr<Job> found = client_->Get(job.name());
       ASSERT_TRUE(found.ok()) << found.status();
-      EXPECT_EQ(found->SerializeAsString(), job.SerializeAsString());
+      Job same = *found;
+      same.set_state_message(job.state_message());  // it counts the workers that are there
+      EXPECT_EQ(same.SerializeAsString(), job.SerializeAsString());
     }
     ScriptedWorker worker(server_, "b");
     ASSERT_TRUE(worker.Connect().ok());
@@ -108,9 +110,8 @@ TEST_F(RestartTest, StartsAGangAnewThatWasComingUp) {
   Restart(*rank, ObservedRank::STARTING);
   EXPECT_TRUE(worker_->WaitForAssignments(0));  // its keys went with the process: it is to stop
   worker_->Beat({});
-  const auto next = worker_->Take(name, ObservedRank::RUNNING);
+  const auto next = worker_->Take(name, ObservedRank::RUNNING, 2);
   ASSERT_TRUE(next);
-  EXPECT_EQ(next->attempt(), 2);
   EXPECT_EQ(client_->WaitForState(name, Job::RUNNING)->failure_class(), ham::v1::FAILURE_CLASS_UNSPECIFIED);
 }
 

@@ -109,14 +109,15 @@ std::optional<std::vector<ham::v1::Assignment>> ScriptedWorker::WaitForAssignmen
   return std::vector<ham::v1::Assignment>(desired_->assignments().begin(), desired_->assignments().end());
 }
 
-std::optional<ham::v1::Assignment> ScriptedWorker::Take(const std::string& job, ObservedRank::State state) {
+std::optional<ham::v1::Assignment> ScriptedWorker::Take(const std::string& job, ObservedRank::State state,
+                                                        int attempt) {
   ham::v1::Assignment taken;
   {
     absl::MutexLock lock(&mutex_);
     const auto there = [&]() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_) {
       if (!desired_) return false;
       for (const ham::v1::Assignment& assignment : desired_->assignments()) {
-        if (assignment.job() == job) taken = assignment;
+        if (assignment.job() == job && assignment.attempt() == attempt) taken = assignment;
       }
       return taken.job() == job;
     };

@@ -38,8 +38,8 @@ class ScriptedWorker {
   ham::v1::Welcome welcome() const;
   // Waits until `count` assignments are desired.
   std::optional<std::vector<ham::v1::Assignment>> WaitForAssignments(size_t count);
-  // Waits for one of `job` and says it to be in `state`; then the job is.
-  std::optional<ham::v1::Assignment> Take(const std::string& job, ham::v1::ObservedRank::State state);
+  // Waits for one of this attempt of `job`, and reports its rank in `state`.
+  std::optional<ham::v1::Assignment> Take(const std::string& job, ham::v1::ObservedRank::State state, int attempt = 1);
 
   ham::v1::Fence FenceOf(const std::string& job, int attempt) const;
   ham::v1::WorkerService::Stub* stub() { return stub_.get(); }

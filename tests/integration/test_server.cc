@@ -5,6 +5,7 @@
 
 #include <atomic>
 #include <csignal>
+#include <cstdlib>
 #include <functional>
 #include <utility>
 
@@ -12,6 +13,7 @@
 #include "absl/synchronization/mutex.h"
 #include "absl/time/clock.h"
 #include "absl/time/time.h"
+#include "grpc/grpc.h"
 #include "grpcpp/generic/generic_stub.h"
 
 namespace ham::testing {
@@ -19,6 +21,9 @@ namespace ham::testing {
 using ham::v1::Job;
 
 TestServer::TestServer() {
+  ::setenv("GRPC_VERBOSITY", "NONE", 0);
+  static const bool once = (grpc_init(), true);  // its shutdown between two tests may take ten seconds
+  static_cast<void>(once);
   std::signal(SIGPIPE, SIG_IGN);
   spdlog::set_level(spdlog::level::off);
   options.state_dir = directory_ / "state";

@@ -143,9 +143,8 @@ TEST_F(WorkerServiceTest, TakesANewIncarnationForProofThatItsRanksAreGone) {
   worker_->registration.set_incarnation("second");
   Connect();
   EXPECT_GT(worker_->welcome().session(), old.session());
-  const auto next = worker_->Take(rank.job(), ObservedRank::STARTING);
+  const auto next = worker_->Take(rank.job(), ObservedRank::STARTING, 2);
   ASSERT_TRUE(next);
-  EXPECT_EQ(next->attempt(), 2);
   EXPECT_EQ(client_->Get(rank.job())->failure_class(), ham::v1::WORKER_LOST);
 }
 
@@ -235,11 +234,11 @@ TEST_F(WorkerServiceTest, RunsAJobFromItsAssignmentToSuccess) {
 
 TEST_F(WorkerServiceTest, TriesAgainAfterACrashAndNotAfterAUserError) {
   Connect();
-  ham::v1::Assignment rank = RunJob();
+  const ham::v1::Assignment rank = RunJob();
   worker_->Beat({Exited(rank, false, ham::v1::TRAINER_CRASH)});
-  const auto second = worker_->Take(rank.job(), ObservedRank::RUNNING);
+  const auto second = worker_->Take(rank.job(), ObservedRank::RUNNING, 2);
   ASSERT_TRUE(second);
-  worker_->Beat({Exited(*worker_->Take(rank.job(), ObservedRank::RUNNING), false, ham::v1::USER)});
+  worker_->Beat({Exited(*second, false, ham::v1::USER)});
   const absl::StatusOr<Job> failed = client_->WaitForState(rank.job(), Job::FAILED);
   ASSERT_TRUE(failed.ok()) << failed.status();
   EXPECT_EQ(failed->attempt(), 2);
@@ -478,7 +477,7 @@ TEST_F(RendezvousTest, EndsWaitersWithTheAttempt) {
   worker_->Beat({Exited(rank_, false)});
   waiter.join();
   EXPECT_TRUE(absl::IsAborted(missing.status())) << missing.status();
-  const auto next = worker_->Take(rank_.job(), ObservedRank::RUNNING);
+  const auto next = worker_->Take(rank_.job(), ObservedRank::RUNNING, 2);
   ASSERT_TRUE(next);
   EXPECT_TRUE(absl::IsAborted(Get(fence_, "old").status()));
   EXPECT_TRUE(absl::IsAborted(Set(fence_, "old", "x")));
