@@ -14,7 +14,7 @@ namespace ham {
 absl::Status WithReason(absl::Status status, const std::string& reason);
 std::string ReasonOf(const absl::Status& status);  // "" if none
 
-// INVALID_ARGUMENT, reason INVALID_FIELD, message = first violation, BadRequest details with as many as fit (five at
+// INVALID_ARGUMENT, reason INVALID_FIELD, message = first violation, BadRequest details with as many as fit (four at
 // least); long texts are cut.
 absl::Status InvalidFields(const std::vector<FieldViolation>& violations);
 std::vector<FieldViolation> FieldViolationsOf(const absl::Status& status);

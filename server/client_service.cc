@@ -105,15 +105,21 @@ JobServiceImpl::JobServiceImpl(const ServiceParts& parts, std::function<std::str
     : parts_(parts), new_id_(std::move(new_id)) {}
 
 absl::StatusOr<Job> JobServiceImpl::ReadJob(const std::string& name) const {
-  Job job;
-  absl::Status status = ReadAndWait(parts_.loop, [&](const CoordinatorLoop::View& view) {
+  JobRow found;
+  const absl::Status status = ReadAndWait(parts_.loop, [&](const CoordinatorLoop::View& view) {
     const JobRow* row = view.core().FindJob(name);
     if (row == nullptr) return NoSuchJob(name);
-    FillJob(*row, &job);
+    found = *row;
     return absl::OkStatus();
   });
   if (!status.ok()) return status;
-  const absl::StatusOr<JobContent> content = parts_.store->GetContent(name);
+  return WithContent(found);
+}
+
+absl::StatusOr<Job> JobServiceImpl::WithContent(const JobRow& row) const {
+  Job job;
+  FillJob(row, &job);
+  const absl::StatusOr<JobContent> content = parts_.store->GetContent(row.name);
   if (!content.ok()) return WithStoreReason(content.status());
   FillContent(*content, &job);
   return job;
@@ -122,9 +128,9 @@ absl::StatusOr<Job> JobServiceImpl::ReadJob(const std::string& name) const {
 absl::StatusOr<Job> JobServiceImpl::Create(const Principal& principal, const ham::v1::CreateJobRequest& request) {
   absl::StatusOr<NewJob> job = CheckCreateJob(request, principal.name, new_id_());
   if (!job.ok()) return job.status();
-  const absl::StatusOr<std::string> name = CreateJobAndWait(parts_.loop, *std::move(job));
-  if (!name.ok()) return name.status();
-  return ReadJob(*name);
+  const absl::StatusOr<JobRow> row = CreateJobAndWait(parts_.loop, *std::move(job));
+  if (!row.ok()) return row.status();
+  return WithContent(*row);
 }
 
 grpc::Status JobServiceImpl::CreateJob(grpc::ServerContext* context, const ham::v1::CreateJobRequest* request,
@@ -165,9 +171,9 @@ absl::StatusOr<ham::v1::ListJobsResponse> JobServiceImpl::List(const ham::v1::Li
   });
   if (!status.ok()) return status;
   for (Job& job : *response.mutable_jobs()) {
-    const absl::StatusOr<JobContent> content = parts_.store->GetContent(job.name());
-    if (!content.ok()) return WithStoreReason(content.status());
-    job.mutable_labels()->insert(content->labels.begin(), content->labels.end());
+    const absl::StatusOr<std::map<std::string, std::string>> labels = parts_.store->GetLabels(job.name());
+    if (!labels.ok()) return WithStoreReason(labels.status());
+    job.mutable_labels()->insert(labels->begin(), labels->end());
   }
   return response;
 }

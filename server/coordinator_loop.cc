@@ -278,17 +278,15 @@ void CoordinatorLoop::AddRecord(const std::string& job, ham::v1::JobRecord recor
 
 // ---- jobs --------------------------------------------------------------------------------------------------
 
-void CoordinatorLoop::CreateJob(NewJob job, std::function<void(absl::StatusOr<std::string>)> done) {
+void CoordinatorLoop::CreateJob(NewJob job, std::function<void(absl::StatusOr<JobRow>)> done) {
   const size_t bytes = job.content.spec.ByteSizeLong();
   auto shared = std::make_shared<const NewJob>(std::move(job));
   Post({.run = [this, shared, done]() -> Completion {
           absl::StatusOr<std::string> name = ApplyCreate(*shared);
-          return [name = std::move(name), done](const absl::Status& commit) {
-            if (name.ok() && !commit.ok()) {
-              done(commit);
-            } else {
-              done(name);
-            }
+          return [this, name = std::move(name), done](const absl::Status& commit) {
+            if (!name.ok()) return done(name.status());
+            if (!commit.ok()) return done(commit);
+            done(*core_.FindJob(*name));  // jobs are never removed
           };
         },
         .refuse = done,

@@ -39,8 +39,8 @@ class Server {
   absl::Status Start();
 
   // Ends watches and control streams with UNAVAILABLE, answers what was taken, gives running calls
-  // `limits.shutdown_grace`, then cuts them off. Everything acknowledged is durable. Idempotent; also after a Start
-  // that failed.
+  // `limits.shutdown_grace`, then cuts them off. Calls get UNAVAILABLE meanwhile, or CANCELLED where gRPC had accepted
+  // them and not yet begun. Everything acknowledged is durable. Idempotent; also after a Start that failed.
   void Stop();
 
   // host:port with the real port; after Start.

@@ -237,6 +237,20 @@ TEST_F(JobServiceTest, RefusesTooLargeRequestsAndGoesOn) {
   EXPECT_TRUE(client_->Create(SmallRequest()).ok());
 }
 
+TEST(JobServiceUnderLoad, RefusesWhatItCannotQueue) {
+  TestServer server;
+  server.options.limits.queued_requests = 0;
+  ASSERT_TRUE(server.Start().ok());
+  Client client(server);
+  ScriptedWorker worker(server, "a");
+  const std::string name = "projects/default/jobs/j0";
+  for (const absl::Status& status : {client.Create(SmallRequest()).status(), client.Get(name).status(),
+                                     client.Cancel(name).status(), worker.Connect()}) {
+    EXPECT_TRUE(absl::IsResourceExhausted(status)) << status;
+    EXPECT_EQ(ReasonOf(status), "QUEUE_FULL");
+  }
+}
+
 // ---- GetJob, CancelJob -------------------------------------------------------------------------------------
 
 TEST_F(JobServiceTest, KnowsNoJobThatWasNotCreated) {

@@ -3,8 +3,10 @@
 #include <gtest/gtest.h>
 #include <sys/resource.h>
 
+#include <atomic>
 #include <csignal>
 #include <filesystem>
+#include <thread>
 
 #include "absl/strings/str_cat.h"
 #include "tests/integration/scripted_worker.h"
@@ -83,6 +85,35 @@ TEST_F(RestartTest, LosesNothingThatWasAcknowledged) {
   const absl::StatusOr<ham::v1::ListJobsResponse> list = client_->List(all);
   ASSERT_EQ(list->jobs_size(), 30);
   EXPECT_EQ(list->jobs(0).name(), jobs.back().name());
+}
+
+TEST_F(RestartTest, StopsUnderLoadWithoutForgettingWhatItAnswered) {
+  std::vector<std::vector<std::string>> acknowledged(4);
+  std::atomic<int> answered = 0;
+  std::vector<std::thread> threads;
+  for (std::vector<std::string>& names : acknowledged) {
+    threads.emplace_back([this, &names, &answered] {
+      Client client(server_);
+      while (true) {
+        const absl::StatusOr<Job> job = client.Create(SmallRequest(50));
+        if (!job.ok()) {
+          // gRPC itself cancels calls that it had accepted and not yet begun.
+          EXPECT_TRUE(absl::IsUnavailable(job.status()) || absl::IsCancelled(job.status())) << job.status();
+          return;
+        }
+        names.push_back(job->name());
+        ++answered;
+      }
+    });
+  }
+  EXPECT_TRUE(Eventually([&] { return answered >= 40; }));
+  server_.StopServing();
+  for (std::thread& thread : threads) thread.join();
+  ASSERT_TRUE(server_.Restart().ok());
+  client_.emplace(server_);
+  for (const std::vector<std::string>& names : acknowledged) {
+    for (const std::string& name : names) EXPECT_TRUE(client_->Get(name).ok()) << name;
+  }
 }
 
 TEST_F(RestartTest, LetsRunningJobsGoOnWithTheirSessionSequenceAndSpool) {

@@ -37,6 +37,8 @@ class TestServer {
   // Makes a new Server on the same state directory, whose ports are those of the last one.
   absl::Status Start();
   void Stop();
+  // Stops it, but other threads may go on to ask for its addresses.
+  void StopServing() { server_->Stop(); }
   absl::Status Restart();
 
   server::Server* operator->() { return server_.get(); }
