@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
-# Installs the Debian packages that ham is built from and, with `tests`, those its tests need.
-#   deploy/install_packages.sh [tests]
+# Installs the Debian packages that ham is built from; with `tests` also those its tests need, with `long` also those
+# of tests/long_checks.sh.
+#   deploy/install_packages.sh [tests|long]
 # Does nothing when all are there. Needs root or sudo only when some are missing.
 set -euo pipefail
 packages=(
@@ -9,8 +10,16 @@ packages=(
   libsqlite3-dev libcli11-dev libyaml-cpp-dev libspdlog-dev nlohmann-json3-dev libssl-dev zlib1g-dev libgloo-dev
   dataset-fashion-mnist
 )
-if [ "${1:-}" = tests ]; then
-  packages+=(libgtest-dev libgmock-dev python3-venv procps)
+set=${1:-}
+case $set in
+  '' | tests | long) ;;
+  *) echo "\"$set\" is no set of packages: leave it out, or say tests or long" >&2; exit 2 ;;
+esac
+if [ -n "$set" ]; then
+  packages+=(libgtest-dev libgmock-dev python3-venv python3-grpcio python3-protobuf procps)
+fi
+if [ "$set" = long ]; then
+  packages+=(clang clang-tidy libclang-rt-dev llvm)
 fi
 missing=()
 for package in "${packages[@]}"; do

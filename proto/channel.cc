@@ -1,5 +1,7 @@
 #include "proto/channel.h"
 
+#include <arpa/inet.h>
+#include <algorithm>
 #include <cerrno>
 #include <cstring>
 #include <fstream>
@@ -15,12 +17,20 @@ namespace ham {
 
 bool IsLoopback(const std::string& endpoint) {
   std::string host = endpoint;
-  if (!host.empty() && host[0] == '[') {
-    host = host.substr(1, host.find(']') - 1);
+  if (host.find('\0') != std::string::npos) return false;
+  if (host.starts_with('[')) {
+    const size_t end = host.find(']');
+    if (end == std::string::npos || (end + 1 < host.size() && host[end + 1] != ':')) return false;
+    host = host.substr(1, end - 1);
   } else if (std::count(host.begin(), host.end(), ':') == 1) {
     host = host.substr(0, host.find(':'));
   }
-  return host == "localhost" || host == "::1" || host.rfind("127.", 0) == 0;
+  if (host == "localhost") return true;
+  // Not by their text: 127.example.org is a name like any other.
+  in_addr v4;
+  if (::inet_pton(AF_INET, host.c_str(), &v4) == 1) return ntohl(v4.s_addr) >> 24 == 127;
+  in6_addr v6;
+  return ::inet_pton(AF_INET6, host.c_str(), &v6) == 1 && IN6_IS_ADDR_LOOPBACK(&v6);
 }
 
 absl::StatusOr<ConnectionConfig> ParseConnectionConfig(const std::string& text) {

@@ -9,6 +9,7 @@
 #include "absl/strings/str_join.h"
 #include "google/protobuf/unknown_field_set.h"
 #include "google/protobuf/util/json_util.h"
+#include "proto/utf8.h"
 
 namespace ham {
 namespace {
@@ -44,7 +45,8 @@ class Checker {
     for (const std::string& a : allowed) {
       if (a == value) return;
     }
-    Fail(field, absl::StrFormat("%s is \"%s\"; allowed is one of: %s", field, value, absl::StrJoin(allowed, ", ")));
+    Fail(field,
+         absl::StrFormat("%s is \"%s\"; allowed is one of: %s", field, Shown(value), absl::StrJoin(allowed, ", ")));
   }
 
  private:
@@ -71,7 +73,7 @@ void ResolveData(TrainSpec* train, Checker* check) {
       check->Fail("train.data.name",
                   absl::StrFormat("train.data.name is \"%s\"; allowed are 1 to 63 letters, digits and '-' (a name, "
                                   "not a path)",
-                                  data->name()));
+                                  Shown(data->name())));
     }
   }
   if (!data->has_train_rows()) data->set_train_rows(0);
@@ -155,7 +157,7 @@ void ResolveOptimizer(TrainSpec* train, Checker* check) {
     check->Fail("train.optimizer.milestones",
                 absl::StrFormat("train.optimizer.milestones is set, but schedule \"%s\" does not read it; set "
                                 "train.optimizer.schedule to step or remove it",
-                                optimizer->schedule()));
+                                Shown(optimizer->schedule())));
   }
   if (optimizer->schedule() == "step" && optimizer->milestones_size() == 0) {
     check->Fail("train.optimizer.milestones",
@@ -166,7 +168,7 @@ void ResolveOptimizer(TrainSpec* train, Checker* check) {
     return;
   }
   for (int i = 0; i < optimizer->milestones_size(); ++i) {
-    const int low = i == 0 ? 1 : optimizer->milestones(i - 1) + 1;
+    const int64_t low = i == 0 ? 1 : int64_t{optimizer->milestones(i - 1)} + 1;
     check->Int(absl::StrCat("train.optimizer.milestones[", i, "]"), optimizer->milestones(i), low, kMaxRows);
   }
 }
@@ -184,8 +186,8 @@ void ResolveSuites(const std::string& field, double default_epsilon,
     if (!suite->has_epsilon()) suite->set_epsilon(default_epsilon);
     check->Real(at + ".epsilon", suite->epsilon(), 0, 1, true, false);
     if (!IsPlainName(suite->name(), 32)) {
-      check->Fail(at + ".name",
-                  absl::StrFormat("%s.name is \"%s\"; allowed are 1 to 32 letters, digits and '-'", at, suite->name()));
+      check->Fail(at + ".name", absl::StrFormat("%s.name is \"%s\"; allowed are 1 to 32 letters, digits and '-'", at,
+                                                Shown(suite->name())));
     } else if (!names->insert(suite->name()).second) {
       check->Fail(at + ".name", absl::StrFormat("%s.name is \"%s\", which another suite has; give each its own name",
                                                 at, suite->name()));
@@ -306,13 +308,13 @@ std::vector<std::string> FindUnknownFields(const google::protobuf::Message& mess
   return out;
 }
 
-std::string JobSpecToJson(const ham::v1::JobSpec& spec) {
+std::string MessageToJson(const google::protobuf::Message& message) {
   google::protobuf::util::JsonPrintOptions options;
   options.always_print_primitive_fields = true;
   options.preserve_proto_field_names = true;
   std::string json;
-  const auto status = google::protobuf::util::MessageToJsonString(spec, &json, options);
-  if (!status.ok()) std::abort();  // a JobSpec has no type that JSON cannot carry
+  const auto status = google::protobuf::util::MessageToJsonString(message, &json, options);
+  if (!status.ok()) std::abort();  // none of our messages has a type that JSON cannot carry
   return json;
 }
 

@@ -24,12 +24,16 @@ std::vector<FieldViolation> ResolveJobSpec(ham::v1::JobSpec* spec);
 // Paths of unknown fields at any depth ("train.#99"), empty if there are none.
 std::vector<std::string> FindUnknownFields(const google::protobuf::Message& message);
 
-// As the trainer reads it: protobuf JSON, proto field names, primitive fields printed.
-std::string JobSpecToJson(const ham::v1::JobSpec& spec);
+// Protobuf JSON with proto field names and primitive fields printed: how the trainer reads a spec, and how hamctl prints.
+std::string MessageToJson(const google::protobuf::Message& message);
 
 // From YAML text (`hamctl submit`, `ham-trainer --spec` takes the JSON form). Numbers may be fractions
 // ("8/255"). InvalidArgument in one sentence that names the field path, the value and what is allowed; an unknown
 // key names the nearest known one. Does not resolve defaults.
 absl::StatusOr<ham::v1::JobSpec> ParseJobSpecYaml(const std::string& text);
+
+// Sets one field, or a whole section or list, from YAML text: path "train.attack.epsilon", value "8/255". What stood
+// there is replaced. InvalidArgument as above.
+absl::Status SetJobSpecField(const std::string& path, const std::string& value, ham::v1::JobSpec* spec);
 
 }  // namespace ham

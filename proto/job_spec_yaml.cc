@@ -8,7 +8,9 @@
 
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_format.h"
+#include "absl/strings/str_split.h"
 #include "proto/job_spec.h"
+#include "proto/utf8.h"
 #include "yaml-cpp/eventhandler.h"
 #include "yaml-cpp/yaml.h"
 
@@ -20,6 +22,8 @@ using google::protobuf::Message;
 
 constexpr size_t kMaxYamlBytes = 1 << 20;
 constexpr int kMaxDepth = 16;
+constexpr size_t kMaxEntries = 1000;  // of a list; ResolveJobSpec takes no more
+constexpr int kMaxAliases = 100;      // each may stand for a long list, which may hold aliases
 
 absl::Status Wrong(const std::string& path, const std::string& what, const std::string& allowed) {
   return absl::InvalidArgumentError(absl::StrFormat("%s %s; allowed is %s", path, what, allowed));
@@ -56,6 +60,11 @@ std::string NearestKey(const std::string& key, const google::protobuf::Descripto
   return best;
 }
 
+absl::Status UnknownKey(const std::string& path, const std::string& key, const google::protobuf::Descriptor* section) {
+  return absl::InvalidArgumentError(absl::StrFormat("%s is not a known key; did you mean %s?", Join(path, Shown(key)),
+                                                    Join(path, NearestKey(key, section))));
+}
+
 bool ParseReal(const std::string& text, double* value) {
   const char* end = text.data() + text.size();
   const auto [stop, error] = std::from_chars(text.data(), end, *value);
@@ -83,8 +92,8 @@ bool ParseInteger(const std::string& text, Integer* value) {
 absl::Status SetScalar(const YAML::Node& node, const std::string& path, const FieldDescriptor* field,
                        Message* message) {
   if (!node.IsScalar()) return Wrong(path, "is a list, a section or empty", "a single value");
-  const std::string text = node.Scalar();
-  const std::string shown = absl::StrFormat("is \"%s\"", text.substr(0, 80));
+  const std::string& text = node.Scalar();
+  const std::string shown = absl::StrFormat("is \"%s\"", Shown(text));
   const auto* reflection = message->GetReflection();
   const bool repeated = field->is_repeated();
   switch (field->cpp_type()) {
@@ -112,6 +121,7 @@ absl::Status SetScalar(const YAML::Node& node, const std::string& path, const Fi
       return absl::OkStatus();
     }
     case FieldDescriptor::CPPTYPE_STRING:
+      if (!IsUtf8(text)) return Wrong(path, shown, "text in UTF-8");
       reflection->SetString(message, field, text);
       return absl::OkStatus();
     default:
@@ -130,7 +140,10 @@ absl::Status FillField(const YAML::Node& node, const std::string& path, int dept
     return FillMessage(node, path, depth + 1, reflection->MutableMessage(message, field));
   }
   if (!node.IsSequence()) return Wrong(path, "is not a list", "a list");
-  if (node.size() > 10000) return Wrong(path, absl::StrFormat("has %d entries", node.size()), "at most 10000 of them");
+  if (node.size() > kMaxEntries) {
+    return Wrong(path, absl::StrFormat("has %d entries", node.size()),
+                 absl::StrFormat("at most %d of them", kMaxEntries));
+  }
   for (size_t i = 0; i < node.size(); ++i) {
     const std::string at = absl::StrCat(path, "[", i, "]");
     const absl::Status status = is_message ? FillMessage(node[i], at, depth + 1, reflection->AddMessage(message, field))
@@ -148,11 +161,10 @@ absl::Status FillMessage(const YAML::Node& node, const std::string& path, int de
   for (const auto& entry : node) {
     if (!entry.first.IsScalar()) return Wrong(shown, "has a key that is not text", "plain keys");
     const std::string key = entry.first.Scalar();
-    const std::string at = Join(path, key.substr(0, 80));
+    const std::string at = Join(path, Shown(key));
     const FieldDescriptor* field = message->GetDescriptor()->FindFieldByName(key);
     if (field == nullptr) {
-      return absl::InvalidArgumentError(absl::StrFormat("%s is not a known key; did you mean %s?", at,
-                                                        Join(path, NearestKey(key, message->GetDescriptor()))));
+      return UnknownKey(path, key, message->GetDescriptor());
     }
     if (!seen.insert(key).second) return absl::InvalidArgumentError(at + " stands twice; keep one");
     const absl::Status status = FillField(entry.second, at, depth, field, message);
@@ -161,51 +173,103 @@ absl::Status FillMessage(const YAML::Node& node, const std::string& path, int de
   return absl::OkStatus();
 }
 
-// Drops all events of a document.
-class Ignore : public YAML::EventHandler {
+// Counts aliases; drops all else.
+class AliasCounter : public YAML::EventHandler {
+ public:
+  int count() const { return count_; }
+
+ private:
   void OnDocumentStart(const YAML::Mark&) override {}
   void OnDocumentEnd() override {}
   void OnNull(const YAML::Mark&, YAML::anchor_t) override {}
-  void OnAlias(const YAML::Mark&, YAML::anchor_t) override {}
+  void OnAlias(const YAML::Mark&, YAML::anchor_t) override { ++count_; }
   void OnScalar(const YAML::Mark&, const std::string&, YAML::anchor_t, const std::string&) override {}
   void OnSequenceStart(const YAML::Mark&, const std::string&, YAML::anchor_t, YAML::EmitterStyle::value) override {}
   void OnSequenceEnd() override {}
   void OnMapStart(const YAML::Mark&, const std::string&, YAML::anchor_t, YAML::EmitterStyle::value) override {}
   void OnMapEnd() override {}
+
+  int count_ = 0;
 };
 
 // 0, 1, or 2 for more. Not YAML::LoadAll: before text that no document can begin with, such as a comma, the library
 // finds empty documents without end.
-int CountDocuments(const std::string& text) {
+int CountDocuments(const std::string& text, AliasCounter* aliases) {
   std::istringstream stream(text);
   YAML::Parser parser(stream);
-  Ignore ignore;
   int documents = 0;
-  while (documents < 2 && parser.HandleNextDocument(ignore)) ++documents;
+  while (documents < 2 && parser.HandleNextDocument(*aliases)) ++documents;
   return documents;
+}
+
+// The one document of `text`. YAML::Exception, or InvalidArgument for another number of them.
+absl::StatusOr<YAML::Node> LoadDocument(const std::string& text, const std::string& name) {
+  if (text.size() > kMaxYamlBytes) {
+    return absl::InvalidArgumentError(
+        absl::StrFormat("%s has %d bytes; allowed is at most %d", name, text.size(), kMaxYamlBytes));
+  }
+  AliasCounter aliases;
+  const int documents = CountDocuments(text, &aliases);
+  if (documents != 1) {
+    return absl::InvalidArgumentError(absl::StrFormat("%s holds %s YAML documents; allowed is exactly one", name,
+                                                      documents == 0 ? "0" : "at least 2"));
+  }
+  if (aliases.count() > kMaxAliases) {
+    return absl::InvalidArgumentError(
+        absl::StrFormat("%s uses %d aliases (*name); allowed are at most %d", name, aliases.count(), kMaxAliases));
+  }
+  return YAML::Load(text);
+}
+
+absl::Status NotYaml(const std::string& name, const YAML::Exception& error) {
+  return absl::InvalidArgumentError(absl::StrFormat("%s is not valid YAML at line %d, column %d: %s", name,
+                                                    error.mark.line + 1, error.mark.column + 1, error.msg));
+}
+
+// The message that holds the last key of `path`, and that key's field.
+absl::Status FindField(const std::string& path, Message** message, const FieldDescriptor** field) {
+  std::string above;
+  const std::vector<std::string> keys = absl::StrSplit(path, '.');
+  for (size_t i = 0; i < keys.size(); ++i) {
+    *field = (*message)->GetDescriptor()->FindFieldByName(keys[i]);
+    if (*field == nullptr) return UnknownKey(above, keys[i], (*message)->GetDescriptor());
+    above = Join(above, keys[i]);
+    if (i + 1 == keys.size()) break;
+    if ((*field)->is_repeated() || (*field)->cpp_type() != FieldDescriptor::CPPTYPE_MESSAGE) {
+      return absl::InvalidArgumentError(absl::StrFormat("%s has no keys below it; set %s as a whole", above, above));
+    }
+    *message = (*message)->GetReflection()->MutableMessage(*message, *field);
+  }
+  return absl::OkStatus();
 }
 
 }  // namespace
 
 absl::StatusOr<ham::v1::JobSpec> ParseJobSpecYaml(const std::string& text) {
-  if (text.size() > kMaxYamlBytes) {
-    return absl::InvalidArgumentError(
-        absl::StrFormat("the spec has %d bytes; allowed is at most %d", text.size(), kMaxYamlBytes));
-  }
   ham::v1::JobSpec spec;
   try {
-    const int documents = CountDocuments(text);
-    if (documents != 1) {
-      return absl::InvalidArgumentError(absl::StrFormat("the spec holds %s YAML documents; allowed is exactly one",
-                                                        documents == 0 ? "0" : "at least 2"));
-    }
-    const absl::Status status = FillMessage(YAML::Load(text), "", 0, &spec);
+    const absl::StatusOr<YAML::Node> document = LoadDocument(text, "the spec");
+    if (!document.ok()) return document.status();
+    const absl::Status status = FillMessage(*document, "", 0, &spec);
     if (!status.ok()) return status;
   } catch (const YAML::Exception& error) {
-    return absl::InvalidArgumentError(absl::StrFormat("the spec is not valid YAML at line %d, column %d: %s",
-                                                      error.mark.line + 1, error.mark.column + 1, error.msg));
+    return NotYaml("the spec", error);
   }
   return spec;
+}
+
+absl::Status SetJobSpecField(const std::string& path, const std::string& value, ham::v1::JobSpec* spec) {
+  Message* message = spec;
+  const FieldDescriptor* field = nullptr;
+  if (const absl::Status status = FindField(path, &message, &field); !status.ok()) return status;
+  message->GetReflection()->ClearField(message, field);
+  const std::string name = absl::StrCat("the value of ", path);
+  try {
+    const absl::StatusOr<YAML::Node> document = LoadDocument(value, name);
+    return document.ok() ? FillField(*document, path, 0, field, message) : document.status();
+  } catch (const YAML::Exception& error) {
+    return NotYaml(name, error);
+  }
 }
 
 }  // namespace ham

@@ -46,13 +46,13 @@ std::string ReasonOf(const absl::Status& status) {
 absl::Status InvalidFields(const std::vector<FieldViolation>& violations) {
   absl::Status status = WithReason(
       absl::InvalidArgumentError(violations.empty() ? "invalid request"
-                                                    : Shortened(violations.front().description, kMaxMessageBytes)),
+                                                    : Shown(violations.front().description, kMaxMessageBytes)),
       "INVALID_FIELD");
   google::rpc::BadRequest request;
   for (const FieldViolation& violation : violations) {
     auto* field = request.add_field_violations();
-    field->set_field(Shortened(violation.field, kMaxFieldBytes));
-    field->set_description(Shortened(violation.description, kMaxDescriptionBytes));
+    field->set_field(Shown(violation.field, kMaxFieldBytes));
+    field->set_description(Shown(violation.description, kMaxDescriptionBytes));
     if (request.ByteSizeLong() > kMaxBadRequestBytes) {
       request.mutable_field_violations()->RemoveLast();
       break;
@@ -74,7 +74,7 @@ grpc::Status ToGrpc(const absl::Status& status) {
   if (status.ok()) return grpc::Status::OK;
   const auto code = static_cast<grpc::StatusCode>(status.code());
   const std::string_view whole(status.message().data(), status.message().size());
-  const std::string message = Shortened(whole, kMaxMessageBytes);
+  const std::string message = Shown(whole, kMaxMessageBytes);
   google::rpc::Status details;
   details.set_code(static_cast<int>(status.code()));
   details.set_message(message);

@@ -1,4 +1,4 @@
-// Text cut to a size without breaking a character: protobuf refuses strings that are not UTF-8.
+// Text as protobuf and gRPC want it: UTF-8.
 #pragma once
 
 #include <cstddef>
@@ -7,17 +7,16 @@
 
 namespace ham {
 
-// The longest beginning of `text`, which is UTF-8, that has at most `most` bytes and ends between characters.
-inline std::string_view CutUtf8(std::string_view text, size_t most) {
-  if (text.size() <= most) return text;
-  while (most > 0 && (static_cast<unsigned char>(text[most]) & 0xC0) == 0x80) --most;
-  return text.substr(0, most);
-}
+// Bytes of the character at the front of `text`, which must not be empty; 0 if it is none.
+size_t Utf8CharacterSize(std::string_view text);
 
-// The same for text that people read: what is missing shows as "...".
-inline std::string Shortened(std::string_view text, size_t most) {
-  if (text.size() <= most) return std::string(text);
-  return std::string(CutUtf8(text, most)) + "...";
-}
+bool IsUtf8(std::string_view text);
+
+// The longest beginning of `text`, which is UTF-8, that has at most `most` bytes and ends between characters.
+std::string_view CutUtf8(std::string_view text, size_t most);
+
+// A value from outside as a message may quote it: the first `most` bytes, cut between characters, with "..." for what
+// is left out; bytes that are not UTF-8 become '?'.
+std::string Shown(std::string_view text, size_t most = 100);
 
 }  // namespace ham

@@ -14,9 +14,9 @@
 
 #include "absl/strings/str_cat.h"
 #include "absl/synchronization/mutex.h"
+#include "proto/atomic_file.h"
 #include "proto/sha256.h"
 #include "proto/utf8.h"
-#include "server/atomic_file.h"
 
 namespace ham::server {
 namespace {
@@ -88,8 +88,8 @@ class ArtifactDirectory final : public ArtifactStore {
     const std::string path = Unfinished(digest);
     const int64_t held = std::max<int64_t>(0, SizeOf(path));
     if (offset != held) {
-      return absl::AbortedError(absl::StrCat("artifact ", digest, " holds ", held, " bytes, not ", offset,
-                                             ": ask with QueryArtifact and go on from there"));
+      return absl::OutOfRangeError(absl::StrCat("artifact ", digest, " holds ", held, " bytes, not ", offset,
+                                                ": ask with QueryArtifact and go on from there"));
     }
     const File file(path, O_WRONLY | O_CREAT | O_APPEND);
     if (file.fd() < 0) return FileError("create", path, errno);
@@ -109,7 +109,7 @@ class ArtifactDirectory final : public ArtifactStore {
     const std::string path = Unfinished(digest);
     const int64_t held = std::max<int64_t>(0, SizeOf(path));
     if (held < size) {
-      return absl::AbortedError(
+      return absl::OutOfRangeError(
           absl::StrCat("artifact ", digest, " holds ", held, " of ", size, " bytes: send the rest"));
     }
     const File file(path, O_RDWR | O_CREAT);
@@ -146,7 +146,7 @@ class ArtifactDirectory final : public ArtifactStore {
   static absl::Status CheckDigest(const std::string& digest) {
     if (IsSha256Hex(digest)) return absl::OkStatus();
     return absl::InvalidArgumentError(
-        absl::StrCat("digest \"", Shortened(digest, 80), "\" must be 64 lower-case hex digits (SHA-256)"));
+        absl::StrCat("digest \"", Shown(digest, 80), "\" must be 64 lower-case hex digits (SHA-256)"));
   }
   std::string Complete(const std::string& digest) const {
     return absl::StrCat(root_, "/", digest.substr(0, 2), "/", digest);

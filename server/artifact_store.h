@@ -22,11 +22,12 @@ class ArtifactStore {
   virtual ~ArtifactStore() = default;
 
   virtual absl::StatusOr<Held> Query(const std::string& digest) = 0;
-  // Appends to the unfinished upload. ABORTED when it does not hold exactly `offset` bytes (another writes too, or the
-  // last answer was lost: query again). OK without effect when the artifact is complete. RESOURCE_EXHAUSTED for a full
-  // disk.
+  // Appends to the unfinished upload. OUT_OF_RANGE when it does not hold exactly `offset` bytes (another writes too, or
+  // the last answer was lost: query again). OK without effect when the artifact is complete. RESOURCE_EXHAUSTED for a
+  // full disk.
   virtual absl::Status Put(const std::string& digest, int64_t offset, std::string_view data) = 0;
-  // Verifies size and digest, then makes it complete and durable. DATA_LOSS on a mismatch: the upload is dropped.
+  // Verifies size and digest, then makes it complete and durable. OUT_OF_RANGE when less than `size` is held; DATA_LOSS
+  // on a mismatch: the upload is dropped.
   virtual absl::Status Commit(const std::string& digest, int64_t size) = 0;
   // Up to `most` bytes from `offset`; empty at the end. NOT_FOUND unless complete.
   virtual absl::StatusOr<std::string> Read(const std::string& digest, int64_t offset, size_t most) = 0;

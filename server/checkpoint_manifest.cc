@@ -8,6 +8,10 @@
 namespace ham::server {
 namespace {
 
+bool IsCounter(const nlohmann::json& value, uint64_t most) {
+  return value.is_number_unsigned() && value.get<uint64_t>() <= most;  // a negative number is signed
+}
+
 constexpr size_t kMostBytes = 1 << 20;
 
 }  // namespace
@@ -15,10 +19,11 @@ constexpr size_t kMostBytes = 1 << 20;
 absl::StatusOr<CheckpointManifest> ParseCheckpointManifest(const std::string& text) {
   const nlohmann::json json = nlohmann::json::parse(text, nullptr, /*allow_exceptions=*/false);
   const absl::Status wrong = absl::InvalidArgumentError(
-      "the manifest of the checkpoint is not a JSON object with iteration, epoch and files: upload what the trainer "
+      "the manifest of the checkpoint is not a JSON object with iteration, epoch (whole numbers from 0) and files: "
+      "upload what the trainer "
       "wrote");
-  if (!json.is_object() || !json.contains("iteration") || !json["iteration"].is_number_integer() ||
-      !json.contains("epoch") || !json["epoch"].is_number_integer() || !json.contains("files") ||
+  if (!json.is_object() || !json.contains("iteration") || !IsCounter(json["iteration"], INT64_MAX) ||
+      !json.contains("epoch") || !IsCounter(json["epoch"], INT32_MAX) || !json.contains("files") ||
       !json["files"].is_array()) {
     return wrong;
   }

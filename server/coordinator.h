@@ -228,9 +228,7 @@ class Coordinator {
   std::unique_ptr<Impl> impl_;
 };
 
-// True for SUCCEEDED, FAILED and CANCELLED.
-bool IsFinal(ham::v1::Job::State state);
-// The table of DESIGN section 4: true if a job may go from one state to the other.
+// The table of job states and their arrows: true if a job may go from one state to the other.
 bool IsAllowedTransition(ham::v1::Job::State from, ham::v1::Job::State to);
 
 }  // namespace ham::server

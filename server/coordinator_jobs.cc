@@ -3,6 +3,7 @@
 #include <utility>
 
 #include "absl/strings/str_cat.h"
+#include "proto/job_state.h"
 #include "proto/utf8.h"
 #include "server/coordinator_impl.h"
 
@@ -20,7 +21,7 @@ bool IsActive(Job::State state) { return state == Job::STARTING || state == Job:
 
 std::string DescribeExit(const RankKey& key, const std::string& worker, const ham::v1::RankExit& exit) {
   const std::string who = absl::StrCat("Rank ", key.rank, " on ", worker);
-  if (!exit.message().empty()) return absl::StrCat(who, ": ", Shortened(exit.message(), kMostExitMessageBytes));
+  if (!exit.message().empty()) return absl::StrCat(who, ": ", Shown(exit.message(), kMostExitMessageBytes));
   if (exit.signal() != 0) return absl::StrCat(who, " was ended by signal ", exit.signal(), ".");
   return absl::StrCat(who, " ended with exit status ", exit.exit_code(), ".");
 }

@@ -6,6 +6,7 @@
 #include <utility>
 
 #include "absl/strings/str_cat.h"
+#include "proto/job_state.h"
 #include "proto/rpc_status.h"
 #include "server/job_view.h"
 #include "server/utf8.h"

@@ -15,8 +15,8 @@
 #include "absl/strings/escaping.h"
 #include "absl/strings/str_cat.h"
 #include "absl/time/clock.h"
+#include "proto/atomic_file.h"
 #include "proto/channel.h"
-#include "server/atomic_file.h"
 #include "server/certificates.h"
 
 namespace ham::server {

@@ -32,7 +32,7 @@ bool AllOf(const std::string& text, size_t most, const char* others) {
 
 constexpr char kUpper[] = "ABCDEFGHIJKLMNOPQRSTUVWXYZ._-";
 
-std::string Quoted(const std::string& text) { return absl::StrCat("\"", Shortened(text, 100), "\""); }
+std::string Quoted(const std::string& text) { return absl::StrCat("\"", Shown(text), "\""); }
 
 void CheckParent(const std::string& parent, std::vector<FieldViolation>* wrong) {
   if (parent == kProject) return;

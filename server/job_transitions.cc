@@ -4,8 +4,6 @@ namespace ham::server {
 
 using ham::v1::Job;
 
-bool IsFinal(Job::State state) { return state == Job::SUCCEEDED || state == Job::FAILED || state == Job::CANCELLED; }
-
 bool IsAllowedTransition(Job::State from, Job::State to) {
   switch (from) {
     case Job::QUEUED:

@@ -7,6 +7,7 @@
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_split.h"
 #include "google/rpc/error_details.pb.h"
+#include "proto/job_state.h"
 #include "proto/rpc_status.h"
 #include "proto/utf8.h"
 #include "server/job_view.h"
@@ -61,7 +62,7 @@ absl::StatusOr<int64_t> WatchTokens::Read(const std::string& job, const std::str
 }
 
 absl::Status WatchTokens::Foreign(const std::string& job, const std::string& token) const {
-  return WithToken(absl::OutOfRangeError(absl::StrCat("token \"", Shortened(token, 100), "\" is not one of job ", job,
+  return WithToken(absl::OutOfRangeError(absl::StrCat("token \"", Shown(token), "\" is not one of job ", job,
                                                       " in this log; start from the beginning with an empty token")),
                    "FOREIGN_TOKEN", Make(job, 0));
 }

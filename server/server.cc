@@ -11,8 +11,8 @@
 #include <vector>
 
 #include "absl/strings/str_cat.h"
+#include "proto/atomic_file.h"
 #include "proto/sha256.h"
-#include "server/atomic_file.h"
 
 namespace ham::server {
 namespace {

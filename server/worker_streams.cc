@@ -180,7 +180,7 @@ absl::Status CheckRegistration(const ham::v1::RegisterWorker& registration) {
     if (!good) wrong.push_back({absl::StrCat("register.", field), std::move(text)});
   };
   check(IsWorkerName(registration.worker_name()), "worker_name",
-        absl::StrCat("worker name \"", Shortened(registration.worker_name(), 100),
+        absl::StrCat("worker name \"", Shown(registration.worker_name(), 100),
                      "\" must be 1 to 63 of [a-z0-9-], with a letter or digit first and last: give one with --name"));
   check(!registration.worker_id().empty() && registration.worker_id().size() <= 64, "worker_id",
         "worker_id must have 1 to 64 bytes");
@@ -194,7 +194,7 @@ absl::Status CheckRegistration(const ham::v1::RegisterWorker& registration) {
     check(slot.index() >= 0 && indexes.insert(slot.index()).second, "slots.index",
           absl::StrCat("slot index ", slot.index(), " must not be negative, nor stand twice"));
     check(slot.device() == "cpu" || slot.device() == "cuda", "slots.device",
-          absl::StrCat("slot device \"", Shortened(slot.device(), 100), "\" must be cpu or cuda"));
+          absl::StrCat("slot device \"", Shown(slot.device(), 100), "\" must be cpu or cuda"));
     check(slot.device_id().size() <= kMostTextBytes, "slots.device_id", "device_id must have at most 255 bytes");
     check(slot.device_name().size() <= kMostTextBytes, "slots.device_name", "device_name must have at most 255 bytes");
   }

@@ -1,7 +1,8 @@
 #!/usr/bin/env bash
 # Builds ham and runs all its tests; about 12 minutes on two cores, can be run again and again.
 #   tests/run.sh [--long] [--label LABEL]
-# --long adds what takes more time: sanitizer builds, the clang -Wthread-safety build, more simulation seeds.
+# --long adds tests/long_checks.sh: sanitizer builds, clang -Wthread-safety and clang-tidy, more simulation seeds, fuzzers;
+# about 90 minutes more.
 # --label runs only the tests of one CTest label (unit, simulation, integration, e2e).
 # The last line is `N passed, N failed, N skipped`; each skip is listed with its reason. With CI set, a skip
 # that tests/allowed_skips does not name counts as a failure.
@@ -13,7 +14,7 @@ while [ $# -gt 0 ]; do
   case $1 in
     --long) long=1; shift ;;
     --label) label=(-L "^${2:?--label needs a label}\$"); shift 2 ;;
-    *) sed -n '2,8p' "$0"; exit 2 ;;
+    *) sed -n '2,9p' "$0"; exit 2 ;;
   esac
 done
 step() { printf '\n== %s (at %d s)\n' "$1" "$SECONDS"; }

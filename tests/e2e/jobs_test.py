@@ -1,12 +1,16 @@
 """Jobs from submit to their end, with real processes and real images."""
+import fcntl
 import json
 import os
 import pathlib
+import pty
 import signal
 import socket
 import stat
+import struct
 import subprocess
 import sys
+import termios
 import unittest
 import urllib.request
 
@@ -69,7 +73,7 @@ class Jobs(unittest.TestCase):
         self.cluster.hamctl("cancel", name)
         self.cluster.wait_state(name, "CANCELLED")
         wait_for(lambda: not any(map(alive, trainers)), "the trainers' end")
-        self.cluster.hamctl("watch", name, check=1)
+        self.cluster.hamctl("watch", name, check=1)  # of an ended job that did not succeed
         self.cluster.hamctl("cancel", name)  # again: fine
 
     def test_cancel_of_an_ended_job_is_refused(self):
@@ -89,6 +93,62 @@ class Jobs(unittest.TestCase):
         self.assertEqual(watch.returncode, 130, rest)
         self.assertIn("hamctl watch", rest)
         self.cluster.wait_state(name, "SUCCEEDED")
+
+    def test_a_terminal_shows_one_bar_a_class_and_the_worst_marked(self):
+        main, other = pty.openpty()
+        fcntl.ioctl(other, termios.TIOCSWINSZ, struct.pack("HHHH", 30, 100, 0, 0))
+        watch = subprocess.Popen([str(BIN / "hamctl"), "submit", str(self.cluster.write_spec(spec())), "--watch"],
+                                 env=dict(self.cluster.environment, TERM="xterm"), stdin=other, stdout=other,
+                                 stderr=other, close_fds=True)
+        os.close(other)
+        shown = b""
+        while True:
+            try:
+                chunk = os.read(main, 65536)
+            except OSError:  # the other end is closed
+                break
+            if not chunk:
+                break
+            shown += chunk
+        os.close(main)
+        self.assertEqual(watch.wait(timeout=30), 0, shown)
+        last = shown.decode().rsplit("\x1b[J", 1)[1].replace("\r\n", "\n")
+        self.assertEqual(sum("░" in line or "█" in line for line in last.splitlines()), 11, last)  # progress, classes
+        self.assertEqual(last.count("< worst"), 1, last)
+        self.assertIn("SUCCEEDED", last.splitlines()[-1])
+
+    def test_logs_and_the_tables(self):
+        name = self.cluster.submit(spec(world_size=2, epochs=1), "--label", "team=vision")
+        self.cluster.wait_state(name, "SUCCEEDED")
+        logs = self.cluster.hamctl("logs", name).stdout
+        one = self.cluster.hamctl("logs", name, "--rank", 1, "--follow").stdout
+        self.assertEqual(one, "".join(line[4:] + "\n" for line in logs.splitlines() if line.startswith("[1] ")))
+        self.cluster.hamctl("logs", name, "--rank", 2, check=2)
+        self.assertIn("team=vision", self.cluster.hamctl("list", "--state", "succeeded").stdout)
+        self.assertIn("fashion-mnist", self.cluster.hamctl("get", name).stdout)
+        self.assertIn("name: " + name, self.cluster.hamctl("get", name, "-o", "yaml").stdout)
+        self.assertRegex(self.cluster.hamctl("workers").stdout, r"worker-0 +CONNECTED +[01]/1 +cpu")
+        version = json.loads(self.cluster.hamctl("version", "-o", "json").stdout)
+        self.assertEqual(version["client"], version["coordinator"])
+        self.assertIn("more jobs", self.cluster.hamctl("list", "--limit", 1).stderr)
+
+    def test_max_wait_is_exit_4_and_the_job_goes_on(self):
+        name = self.cluster.submit(spec(world_size=1, **LONG))
+        self.assertIn("goes on", self.cluster.hamctl("watch", name, "--max-wait", "1s", check=4).stderr)
+        self.assertNotIn(self.cluster.job(name)["state"], ("CANCELLED", "FAILED"))
+        self.cluster.hamctl("cancel", name)
+
+    def test_a_spec_completed_by_hamctl_runs_in_a_trainer_alone(self):
+        done = self.cluster.hamctl("submit", self.cluster.write_spec(spec(world_size=1, epochs=1)), "--dry-run", "-o",
+                                   "json")
+        job = self.cluster.path / "alone.json"
+        job.write_text(done.stdout)
+        run = subprocess.run([str(BIN / "ham-trainer"), "--spec", str(job), "--work-dir",
+                              str(self.cluster.path / "alone")], capture_output=True, text=True, timeout=120)
+        self.assertEqual(run.returncode, 0, run.stderr)
+        self.assertIn("worst", run.stdout)
+        self.assertIn("train.epochs", self.cluster.hamctl(
+            "submit", self.cluster.write_spec(spec(epochs=0)), "--dry-run", check=2).stderr)
 
     def test_same_request_id_gives_the_same_job(self):
         first = self.cluster.submit(spec(world_size=1, epochs=1), "--request-id", "once")
@@ -135,9 +195,7 @@ class Jobs(unittest.TestCase):
                             self.cluster.path / "state" / "worker-join", check=6)
 
     def test_a_python_client_with_the_published_protocol_only(self):
-        python = os.environ.get("HAM_PYTHON_CLIENT")
-        if not python:
-            self.skipTest("HAM_PYTHON_CLIENT names no Python with grpcio")
+        python = os.environ["HAM_PYTHON_CLIENT"]
         root = pathlib.Path(__file__).resolve().parents[2]
         job = self.cluster.path / "python.json"
         job.write_text(spec(world_size=1))
@@ -167,7 +225,7 @@ class Start(unittest.TestCase):
             self.assertIn(str(cluster.path / "state"), done.stderr)
 
     def test_two_workers_with_one_name(self):
-        with Cluster(workers=1, options=["--lease", "2s"]) as cluster:
+        with Cluster(workers=1, options=["--lease", "3s"]) as cluster:
             wait_for(lambda: "CONNECTED" in cluster.hamctl("workers").stdout, "the first worker")
             first = cluster.workers["worker-0"]
             second = cluster.start_worker("worker-0", state="other-state")

@@ -36,7 +36,8 @@ TEST(IsLoopback, KnowsLoopbackAddressesOnly) {
   for (const char* yes : {"localhost", "localhost:1", "127.0.0.1:7480", "127.9.9.9", "::1", "[::1]:80"}) {
     EXPECT_TRUE(IsLoopback(yes)) << yes;
   }
-  for (const char* no : {"example.org:1", "10.0.0.1:1", "[2001:db8::1]:80", "0.0.0.0:1", ""}) {
+  for (const char* no : {"example.org:1", "10.0.0.1:1", "[2001:db8::1]:80", "0.0.0.0:1", "", "127.example.org:1",
+                         "127.0.0.1.example.org", "[::1]example.org:1", "[::1"}) {
     EXPECT_FALSE(IsLoopback(no)) << no;
   }
 }

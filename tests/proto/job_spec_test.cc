@@ -163,10 +163,10 @@ TEST(FindUnknownFields, NamesThemAtAnyDepth) {
   EXPECT_EQ(FindUnknownFields(spec), (std::vector<std::string>{"train.attack.#99", "train.evaluation.suites[0].#77"}));
 }
 
-TEST(JobSpecToJson, PrintsZeroes) {
+TEST(MessageToJson, PrintsZeroes) {
   ham::v1::JobSpec spec = Minimal();
   ASSERT_TRUE(ResolveJobSpec(&spec).empty());
-  const std::string json = JobSpecToJson(spec);
+  const std::string json = MessageToJson(spec);
   EXPECT_NE(json.find("\"seed\":\"0\""), std::string::npos) << json;
   EXPECT_NE(json.find("\"retained_easy_share\":0"), std::string::npos) << json;
 }

@@ -5,6 +5,7 @@
 #include <map>
 #include <set>
 
+#include "proto/job_state.h"
 #include "tests/server/core_fixture.h"
 
 namespace ham::server {

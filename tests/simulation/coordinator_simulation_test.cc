@@ -37,5 +37,6 @@ int main(int argc, char** argv) {
   ::testing::InitGoogleTest(&argc, argv);
   if (const char* seed = std::getenv("HAM_SEED")) g_seed = std::strtoull(seed, nullptr, 10);
   std::printf("HAM_SEED=%llu\n", static_cast<unsigned long long>(g_seed));
+  std::fflush(stdout);  // a walk that takes the process along must not take the seed along
   return RUN_ALL_TESTS();
 }

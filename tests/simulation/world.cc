@@ -5,6 +5,7 @@
 
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_join.h"
+#include "proto/job_state.h"
 
 namespace ham::simulation {
 
@@ -76,7 +77,7 @@ std::map<std::string, int64_t> World::Statistics() const {
 std::string World::Unfinished() const {
   std::vector<std::string> open;
   for (const auto& [name, row] : stored_jobs_) {
-    if (!server::IsFinal(row.state)) {
+    if (!IsFinal(row.state)) {
       open.push_back(absl::StrCat(name, " is ", Job::State_Name(row.state), ", ", row.state_reason));
     }
   }
@@ -182,7 +183,7 @@ void World::MakeDurable(const server::Effects& effects) {
           absl::StrCat(row.job, " has a gap in its log before ", row.event.reason()));
     Check(!row.event.reason().empty() && !row.event.message().empty() && !row.event.actor().empty(),
           absl::StrCat(row.job, " has an event without cause"));
-    Check(!server::IsFinal(from), absl::StrCat(row.job, " has an event after its end"));
+    Check(!IsFinal(from), absl::StrCat(row.job, " has an event after its end"));
     log_state_[row.job] = row.event.to_state();
     ++counts_[absl::StrCat("event ", row.event.reason())];
   }
@@ -258,7 +259,7 @@ void World::CheckRow(const server::JobRow& row) {
   }
   const auto old = stored_jobs_.find(row.name);
   if (old == stored_jobs_.end()) return;
-  Check(!server::IsFinal(old->second.state), absl::StrCat(row.name, " changed after its end"));
+  Check(!IsFinal(old->second.state), absl::StrCat(row.name, " changed after its end"));
   Check(
       row.attempt == old->second.attempt || row.attempt == old->second.attempt + 1 || row.attempt > old->second.attempt,
       absl::StrCat("the attempt of ", row.name, " fell"));
@@ -435,7 +436,7 @@ void World::ClientStep() {
   }
   if (!faults_) {  // what can never fit is taken away, so that all else must end
     for (const auto& [name, row] : stored_jobs_) {
-      if (!server::IsFinal(row.state) && row.device != "cpu") Cancel(name);
+      if (!IsFinal(row.state) && row.device != "cpu") Cancel(name);
     }
     return;
   }
@@ -443,7 +444,7 @@ void World::ClientStep() {
   if (Chance(random_) >= 0.2) return;
   std::vector<std::string> open;
   for (const auto& [name, row] : stored_jobs_) {
-    if (!server::IsFinal(row.state) || Chance(random_) < 0.01) open.push_back(name);
+    if (!IsFinal(row.state) || Chance(random_) < 0.01) open.push_back(name);
   }
   if (!open.empty()) Cancel(open[random_() % open.size()]);
 }

@@ -9,6 +9,7 @@
 #include <fstream>
 #include <nlohmann/json.hpp>
 #include <optional>
+#include <set>
 #include <vector>
 
 #include "absl/strings/str_cat.h"
@@ -22,8 +23,10 @@ namespace {
 
 namespace fs = std::filesystem;
 
+constexpr char kManifestName[] = "manifest.json";
 constexpr size_t kChunkBytes = 1 << 20;
 constexpr size_t kMostManifestBytes = 4 << 20;
+constexpr int kMostSends = 8;  // of one file, before the caller waits for better times
 constexpr absl::Duration kCallTimeout = absl::Minutes(1);
 
 // One call, known to TransferCancel as long as it lives.
@@ -59,6 +62,7 @@ absl::StatusOr<std::vector<File>> ParseManifest(const std::string& text) {
   const absl::StatusOr<nlohmann::json> json = ipc::ParseStrictJson(text);
   if (!json.ok() || !json->is_object() || !json->contains("files") || !json->at("files").is_array()) return wrong;
   std::vector<File> files;
+  std::set<std::string> names = {kManifestName};
   for (const nlohmann::json& entry : json->at("files")) {
     if (!entry.is_object() || !entry.contains("name") || !entry.contains("sha256") || !entry.contains("bytes") ||
         !entry.at("name").is_string() || !entry.at("sha256").is_string() || !entry.at("bytes").is_number_integer()) {
@@ -66,9 +70,9 @@ absl::StatusOr<std::vector<File>> ParseManifest(const std::string& text) {
     }
     File file{entry.at("name").get<std::string>(), entry.at("sha256").get<std::string>(),
               entry.at("bytes").get<int64_t>()};
-    // Names become paths.
+    // Names become paths: within the folder, one file each.
     if (file.name.empty() || file.name[0] == '.' || file.name.find('/') != std::string::npos || file.bytes < 0 ||
-        file.digest.size() != 64) {
+        !IsSha256Hex(file.digest) || !names.insert(file.name).second) {
       return wrong;
     }
     files.push_back(std::move(file));
@@ -112,7 +116,7 @@ absl::StatusOr<ham::v1::QueryArtifactResponse> Query(const TransferPeer& peer, c
   return response;
 }
 
-absl::Status UploadFile(const TransferPeer& peer, const std::string& path, const File& info) {
+absl::Status SendFile(const TransferPeer& peer, const std::string& path, const File& info) {
   const absl::StatusOr<ham::v1::QueryArtifactResponse> held = Query(peer, info.digest);
   if (!held.ok()) return held.status();
   if (held->complete()) return absl::OkStatus();
@@ -149,6 +153,23 @@ absl::Status UploadFile(const TransferPeer& peer, const std::string& path, const
   writer->WritesDone();
   const grpc::Status result = writer->Finish();
   return local.ok() ? call.Result(result) : local;
+}
+
+// Another sender of the same bytes (a broken try of ours that the store still works at, an older attempt) may move the
+// offset, and may have sent wrong ones: each goes on where the store is.
+absl::Status UploadFile(const TransferPeer& peer, const std::string& path, const File& info) {
+  absl::Status status;
+  for (int i = 0; i < kMostSends; ++i) {
+    status = SendFile(peer, path, info);
+    if (absl::IsDataLoss(status)) {
+      const absl::StatusOr<std::string> found = DigestOfFile(path);
+      if (!found.ok()) return found.status();
+      if (*found != info.digest) return absl::DataLossError(absl::StrCat(path, " is not what its manifest says"));
+    } else if (!absl::IsOutOfRange(status)) {
+      return status;
+    }
+  }
+  return absl::UnavailableError(status.message());
 }
 
 absl::Status Commit(const TransferPeer& peer, const std::string& manifest_digest, const std::vector<File>& files,
@@ -266,7 +287,7 @@ absl::StatusOr<std::string> DownloadCheckpoint(const TransferPeer& peer, const h
   std::error_code error;
   fs::create_directories(directory, error);
   if (error) return absl::UnavailableError(absl::StrCat("cannot make ", directory, ": ", error.message()));
-  const std::string manifest = directory + "/manifest.json";
+  const std::string manifest = directory + "/" + kManifestName;
   absl::Status status = DownloadFile(peer, manifest, checkpoint.manifest_digest(), kMostManifestBytes);
   if (!status.ok()) return status;
   const absl::StatusOr<std::string> text = ReadSmall(manifest);

@@ -42,8 +42,9 @@ struct TransferPeer {
 bool MayPass(const absl::Status& status);
 
 // Uploads the files that the manifest names, then the manifest, and commits. A file that the store holds is not sent
-// again, one that it holds in part is continued. InvalidArgument for a bad manifest; NotFound and DataLoss for missing
-// and changed files; errors of the coordinator. Blocks.
+// again, one that it holds in part is continued, one of which it holds something else is sent anew. InvalidArgument for
+// a bad manifest; NotFound and DataLoss for missing and changed files; Unavailable when other senders are in the way;
+// errors of the coordinator. Blocks.
 absl::Status UploadCheckpoint(const TransferPeer& peer, const std::string& manifest, int64_t iteration, int epoch);
 
 // Brings a checkpoint into `directory` (made when missing) and returns the path of its manifest. Each file is checked

@@ -43,7 +43,10 @@ void Assignments::Desire(const ham::v1::DesiredAssignments& desired, absl::Durat
   StartWaiting();
 }
 
-void Assignments::Connected() { contact_lost_ = absl::InfiniteDuration(); }
+void Assignments::Connected() {
+  contact_lost_ = absl::InfiniteDuration();
+  orphaned_ = false;
+}
 
 void Assignments::Disconnected(absl::Duration now) { contact_lost_ = std::min(contact_lost_, now); }
 
@@ -129,7 +132,10 @@ void Assignments::Abandon(absl::Duration now) {
 }
 
 void Assignments::Tick(absl::Duration now) {
-  if (now >= contact_lost_ + options_.orphan_limit) StopAll(now);
+  if (now >= contact_lost_ + options_.orphan_limit) {
+    orphaned_ = true;
+    StopAll(now);
+  }
   for (auto it = ranks_.begin(); it != ranks_.end();) {
     Rank& rank = it->second;
     if (rank.alive() && now >= rank.kill_at && !std::exchange(rank.killed, true)) {
@@ -170,7 +176,7 @@ Assignments::Ranks::iterator Assignments::Settle(Ranks::iterator it, bool flushe
 }
 
 void Assignments::StartWaiting() {
-  if (shutdown_) return;
+  if (shutdown_ || orphaned_) return;
   std::set<int> busy;
   for (const auto& [id, rank] : ranks_) {
     if (rank.alive()) busy.insert(rank.assignment.slot());

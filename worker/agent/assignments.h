@@ -63,6 +63,7 @@ class Assignments {
 
   // ---- facts; each may produce actions
   void Desire(const ham::v1::DesiredAssignments& desired, absl::Duration now);
+  // Contact again; ranks that wait are started by the next desired set.
   void Connected();
   void Disconnected(absl::Duration now);
   // A frame of the trainer. The state is RUNNING from the first train, evaluate or save.
@@ -129,6 +130,7 @@ class Assignments {
   AssignmentOptions options_;
   Ranks ranks_;
   absl::Duration contact_lost_;  // InfiniteDuration while connected
+  bool orphaned_ = false;        // the orphan limit passed; nothing is started
   bool shutdown_ = false;
   bool changed_ = false;
   std::vector<Action> actions_;

@@ -211,12 +211,15 @@ absl::Status ControlStream::RunCall(int64_t stream, size_t endpoint, bool* regis
     call_ = call;
   }
   events_.opening(stream);
-  if (!call->AwaitWelcome(options_.welcome_timeout)) call->Cancel();
+  const bool answered = call->AwaitWelcome(options_.welcome_timeout);
+  if (!answered) call->Cancel();
   call->AwaitDone(absl::InfiniteDuration());
   *registered = call->welcome();
   absl::MutexLock lock(&mutex_);
   call_ = nullptr;
-  return call->status();
+  if (answered || *registered) return call->status();
+  return absl::DeadlineExceededError(
+      absl::StrCat("it did not answer within ", absl::FormatDuration(options_.welcome_timeout)));
 }
 
 std::optional<absl::Status> ControlStream::Verdict(const absl::Status& status, absl::Time* first_duplicate) const {

@@ -3,7 +3,6 @@
 #include <fcntl.h>
 #include <poll.h>
 #include <signal.h>
-#include <spawn.h>
 #include <spdlog/spdlog.h>
 #include <sys/wait.h>
 #include <unistd.h>
@@ -17,6 +16,7 @@
 #include "absl/strings/strip.h"
 #include "absl/time/clock.h"
 #include "proto/version.h"
+#include "worker/agent/child_process.h"
 #include "worker/ipc/frame.h"
 
 namespace ham::agent {
@@ -40,32 +40,6 @@ struct Pipe {
   }
 };
 
-// posix_spawn with empty signal mask, default SIGPIPE, and the given standard output and error.
-int Spawn(const std::vector<std::string>& arguments, int out, int errors, pid_t* pid) {
-  std::vector<char*> argv;
-  for (const std::string& argument : arguments) argv.push_back(const_cast<char*>(argument.c_str()));
-  argv.push_back(nullptr);
-  posix_spawn_file_actions_t actions;
-  posix_spawn_file_actions_init(&actions);
-  posix_spawn_file_actions_addopen(&actions, STDIN_FILENO, "/dev/null", O_RDONLY, 0);
-  posix_spawn_file_actions_adddup2(&actions, out, STDOUT_FILENO);
-  posix_spawn_file_actions_adddup2(&actions, errors, STDERR_FILENO);
-  posix_spawnattr_t attributes;
-  posix_spawnattr_init(&attributes);
-  sigset_t none;
-  sigset_t defaults;
-  sigemptyset(&none);
-  sigemptyset(&defaults);
-  sigaddset(&defaults, SIGPIPE);
-  posix_spawnattr_setsigmask(&attributes, &none);
-  posix_spawnattr_setsigdefault(&attributes, &defaults);
-  posix_spawnattr_setflags(&attributes, POSIX_SPAWN_SETSIGMASK | POSIX_SPAWN_SETSIGDEF);
-  const int error = ::posix_spawnp(pid, argv[0], &actions, &attributes, argv.data(), environ);
-  posix_spawnattr_destroy(&attributes);
-  posix_spawn_file_actions_destroy(&actions);
-  return error;
-}
-
 // Appends what can be read; false at the end of the stream.
 bool ReadSome(int fd, std::string* text) {
   std::array<char, 65536> buffer;
@@ -75,21 +49,21 @@ bool ReadSome(int fd, std::string* text) {
   return n > 0;
 }
 
-// Reads both streams to their end. False when time or room is over.
-bool ReadBoth(int out, int errors, absl::Time deadline, std::string* out_text, std::string* error_text) {
+// Reads both streams to their end.
+absl::Status ReadBoth(int out, int errors, absl::Time deadline, std::string* out_text, std::string* error_text) {
   std::array<pollfd, 2> fds = {pollfd{out, POLLIN, 0}, pollfd{errors, POLLIN, 0}};
   while (fds[0].fd >= 0 || fds[1].fd >= 0) {
     const absl::Duration left = deadline - absl::Now();
-    if (left <= absl::ZeroDuration()) return false;
+    if (left <= absl::ZeroDuration()) return absl::DeadlineExceededError("");
     const int ready = ::poll(fds.data(), fds.size(), static_cast<int>(absl::ToInt64Milliseconds(left)) + 1);
-    if (ready < 0 && errno != EINTR) return false;
+    if (ready < 0 && errno != EINTR) return absl::UnavailableError("");
     if (ready <= 0) continue;
     if (fds[0].revents != 0 && !ReadSome(out, out_text)) fds[0].fd = -1;
     if (fds[1].revents != 0 && !ReadSome(errors, error_text)) fds[1].fd = -1;
-    if (out_text->size() > kMostOutput) return false;
+    if (out_text->size() > kMostOutput) return absl::ResourceExhaustedError("");
     if (error_text->size() > kMostErrors) error_text->erase(0, error_text->size() - kMostErrors);
   }
-  return true;
+  return absl::OkStatus();
 }
 
 absl::Status WrongOutput(const std::string& trainer, const std::string& why) {
@@ -104,19 +78,30 @@ absl::StatusOr<std::string> RunProgram(const std::vector<std::string>& arguments
   Pipe errors;
   if (!out.Open() || !errors.Open()) return absl::UnavailableError(absl::StrCat("pipe: ", std::strerror(errno)));
   pid_t pid = 0;
-  if (const int error = Spawn(arguments, out.ends[1], errors.ends[1], &pid); error != 0) {
-    return absl::NotFoundError(absl::StrCat("cannot start ", arguments[0], ": ", std::strerror(error)));
-  }
+  const int error = Spawn({.program = arguments[0],
+                           .arguments = arguments,
+                           .environment = EnvironmentWith({}),
+                           .descriptors = {{out.ends[1], STDOUT_FILENO}, {errors.ends[1], STDERR_FILENO}}},
+                          &pid);
+  if (error != 0) return absl::NotFoundError(absl::StrCat("cannot start ", arguments[0], ": ", std::strerror(error)));
   out.CloseEnd(1);
   errors.CloseEnd(1);
+  const absl::Time deadline = absl::Now() + timeout;
   std::string text;
   std::string error_text;
-  const bool whole = ReadBoth(out.ends[0], errors.ends[0], absl::Now() + timeout, &text, &error_text);
-  if (!whole) ::kill(pid, SIGKILL);
+  absl::Status read = ReadBoth(out.ends[0], errors.ends[0], deadline, &text, &error_text);
+  // One that closed its output may still run.
+  const int pid_fd = OpenPidFd(pid);
+  if (read.ok() && (pid_fd < 0 || !AwaitEnd(pid_fd, deadline))) read = absl::DeadlineExceededError("");
+  if (pid_fd >= 0) ::close(pid_fd);
+  if (!read.ok()) ::kill(pid, SIGKILL);
   int status = 0;
   while (::waitpid(pid, &status, 0) < 0 && errno == EINTR) {
   }
-  if (!whole) {
+  if (absl::IsResourceExhausted(read)) {
+    return absl::ResourceExhaustedError(absl::StrCat(arguments[0], " printed more than ", kMostOutput, " bytes"));
+  }
+  if (!read.ok()) {
     return absl::DeadlineExceededError(
         absl::StrCat(arguments[0], " did not end within ", absl::FormatDuration(timeout)));
   }

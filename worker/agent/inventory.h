@@ -23,7 +23,8 @@ absl::Status CheckVersionOutput(const std::string& trainer, const std::string& j
 absl::StatusOr<std::vector<ham::v1::DataSet>> ParseInspectOutput(const std::string& trainer, const std::string& json);
 
 // Standard output of a program that ends with status 0, up to 16 MiB; it is killed after `timeout`. NotFound if it
-// cannot be started, DeadlineExceeded, Unavailable with its exit status and the end of its standard error.
+// cannot be started, DeadlineExceeded, ResourceExhausted for more output, Unavailable with its exit status and the end
+// of its standard error.
 absl::StatusOr<std::string> RunProgram(const std::vector<std::string>& arguments, absl::Duration timeout);
 
 }  // namespace ham::agent

@@ -10,8 +10,8 @@ namespace ham::agent {
 // Bytes of text in one record.
 inline constexpr size_t kLogRecordBytes = 256 << 10;
 
-// Cuts a byte stream into valid UTF-8 pieces of whole lines; a longer line is split between characters. Bytes that are
-// no UTF-8 become U+FFFD each. Not thread-safe.
+// Cuts a byte stream into valid UTF-8 pieces of whole lines; a longer line is split between characters. What is
+// no UTF-8 becomes U+FFFD: one for a character that breaks off, one for each other byte. Not thread-safe.
 class LogText {
  public:
   // Each piece has at most `limit` >= 16 bytes.

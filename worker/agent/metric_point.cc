@@ -53,6 +53,10 @@ absl::StatusOr<ham::v1::MetricPoint> ParseMetricPoint(const nlohmann::json& json
     return absl::InvalidArgumentError(
         absl::StrCat("the trainer sent a metric that is no MetricPoint: ", std::string(parsed.message())));
   }
+  if (const size_t bytes = point.ByteSizeLong(); bytes > kMostPointBytes) {
+    return absl::InvalidArgumentError(
+        absl::StrCat("the trainer sent a metric of ", bytes, " bytes; at most ", kMostPointBytes, " are allowed"));
+  }
   const absl::Status status = CheckMetricPoint(point);
   if (!status.ok()) return status;
   return point;

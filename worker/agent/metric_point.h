@@ -9,8 +9,11 @@
 
 namespace ham::agent {
 
+// A longer record could keep a report from ever being taken.
+inline constexpr size_t kMostPointBytes = 1 << 20;
+
 // From the JSON of a `metric` frame, parsed strictly (ipc::ReadFrame). InvalidArgument in one sentence for unknown
-// fields, wrong types, a missing kind, or vectors that CheckMetricPoint refuses. Any thread.
+// fields, wrong types, a missing kind, more than kMostPointBytes, or vectors that CheckMetricPoint refuses. Any thread.
 absl::StatusOr<ham::v1::MetricPoint> ParseMetricPoint(const nlohmann::json& point);
 
 // Every per-class vector has one entry for each of class_names, and worst_class is one of them.

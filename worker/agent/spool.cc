@@ -98,15 +98,16 @@ absl::Status Spool::Append(ham::v1::SpooledRecord record) {
     if (absl::Status status = AddSegment(); !status.ok()) return status;
   }
   record.set_spool_sequence(next_sequence_);
-  const size_t before = segments_.back().bytes;
-  if (absl::Status status = Write(&segments_.back(), record); !status.ok()) return status;
-  ++next_sequence_;
-  bytes_ += segments_.back().bytes - before;
-  while (bytes_ > limit_) {
+  // Room first: once the record is written there is no error to return.
+  while (bytes_ + kHeaderBytes + record.ByteSizeLong() > limit_) {
     const size_t held = bytes_;
     if (absl::Status status = Shrink(); !status.ok()) return status;
     if (bytes_ >= held) break;  // metrics only
   }
+  const size_t before = segments_.back().bytes;
+  if (absl::Status status = Write(&segments_.back(), record); !status.ok()) return status;
+  ++next_sequence_;
+  bytes_ += segments_.back().bytes - before;
   return absl::OkStatus();
 }
 
@@ -190,6 +191,8 @@ void Spool::Acknowledge(int64_t sequence) {
   acknowledged_ = std::max(acknowledged_, std::min(sequence, next_sequence_ - 1));
   while (segments_.size() > 1 && segments_.front().last_sequence <= acknowledged_) RemoveFront();
   Segment& front = segments_.front();
+  // Without a look at the file, which may be the damaged one that this is to get rid of.
+  if (front.last_sequence <= acknowledged_) front.read = front.bytes;
   while (front.read < front.bytes) {
     size_t next = 0;
     const absl::StatusOr<ham::v1::SpooledRecord> record = Read(front, front.read, &next);

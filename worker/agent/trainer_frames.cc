@@ -2,6 +2,7 @@
 
 #include <cmath>
 #include <limits>
+#include <set>
 
 #include "absl/strings/str_cat.h"
 #include "proto/job_spec.h"
@@ -32,10 +33,15 @@ class FrameReader {
     }
     return Wrong(key, absl::StrCat("an integer from 0 to ", most)), 0;
   }
+  json Object(const char* key) {
+    if (const json* value = Find(key); value != nullptr && value->is_object()) return *value;
+    return Wrong(key, "an object"), json::object();
+  }
   double PositiveNumber(const char* key) {
     const json* value = Find(key);
     if (value != nullptr && value->is_number()) {
-      if (const double number = value->get<double>(); std::isfinite(number) && number > 0) return number;
+      const double number = value->get<double>();
+      if (std::isfinite(number) && absl::Seconds(number) > absl::ZeroDuration()) return number;  // 1e-300 is 0 seconds
     }
     return Wrong(key, "a positive number"), 0;
   }
@@ -44,8 +50,12 @@ class FrameReader {
       status_ = absl::InvalidArgumentError(absl::StrCat("the trainer sent a frame \"", type_, "\" ", why));
     }
   }
+  // Every field must have been read.
   template <class Frame>
   absl::StatusOr<TrainerFrame> Finish(Frame frame) {
+    for (const auto& [key, value] : frame_.items()) {
+      if (key != "type" && read_.count(key) == 0) Fail(absl::StrCat("with the unknown field \"", key, "\""));
+    }
     if (!status_.ok()) return status_;
     return TrainerFrame(std::move(frame));
   }
@@ -54,7 +64,8 @@ class FrameReader {
   static bool IsSigned(const json& value) {
     return value.get<uint64_t>() <= static_cast<uint64_t>(std::numeric_limits<int64_t>::max());
   }
-  const json* Find(const char* key) const {
+  const json* Find(const char* key) {
+    read_.insert(key);
     const auto found = frame_.find(key);
     return found == frame_.end() ? nullptr : &*found;
   }
@@ -64,14 +75,18 @@ class FrameReader {
 
   const json& frame_;
   const std::string type_;
+  std::set<std::string> read_;  // keys
   absl::Status status_;
 };
 
 constexpr int64_t kInt32 = std::numeric_limits<int32_t>::max();
 
+const std::set<std::string> kPhases = {"load", "first_step", "train", "save", "evaluate"};
+
 absl::StatusOr<TrainerFrame> ReadProgress(FrameReader& reader) {
   ham::v1::Progress progress;
   progress.set_phase(reader.Text("phase"));
+  if (kPhases.count(progress.phase()) == 0) reader.Fail("whose field \"phase\" is no phase of a trainer");
   progress.set_tick(reader.Integer("tick"));
   progress.set_iteration(reader.Integer("iteration"));
   progress.set_epoch(static_cast<int32_t>(reader.Integer("epoch", kInt32)));
@@ -98,9 +113,9 @@ absl::StatusOr<TrainerFrame> ParseTrainerFrame(const json& frame) {
   if (type == "hello") return reader.Finish(HelloFrame{reader.Text("build_id")});
   if (type == "progress") return ReadProgress(reader);
   if (type == "metric") {
-    if (!frame.contains("point"))
-      return absl::InvalidArgumentError("the trainer sent a frame \"metric\" without point");
-    absl::StatusOr<ham::v1::MetricPoint> point = ParseMetricPoint(frame.at("point"));
+    const json text = reader.Object("point");
+    if (const absl::StatusOr<TrainerFrame> frame_only = reader.Finish(DoneFrame{}); !frame_only.ok()) return frame_only;
+    absl::StatusOr<ham::v1::MetricPoint> point = ParseMetricPoint(text);
     if (!point.ok()) return point.status();
     return TrainerFrame(*std::move(point));
   }
@@ -127,7 +142,7 @@ json StartFrame(const ham::v1::Assignment& assignment, const RankPlace& place) {
           {"attempt", assignment.attempt()},
           {"rank", assignment.rank()},
           {"world_size", assignment.world_size()},
-          {"spec", json::parse(JobSpecToJson(assignment.spec()))},
+          {"spec", json::parse(MessageToJson(assignment.spec()))},
           {"data_root", place.data_root},
           {"work_dir", place.work_dir},
           {"threads", assignment.spec().train().resources().threads_per_rank()},

@@ -2,7 +2,6 @@
 
 #include <fcntl.h>
 #include <poll.h>
-#include <spawn.h>
 #include <sys/prctl.h>
 #include <sys/socket.h>
 #include <sys/syscall.h>
@@ -21,6 +20,7 @@
 #include "absl/strings/str_cat.h"
 #include "absl/synchronization/notification.h"
 #include "absl/time/clock.h"
+#include "worker/agent/child_process.h"
 
 namespace ham::agent {
 namespace {
@@ -30,23 +30,6 @@ constexpr int kSendTimeoutSeconds = 10;  // a trainer that takes no frame for so
 
 absl::Status Failed(const char* what, int error) {
   return absl::UnavailableError(absl::StrCat("cannot start a trainer: ", what, ": ", std::strerror(error)));
-}
-
-int OpenPidFd(pid_t pid) { return static_cast<int>(::syscall(SYS_pidfd_open, pid, 0)); }
-
-// True once the process has ended.
-bool AwaitEnd(int pid_fd, absl::Time deadline) {
-  while (true) {
-    const absl::Duration left = std::max(absl::ZeroDuration(), deadline - absl::Now());
-    pollfd entry = {pid_fd, POLLIN, 0};
-    const int milliseconds = left > absl::Hours(100)
-                                 ? -1
-                                 : static_cast<int>(absl::ToInt64Milliseconds(absl::Ceil(left, absl::Milliseconds(1))));
-    const int ready = ::poll(&entry, 1, milliseconds);
-    if (ready > 0) return true;
-    if (ready == 0 && absl::Now() >= deadline) return false;
-    if (ready < 0 && errno != EINTR) return false;
-  }
 }
 
 struct Descriptors {
@@ -68,52 +51,6 @@ absl::Status Open(Descriptors* fds) {
   return absl::OkStatus();
 }
 
-std::vector<char*> Pointers(const std::vector<std::string>& texts) {
-  std::vector<char*> pointers;
-  for (const std::string& text : texts) pointers.push_back(const_cast<char*>(text.c_str()));
-  pointers.push_back(nullptr);
-  return pointers;
-}
-
-// This process's environment with `changes` on top.
-std::vector<std::string> Environment(const std::vector<std::pair<std::string, std::string>>& changes) {
-  std::vector<std::string> result;
-  for (char** entry = environ; *entry != nullptr; ++entry) {
-    const std::string text = *entry;
-    bool changed = false;
-    for (const auto& [name, value] : changes) changed = changed || text.rfind(name + "=", 0) == 0;
-    if (!changed) result.push_back(text);
-  }
-  for (const auto& [name, value] : changes) result.push_back(name + "=" + value);
-  return result;
-}
-
-// A process group of its own, so that a terminal's Ctrl-C reaches the agent only; no signal blocked or ignored.
-int Spawn(const std::string& program, const std::vector<std::string>& arguments,
-          const std::vector<std::string>& environment, const Descriptors& fds, pid_t* pid) {
-  posix_spawn_file_actions_t actions;
-  posix_spawn_file_actions_init(&actions);
-  posix_spawn_file_actions_addopen(&actions, STDIN_FILENO, "/dev/null", O_RDONLY, 0);
-  posix_spawn_file_actions_adddup2(&actions, fds.log[1], STDOUT_FILENO);
-  posix_spawn_file_actions_adddup2(&actions, fds.log[1], STDERR_FILENO);
-  posix_spawn_file_actions_adddup2(&actions, fds.frames[1], kTrainerSocket);
-  posix_spawnattr_t attributes;
-  posix_spawnattr_init(&attributes);
-  sigset_t none;
-  sigset_t all;
-  sigemptyset(&none);
-  sigfillset(&all);
-  posix_spawnattr_setsigmask(&attributes, &none);
-  posix_spawnattr_setsigdefault(&attributes, &all);
-  posix_spawnattr_setpgroup(&attributes, 0);
-  posix_spawnattr_setflags(&attributes, POSIX_SPAWN_SETSIGMASK | POSIX_SPAWN_SETSIGDEF | POSIX_SPAWN_SETPGROUP);
-  const int error = ::posix_spawn(pid, program.c_str(), &actions, &attributes, Pointers(arguments).data(),
-                                  Pointers(environment).data());
-  posix_spawnattr_destroy(&attributes);
-  posix_spawn_file_actions_destroy(&actions);
-  return error;
-}
-
 absl::StatusOr<std::unique_ptr<TrainerProcess>> StartProcess(
     const std::string& self, const std::vector<std::string>& arguments,
     const std::vector<std::pair<std::string, std::string>>& environment) {
@@ -122,7 +59,13 @@ absl::StatusOr<std::unique_ptr<TrainerProcess>> StartProcess(
   std::vector<std::string> command = {"ham-worker", kExecTrainer, absl::StrCat(::getpid())};
   command.insert(command.end(), arguments.begin(), arguments.end());
   pid_t pid = 0;
-  const int error = Spawn(self, command, Environment(environment), fds, &pid);
+  const int error =
+      Spawn({.program = self,
+             .arguments = command,
+             .environment = EnvironmentWith(environment),
+             .descriptors = {{fds.log[1], STDOUT_FILENO}, {fds.log[1], STDERR_FILENO}, {fds.frames[1], kTrainerSocket}},
+             .own_group = true},
+            &pid);
   if (error != 0) return Failed("posix_spawn", error);
   const int pid_fd = OpenPidFd(pid);
   if (pid_fd < 0) {
@@ -131,8 +74,36 @@ absl::StatusOr<std::unique_ptr<TrainerProcess>> StartProcess(
     ::waitpid(pid, nullptr, 0);
     return Failed("pidfd_open", why);
   }
-  ::fcntl(pid_fd, F_SETFD, FD_CLOEXEC);
   return std::make_unique<TrainerProcess>(pid, pid_fd, std::exchange(fds.frames[0], -1), std::exchange(fds.log[0], -1));
+}
+
+// Kills every process with this environment variable, and waits for its end. How many there were.
+absl::StatusOr<int> KillOnce(const std::string& variable, absl::Time deadline) {
+  int killed = 0;
+  std::error_code error;
+  for (const auto& entry : std::filesystem::directory_iterator("/proc", error)) {
+    const std::string name = entry.path().filename().string();
+    if (name.find_first_not_of("0123456789") != std::string::npos) continue;
+    const pid_t pid = static_cast<pid_t>(std::strtol(name.c_str(), nullptr, 10));
+    if (pid == ::getpid()) continue;
+    const int pid_fd = OpenPidFd(pid);  // before its environment is read: the number cannot change owners then
+    if (pid_fd < 0) continue;
+    std::ifstream file(entry.path() / "environ", std::ios::binary);
+    const std::string text = std::string(1, '\0') + std::string(std::istreambuf_iterator<char>(file), {}) + '\0';
+    bool gone = true;
+    if (text.find(std::string(1, '\0') + variable + '\0') != std::string::npos) {
+      ++killed;
+      ::syscall(SYS_pidfd_send_signal, pid_fd, SIGKILL, nullptr, 0);
+      gone = AwaitEnd(pid_fd, deadline);
+    }
+    ::close(pid_fd);
+    if (!gone) {
+      return absl::UnavailableError(absl::StrCat("process ", pid,
+                                                 ", left by an earlier ham-worker, does not end: "
+                                                 "restart this host, or wait and try again"));
+    }
+  }
+  return killed;
 }
 
 }  // namespace
@@ -143,7 +114,7 @@ int ExecTrainer(int argc, char** argv) {
   // The agent may have died before the request: then nobody would send the signal.
   if (::prctl(PR_SET_PDEATHSIG, SIGKILL) != 0 || ::getppid() != parent) return 127;
   ::syscall(SYS_close_range, static_cast<unsigned>(kTrainerSocket + 1), ~0U, 0);
-  ::execv(argv[3], argv + 3);
+  ::execvp(argv[3], argv + 3);
   std::fprintf(stderr, "ham-worker: cannot run %s: %s\n", argv[3], std::strerror(errno));
   return 127;
 }
@@ -236,30 +207,12 @@ void TrainerLauncher::Run() {
 
 absl::Status KillLeftTrainers(const std::string& mark, absl::Duration timeout) {
   const absl::Time deadline = absl::Now() + timeout;
-  const std::string variable = absl::StrCat(kMarkVariable, "=", mark);
-  std::error_code error;
-  for (const auto& entry : std::filesystem::directory_iterator("/proc", error)) {
-    const std::string name = entry.path().filename().string();
-    if (name.find_first_not_of("0123456789") != std::string::npos) continue;
-    const pid_t pid = static_cast<pid_t>(std::strtol(name.c_str(), nullptr, 10));
-    if (pid == ::getpid()) continue;
-    const int pid_fd = OpenPidFd(pid);  // before its environment is read: the number cannot change owners then
-    if (pid_fd < 0) continue;
-    std::ifstream file(entry.path() / "environ", std::ios::binary);
-    const std::string text = std::string(1, '\0') + std::string(std::istreambuf_iterator<char>(file), {}) + '\0';
-    bool gone = true;
-    if (text.find(std::string(1, '\0') + variable + '\0') != std::string::npos) {
-      ::syscall(SYS_pidfd_send_signal, pid_fd, SIGKILL, nullptr, 0);
-      gone = AwaitEnd(pid_fd, deadline);
-    }
-    ::close(pid_fd);
-    if (!gone) {
-      return absl::UnavailableError(absl::StrCat("process ", pid,
-                                                 ", left by an earlier ham-worker, does not end: "
-                                                 "restart this host, or wait and try again"));
-    }
+  // One that is killed may have started another behind the scan's back.
+  while (true) {
+    absl::StatusOr<int> killed = KillOnce(absl::StrCat(kMarkVariable, "=", mark), deadline);
+    if (!killed.ok()) return killed.status();
+    if (*killed == 0) return absl::OkStatus();
   }
-  return absl::OkStatus();
 }
 
 }  // namespace ham::agent

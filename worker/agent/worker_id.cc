@@ -60,11 +60,12 @@ std::string RandomId() {
 absl::StatusOr<std::unique_ptr<StateDirectory>> StateDirectory::Open(const std::string& given) {
   std::error_code error;
   const std::string path = std::filesystem::absolute(given, error).string();
-  if (std::filesystem::create_directories(path, error); error) {
+  const bool made = std::filesystem::create_directories(path, error);
+  if (error) {
     return absl::UnavailableError(
         absl::StrCat("cannot make ", path, ": ", error.message(), "; give a writable --state-dir"));
   }
-  std::filesystem::permissions(path, std::filesystem::perms::owner_all, error);
+  if (made) std::filesystem::permissions(path, std::filesystem::perms::owner_all, error);
   const std::string lock = path + "/lock";
   const int fd = ::open(lock.c_str(), O_RDWR | O_CREAT | O_CLOEXEC, 0600);
   if (fd < 0) return Failed("open", lock);

@@ -1,4 +1,5 @@
-// One training step of PGD-AT or HAM on the rows of one rank, up to the sums that all ranks share (DESIGN 3).
+// One training step of PGD-AT or HAM on the rows of one rank, up to the sums that all ranks share. Source: HAM (arXiv 2308.01823;
+// IEEE TIFS 2025); PGD-AT is Madry et al. 2018.
 //
 //   x0 = start point
 //   mining off:  x_adv = K attack steps on all rows; every row is kept

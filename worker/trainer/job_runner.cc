@@ -31,7 +31,7 @@ namespace {
 using nlohmann::json;
 
 constexpr absl::Duration kStartTimeout = absl::Minutes(1);
-// As long as an agent may be without its coordinator before it gives up (DESIGN 4).
+// As long as an agent may be without its coordinator before it gives up.
 constexpr absl::Duration kUploadTimeout = absl::Hours(1);
 constexpr double kSecondsBetweenProgress = 0.1;
 

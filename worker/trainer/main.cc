@@ -120,7 +120,7 @@ int Main(int argc, char** argv) {
   Flags flags;
   flags.job.data_root = "/usr/share/datasets";
   CLI::App app("ham-trainer: trains one rank of a job");
-  app.set_version_flag("--version", std::string("ham-trainer ") + kVersion);
+  app.set_version_flag("--version", absl::StrCat("ham-trainer ", kVersion, " (build ", BuildId(), ")"));
   AddJobFlags(&app, &flags);
   app.add_option("--work-dir", flags.job.work_dir, "Folder for checkpoints");
   app.add_option("--resume", flags.job.resume_manifest, "Manifest of a checkpoint to go on from");

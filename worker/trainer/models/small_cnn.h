@@ -1,8 +1,7 @@
 // conv 3x3 pad 1, ReLU, 2x2 max-pool; the same again; fully connected, ReLU; fully connected.
 //
 // Names as in PyTorch: conv1, conv2, fc1, fc2, each with weight and bias. The backward pass is written out
-// rather than left to autograd: on a CPU the attack, which is nine tenths of the work, is then 1.4 times as fast
-// (DESIGN section 2).
+// rather than left to autograd: on a CPU the attack, which is nine tenths of the work, is then 1.4 times as fast.
 #pragma once
 
 #include <memory>

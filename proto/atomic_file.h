@@ -8,7 +8,7 @@
 
 #include "absl/status/status.h"
 
-namespace ham::server {
+namespace ham {
 
 // Writes beside `path`, syncs, renames, syncs the directory. RESOURCE_EXHAUSTED for a full disk, else UNAVAILABLE; both
 // name the path. Any thread.
@@ -18,4 +18,4 @@ absl::Status SyncDirectory(const std::string& directory);
 // The error of the last system call on `path` as one sentence.
 absl::Status FileError(const std::string& what, const std::string& path, int error_number);
 
-}  // namespace ham::server
+}  // namespace ham

@@ -1,4 +1,4 @@
-#include "server/atomic_file.h"
+#include "proto/atomic_file.h"
 
 #include <fcntl.h>
 #include <unistd.h>
@@ -9,7 +9,7 @@
 
 #include "absl/strings/str_cat.h"
 
-namespace ham::server {
+namespace ham {
 
 absl::Status FileError(const std::string& what, const std::string& path, int error_number) {
   const std::string text = absl::StrCat("cannot ", what, " ", path, ": ", strerror(error_number));
@@ -52,4 +52,4 @@ absl::Status WriteFileAtomically(const std::string& path, std::string_view text,
   return SyncDirectory(slash == std::string::npos ? "." : path.substr(0, slash + 1));
 }
 
-}  // namespace ham::server
+}  // namespace ham

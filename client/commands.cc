@@ -1,0 +1,29 @@
+#include "client/commands.h"
+
+#include <cstdio>
+#include <cstdlib>
+
+#include "absl/strings/str_cat.h"
+
+namespace ham::client {
+
+absl::StatusOr<CoordinatorClient> Connect(const GlobalOptions& global) {
+  const absl::StatusOr<ConnectionConfig> config = ReadConnectionConfig(global.config);
+  if (absl::IsNotFound(config.status())) {
+    return absl::InvalidArgumentError(absl::StrCat("no login at ", global.config,
+                                                   ": run `hamctl login --bootstrap FILE` with the file bootstrap from "
+                                                   "the coordinator's state directory"));
+  }
+  if (!config.ok()) return config.status();
+  return CoordinatorClient(*config, global.timeout);
+}
+
+std::string JobName(const std::string& job) {
+  return job.find('/') == std::string::npos ? absl::StrCat("projects/default/jobs/", job) : job;
+}
+
+void Print(const std::string& text) {
+  if (std::fwrite(text.data(), 1, text.size(), stdout) != text.size() || std::fflush(stdout) != 0) std::_Exit(kFailed);
+}
+
+}  // namespace ham::client

@@ -1,0 +1,36 @@
+// The subcommands of hamctl. Each prints its result on standard output and returns the exit code; an error is returned,
+// for main to say. One file each.
+#pragma once
+
+#include "absl/status/statusor.h"
+#include "client/coordinator_client.h"
+#include "client/exit_code.h"
+#include "client/options.h"
+
+namespace ham::client {
+
+using Result = absl::StatusOr<ExitCode>;
+
+Result Run(const GlobalOptions& global, const LoginOptions& options);
+Result Run(const GlobalOptions& global, const SubmitOptions& options);
+Result Run(const GlobalOptions& global, const ListOptions& options);
+Result Run(const GlobalOptions& global, const GetOptions& options);
+Result Run(const GlobalOptions& global, const WatchOptions& options);
+Result Run(const GlobalOptions& global, const LogsOptions& options);
+Result Run(const GlobalOptions& global, const CancelOptions& options);
+Result Run(const GlobalOptions& global, const WorkersOptions& options);
+Result Run(const GlobalOptions& global, const VersionOptions& options);
+
+// The coordinator of the last login. InvalidArgument without one.
+absl::StatusOr<CoordinatorClient> Connect(const GlobalOptions& global);
+
+// Resource name of what a user calls a job.
+std::string JobName(const std::string& job);
+
+// Writes to standard output and flushes. Errors end the program quietly, as a closed pipe does.
+void Print(const std::string& text);
+
+// What `hamctl watch` does, for a job that exists.
+Result Watch(const GlobalOptions& global, CoordinatorClient* client, const WatchOptions& options);
+
+}  // namespace ham::client

@@ -1,0 +1,157 @@
+#include "client/coordinator_client.h"
+
+#include <algorithm>
+#include <random>
+
+#include "absl/strings/str_cat.h"
+#include "absl/strings/str_join.h"
+#include "absl/time/clock.h"
+#include "proto/backoff.h"
+#include "proto/rpc_status.h"
+
+namespace ham::client {
+namespace {
+
+double UnitRandom() {
+  static std::minstd_rand generator(std::random_device{}());
+  return std::uniform_real_distribution<double>(0.0, 1.0)(generator);
+}
+
+void SetDeadline(absl::Time deadline, grpc::ClientContext* context) {
+  if (deadline != absl::InfiniteFuture()) context->set_deadline(absl::ToChronoTime(deadline));
+}
+
+}  // namespace
+
+struct CoordinatorClient::Endpoint {
+  std::shared_ptr<grpc::Channel> channel;
+  std::unique_ptr<ham::v1::JobService::Stub> jobs;
+  std::unique_ptr<ham::v1::ClusterService::Stub> cluster;
+};
+
+CoordinatorClient::CoordinatorClient(const ConnectionConfig& config, absl::Duration timeout)
+    : config_(config), timeout_(timeout), endpoints_(config.endpoints.size()) {}
+
+CoordinatorClient::~CoordinatorClient() = default;
+CoordinatorClient::CoordinatorClient(CoordinatorClient&&) noexcept = default;
+
+CoordinatorClient::Endpoint& CoordinatorClient::Current() {
+  std::unique_ptr<Endpoint>& endpoint = endpoints_[current_];
+  if (endpoint == nullptr) {
+    endpoint = std::make_unique<Endpoint>();
+    endpoint->channel = MakeChannel(config_, current_, "client");
+    endpoint->jobs = ham::v1::JobService::NewStub(endpoint->channel);
+    endpoint->cluster = ham::v1::ClusterService::NewStub(endpoint->channel);
+  }
+  return *endpoint;
+}
+
+absl::Status CoordinatorClient::Retry(const std::function<grpc::Status(Endpoint&, grpc::ClientContext*)>& call) {
+  const absl::Time end = absl::Now() + timeout_;
+  Backoff backoff;
+  for (size_t tries = 1;; ++tries) {
+    grpc::ClientContext context;
+    SetToken(config_, &context);
+    SetDeadline(end, &context);
+    const absl::Status status = FromGrpc(call(Current(), &context));
+    if (absl::IsDeadlineExceeded(status)) {
+      return absl::DeadlineExceededError(absl::StrCat("the coordinator at ", config_.endpoints[current_],
+                                                      " gave no answer within ", absl::FormatDuration(timeout_),
+                                                      "; try again, or give a longer --timeout"));
+    }
+    if (!absl::IsUnavailable(status)) return status;
+    // A coordinator that says UNAVAILABLE itself explains it (reason); gRPC's own words only say "connection".
+    const std::string said(ReasonOf(status).empty() ? "" : status.message());
+    endpoints_[current_].reset();  // a new channel does not wait for the old one's backoff
+    current_ = (current_ + 1) % endpoints_.size();
+    const absl::Duration wait = tries % endpoints_.size() == 0 ? backoff.Next(UnitRandom()) : absl::ZeroDuration();
+    if (absl::Now() + wait >= end) {
+      if (!said.empty()) return status;
+      return absl::UnavailableError(
+          absl::StrCat("no coordinator was reached at ", absl::StrJoin(config_.endpoints, ", "), " within ",
+                       absl::FormatDuration(timeout_), ": check that ham-coordinator runs there, and the network"));
+    }
+    absl::SleepFor(wait);
+  }
+}
+
+absl::StatusOr<ham::v1::Job> CoordinatorClient::CreateJob(const ham::v1::CreateJobRequest& request) {
+  if (request.request_id().empty()) return absl::InternalError("CreateJob without a request_id");
+  ham::v1::Job job;
+  const absl::Status status = Retry([&](Endpoint& endpoint, grpc::ClientContext* context) {
+    return endpoint.jobs->CreateJob(context, request, &job);
+  });
+  if (!status.ok()) return status;
+  return job;
+}
+
+absl::StatusOr<ham::v1::Job> CoordinatorClient::GetJob(const std::string& name) {
+  ham::v1::GetJobRequest request;
+  request.set_name(name);
+  ham::v1::Job job;
+  const absl::Status status = Retry(
+      [&](Endpoint& endpoint, grpc::ClientContext* context) { return endpoint.jobs->GetJob(context, request, &job); });
+  if (!status.ok()) return status;
+  return job;
+}
+
+absl::StatusOr<ham::v1::ListJobsResponse> CoordinatorClient::ListJobs(const ham::v1::ListJobsRequest& request) {
+  ham::v1::ListJobsResponse response;
+  const absl::Status status = Retry([&](Endpoint& endpoint, grpc::ClientContext* context) {
+    return endpoint.jobs->ListJobs(context, request, &response);
+  });
+  if (!status.ok()) return status;
+  return response;
+}
+
+absl::StatusOr<ham::v1::Job> CoordinatorClient::CancelJob(const std::string& name) {
+  ham::v1::CancelJobRequest request;
+  request.set_name(name);
+  ham::v1::Job job;
+  const absl::Status status = Retry([&](Endpoint& endpoint, grpc::ClientContext* context) {
+    return endpoint.jobs->CancelJob(context, request, &job);
+  });
+  if (!status.ok()) return status;
+  return job;
+}
+
+absl::StatusOr<ham::v1::ListWorkersResponse> CoordinatorClient::ListWorkers() {
+  ham::v1::ListWorkersResponse response;
+  const absl::Status status = Retry([&](Endpoint& endpoint, grpc::ClientContext* context) {
+    return endpoint.cluster->ListWorkers(context, ham::v1::ListWorkersRequest(), &response);
+  });
+  if (!status.ok()) return status;
+  return response;
+}
+
+absl::StatusOr<ham::v1::GetVersionResponse> CoordinatorClient::GetVersion() {
+  ham::v1::GetVersionResponse response;
+  const absl::Status status = Retry([&](Endpoint& endpoint, grpc::ClientContext* context) {
+    return endpoint.cluster->GetVersion(context, ham::v1::GetVersionRequest(), &response);
+  });
+  if (!status.ok()) return status;
+  return response;
+}
+
+absl::Status CoordinatorClient::WatchJob(const ham::v1::WatchJobRequest& request, absl::Time deadline,
+                                         CallCancel* cancel,
+                                         const std::function<void(const ham::v1::WatchJobResponse&)>& receive) {
+  grpc::ClientContext context;
+  SetToken(config_, &context);
+  SetDeadline(deadline, &context);
+  if (!cancel->Enter(&context)) return absl::CancelledError("interrupted");
+  const std::unique_ptr<grpc::ClientReader<ham::v1::WatchJobResponse>> reader =
+      Current().jobs->WatchJob(&context, request);
+  ham::v1::WatchJobResponse response;
+  while (reader->Read(&response)) receive(response);
+  const absl::Status status = FromGrpc(reader->Finish());
+  cancel->Leave(&context);
+  if (cancel->cancelled()) return absl::CancelledError("interrupted");
+  if (absl::IsUnavailable(status)) {
+    endpoints_[current_].reset();
+    current_ = (current_ + 1) % endpoints_.size();
+  }
+  return status;
+}
+
+}  // namespace ham::client

@@ -1,0 +1,76 @@
+// Flags and subcommands of hamctl.
+#pragma once
+
+#include <map>
+#include <optional>
+#include <string>
+#include <variant>
+#include <vector>
+
+#include "absl/time/time.h"
+#include "ham/v1/job.pb.h"
+
+namespace ham::client {
+
+enum class OutputFormat { kTable, kJson, kYaml };
+
+struct GlobalOptions {
+  std::string config;                          // file that `login` writes and the others read
+  bool config_given = false;                   // by --config, so that a command for later must name it too
+  absl::Duration timeout = absl::Seconds(10);  // of one call, with its retries
+};
+
+struct LoginOptions {
+  std::string bootstrap;
+  std::vector<std::string> endpoints;  // instead of those in the file
+};
+struct SubmitOptions {
+  std::string file;              // "-": standard input
+  std::vector<std::string> set;  // KEY=VALUE, in order
+  std::map<std::string, std::string> labels;
+  std::string request_id;  // "": a new one
+  bool watch = false;
+  bool dry_run = false;  // print the spec with its defaults instead
+  OutputFormat output = OutputFormat::kTable;
+};
+struct ListOptions {
+  std::vector<ham::v1::Job::State> states;  // empty: all
+  int limit = 50;
+  OutputFormat output = OutputFormat::kTable;
+};
+struct GetOptions {
+  std::string job;
+  OutputFormat output = OutputFormat::kTable;
+};
+struct WatchOptions {
+  std::string job;
+  absl::Duration max_wait = absl::InfiniteDuration();
+  OutputFormat output = OutputFormat::kTable;
+};
+struct LogsOptions {
+  std::string job;
+  bool follow = false;
+  std::optional<int> rank;
+};
+struct CancelOptions {
+  std::vector<std::string> jobs;
+};
+struct WorkersOptions {
+  OutputFormat output = OutputFormat::kTable;
+};
+struct VersionOptions {
+  OutputFormat output = OutputFormat::kTable;
+};
+using Command = std::variant<LoginOptions, SubmitOptions, ListOptions, GetOptions, WatchOptions, LogsOptions,
+                             CancelOptions, WorkersOptions, VersionOptions>;
+
+struct CommandLine {
+  std::optional<int> exit_code;  // help or version was printed (0), or a flag was wrong (2, said on stderr)
+  GlobalOptions global;
+  Command command;
+};
+
+// Reads the flags; prints help, version and usage errors itself. `default_config` is used without --config.
+CommandLine ParseCommandLine(int argc, const char* const* argv, const std::string& default_config);
+
+}  // namespace ham::client

@@ -1,0 +1,89 @@
+#include <fstream>
+#include <iostream>
+#include <random>
+
+#include "absl/strings/str_cat.h"
+#include "absl/strings/str_format.h"
+#include "client/commands.h"
+#include "client/output.h"
+#include "client/text.h"
+#include "proto/job_spec.h"
+#include "proto/rpc_status.h"
+
+namespace ham::client {
+namespace {
+
+constexpr size_t kMostBytes = (1 << 20) + 1;  // one more than ParseJobSpecYaml takes; /dev/zero ends too
+
+absl::StatusOr<std::string> ReadSpecFile(const std::string& path) {
+  std::ifstream file;
+  if (path != "-") file.open(path);
+  std::istream& input = path == "-" ? std::cin : file;
+  std::string text(kMostBytes, '\0');
+  input.read(text.data(), static_cast<std::streamsize>(text.size()));
+  text.resize(static_cast<size_t>(input.gcount()));
+  if (!text.empty()) return text;
+  return absl::InvalidArgumentError(absl::StrCat("cannot read a job spec from ", path == "-" ? "standard input" : path,
+                                                 ": name a YAML file that can be read and is not empty"));
+}
+
+std::string NewRequestId() {
+  std::random_device random;
+  return absl::StrFormat("%08x%08x%08x%08x", random(), random(), random(), random());
+}
+
+absl::StatusOr<ham::v1::CreateJobRequest> MakeRequest(const SubmitOptions& options) {
+  const absl::StatusOr<std::string> text = ReadSpecFile(options.file);
+  if (!text.ok()) return text.status();
+  absl::StatusOr<ham::v1::JobSpec> spec = ParseJobSpecYaml(*text);
+  if (!spec.ok()) {
+    return absl::InvalidArgumentError(absl::StrCat(options.file, ": ", std::string(spec.status().message())));
+  }
+  for (const std::string& set : options.set) {
+    const size_t equals = set.find('=');
+    const absl::Status status = SetJobSpecField(set.substr(0, equals), set.substr(equals + 1), &*spec);
+    if (!status.ok()) return absl::InvalidArgumentError(absl::StrCat("--set: ", std::string(status.message())));
+  }
+  ham::v1::CreateJobRequest request;
+  request.set_parent("projects/default");
+  *request.mutable_spec() = *std::move(spec);
+  request.mutable_labels()->insert(options.labels.begin(), options.labels.end());
+  request.set_request_id(options.request_id.empty() ? NewRequestId() : options.request_id);
+  return request;
+}
+
+// The coordinator checks and completes the spec itself; this is for those who have none at hand.
+Result PrintResolved(ham::v1::JobSpec spec, OutputFormat format) {
+  const std::vector<FieldViolation> violations = ResolveJobSpec(&spec);
+  if (!violations.empty()) return InvalidFields(violations);
+  Print(Serialize(spec, format == OutputFormat::kTable ? OutputFormat::kYaml : format));
+  return kDone;
+}
+
+}  // namespace
+
+Result Run(const GlobalOptions& global, const SubmitOptions& options) {
+  const absl::StatusOr<ham::v1::CreateJobRequest> request = MakeRequest(options);
+  if (!request.ok()) return request.status();
+  if (options.dry_run) return PrintResolved(request->spec(), options.output);
+  absl::StatusOr<CoordinatorClient> client = Connect(global);
+  if (!client.ok()) return client.status();
+  const absl::StatusOr<ham::v1::Job> job = client->CreateJob(*request);
+  if (!job.ok()) return job.status();
+  const std::string id = ShortName(job->name());
+  if (options.watch) {
+    if (options.output == OutputFormat::kTable) Print(absl::StrCat("submitted ", id, "\n"));
+    WatchOptions watch;
+    watch.job = job->name();
+    watch.output = options.output;
+    return Watch(global, &*client, watch);
+  }
+  if (options.output == OutputFormat::kTable) {
+    Print(absl::StrCat("submitted ", id, "; follow it with: hamctl watch ", id, "\n"));
+  } else {
+    Print(Serialize(*job, options.output));
+  }
+  return kDone;
+}
+
+}  // namespace ham::client

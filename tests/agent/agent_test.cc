@@ -1,0 +1,530 @@
+#include "worker/agent/agent.h"
+
+#include <gtest/gtest.h>
+
+#include <unistd.h>
+
+#include <algorithm>
+#include <atomic>
+#include <cmath>
+#include <csignal>
+#include <cstdlib>
+#include <filesystem>
+#include <fstream>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "absl/strings/str_cat.h"
+#include "absl/synchronization/notification.h"
+#include "absl/time/clock.h"
+#include "proto/rpc_status.h"
+#include "proto/sha256.h"
+#include "proto/version.h"
+#include "tests/agent/scripted_coordinator.h"
+#include "tests/support/temporary_directory.h"
+#include "worker/agent/child_process.h"
+#include "worker/agent/worker_id.h"
+
+namespace ham::agent {
+namespace {
+
+namespace fs = std::filesystem;
+using ham::testing::ScriptedCoordinator;
+using ham::testing::TemporaryDirectory;
+using ham::testing::WriteTestFile;
+using ham::v1::ObservedRank;
+using Seen = ScriptedCoordinator::Seen;
+using Script = ScriptedCoordinator::Script;
+
+constexpr absl::Duration kPatience = absl::Seconds(20);
+
+std::string JobName(const std::string& id) { return "projects/default/jobs/" + id; }
+
+ham::v1::Assignment MakeAssignment(const std::string& id, int slot = 0, int attempt = 1) {
+  ham::v1::Assignment assignment;
+  assignment.set_job(JobName(id));
+  assignment.set_attempt(attempt);
+  assignment.set_rank(0);
+  assignment.set_world_size(1);
+  assignment.set_slot(slot);
+  assignment.mutable_spec()->mutable_train()->mutable_resources()->set_threads_per_rank(1);
+  return assignment;
+}
+
+// A child of this process that runs, or 0.
+pid_t AliveTrainer() {
+  for (const auto& thread : fs::directory_iterator("/proc/self/task")) {
+    pid_t pid = 0;
+    if (std::ifstream(thread.path() / "children") >> pid) return pid;
+  }
+  return 0;
+}
+
+// Waits at most 20 s.
+bool AwaitNoTrainer() {
+  const absl::Time deadline = absl::Now() + kPatience;
+  while (absl::Now() < deadline) {
+    const pid_t pid = AliveTrainer();
+    if (pid == 0) return true;
+    const int fd = OpenPidFd(pid);
+    if (fd < 0) continue;
+    AwaitEnd(fd, deadline);
+    ::close(fd);
+  }
+  return false;
+}
+
+const ObservedRank* Find(const Seen& seen, const std::string& id, int attempt = 1) {
+  const auto rank = std::find_if(seen.observed.begin(), seen.observed.end(), [&](const ObservedRank& observed) {
+    return observed.job() == JobName(id) && observed.attempt() == attempt;
+  });
+  return rank == seen.observed.end() ? nullptr : &*rank;
+}
+
+class AgentTest : public ::testing::Test {
+ protected:
+  AgentTest() : coordinator_(folder_ / "artifacts") {
+    coordinator_.Start();
+    config_.connection = coordinator_.connection();
+    config_.worker_id = RandomId();
+    config_.name = "worker-0";
+    config_.state_dir = folder_ / "state";
+    config_.trainer = HAM_SCRIPTED_TRAINER;
+    config_.data_root = folder_ / "data";
+    fs::create_directory(config_.data_root);
+    for (int i = 0; i < 2; ++i) {
+      ham::v1::Slot& slot = config_.slots.emplace_back();
+      slot.set_index(i);
+      slot.set_device("cpu");
+    }
+    config_.data_sets.emplace_back().set_name("fashion-mnist");
+    config_.control.backoff = config_.backoff = {absl::Milliseconds(10), absl::Milliseconds(50), 2.0, 0.5};
+    config_.assignments.shutdown_flush = absl::Milliseconds(300);
+  }
+  ~AgentTest() override {
+    ::unsetenv("HAM_SCRIPTED_FIRST_FRAME");
+    agent_.reset();
+    EXPECT_EQ(AliveTrainer(), 0) << "a trainer was left";
+  }
+
+  void StartAgent() {
+    agent_ = std::make_unique<Agent>(config_, [this](const absl::Status& status) {
+      end_ = status;
+      ended_.Notify();
+    });
+  }
+  absl::Status End() {
+    EXPECT_TRUE(ended_.WaitForNotificationWithTimeout(kPatience)) << "the agent does not end";
+    return ended_.HasBeenNotified() ? end_ : absl::UnknownError("still there");
+  }
+  bool AwaitState(const std::string& id, ObservedRank::State state, int attempt = 1) {
+    return coordinator_.Await([&](const Seen& seen) {
+      const ObservedRank* rank = Find(seen, id, attempt);
+      return rank != nullptr && rank->state() == state;
+    });
+  }
+  // Once it has ended.
+  ham::v1::RankExit ExitOf(const std::string& id, int attempt = 1) {
+    EXPECT_TRUE(AwaitState(id, ObservedRank::EXITED, attempt)) << id;
+    const Seen seen = coordinator_.seen();
+    const ObservedRank* rank = Find(seen, id, attempt);
+    return rank == nullptr ? ham::v1::RankExit() : rank->exit();
+  }
+  bool AwaitGone(const std::string& id) {
+    return coordinator_.Await([&](const Seen& seen) { return Find(seen, id) == nullptr; });
+  }
+  static const std::vector<ham::v1::SpooledRecord>& RecordsOf(const Seen& seen, const std::string& id) {
+    static const std::vector<ham::v1::SpooledRecord> kNone;
+    const auto found = seen.records.find({JobName(id), 1, 0});
+    return found == seen.records.end() ? kNone : found->second;
+  }
+  // Sequences grow by one from 1, and iterations from 1 to `metrics`.
+  static void ExpectWhole(const std::vector<ham::v1::SpooledRecord>& records, int metrics) {
+    int found = 0;
+    int64_t sequence = 0;
+    for (const ham::v1::SpooledRecord& record : records) {
+      EXPECT_EQ(record.spool_sequence(), ++sequence);
+      if (record.has_metric()) {
+        EXPECT_EQ(record.metric().iteration(), ++found);
+      }
+    }
+    EXPECT_EQ(found, metrics);
+  }
+
+  const TemporaryDirectory folder_;
+  ScriptedCoordinator coordinator_;
+  AgentConfig config_;
+  absl::Status end_;
+  absl::Notification ended_;
+  std::unique_ptr<Agent> agent_;
+};
+
+TEST_F(AgentTest, RegistersWithAllItHas) {
+  StartAgent();
+  ASSERT_TRUE(coordinator_.Await([](const Seen& seen) { return seen.welcomes == 1; }));
+  const ham::v1::RegisterWorker registration = coordinator_.seen().registration;
+  EXPECT_EQ(registration.protocol_version(), kProtocolVersion);
+  EXPECT_EQ(registration.build_id(), BuildId());
+  EXPECT_EQ(registration.worker_id(), config_.worker_id);
+  EXPECT_EQ(registration.worker_name(), "worker-0");
+  EXPECT_EQ(registration.incarnation().size(), 32);
+  ASSERT_EQ(registration.slots_size(), 2);
+  EXPECT_EQ(registration.slots(1).index(), 1);
+  EXPECT_EQ(registration.data_sets(0).name(), "fashion-mnist");
+  EXPECT_EQ(registration.observed_size(), 0);
+  agent_->Stop();
+  EXPECT_TRUE(End().ok());
+}
+
+TEST_F(AgentTest, RunsARankAndReportsItsEndBehindItsRecords) {
+  coordinator_.Desire({MakeAssignment("works")});
+  StartAgent();
+  const ham::v1::RankExit exit = ExitOf("works");
+  EXPECT_TRUE(exit.success()) << exit.message();
+  const Seen seen = coordinator_.seen();
+  ExpectWhole(RecordsOf(seen, "works"), 20);
+  std::string log;
+  for (const auto& record : RecordsOf(seen, "works")) {
+    log += record.log_text();
+    EXPECT_TRUE(record.has_time());
+    EXPECT_TRUE(!record.has_metric() || std::isnan(record.metric().train().loss()));
+  }
+  EXPECT_EQ(log, "all is done\n");
+  const std::string directory = config_.state_dir + "/work/works/1/0";
+  EXPECT_TRUE(fs::exists(directory));
+  coordinator_.Desire({});
+  EXPECT_TRUE(AwaitGone("works"));
+  EXPECT_FALSE(fs::exists(directory));
+}
+
+TEST_F(AgentTest, ShowsARunningRankAndStopsItWhenItIsNotDesired) {
+  coordinator_.Desire({MakeAssignment("waits")});
+  StartAgent();
+  ASSERT_TRUE(AwaitState("waits", ObservedRank::RUNNING));
+  EXPECT_EQ(Find(coordinator_.seen(), "waits")->progress().phase(), "train");
+  coordinator_.Desire({});
+  EXPECT_TRUE(AwaitGone("waits"));
+}
+
+TEST_F(AgentTest, TheNextAttemptTakesTheSlotOnceTheDeafOneIsKilled) {
+  coordinator_.Change([](Script* script) { script->welcome.mutable_terminate_grace()->set_nanos(50'000'000); });
+  coordinator_.Desire({MakeAssignment("deaf")});
+  StartAgent();
+  ASSERT_TRUE(AwaitState("deaf", ObservedRank::RUNNING));
+  coordinator_.Desire({MakeAssignment("deaf", 0, 2)});
+  EXPECT_TRUE(AwaitState("deaf", ObservedRank::RUNNING, 2));
+  EXPECT_TRUE(AwaitGone("deaf"));
+}
+
+TEST_F(AgentTest, TellsHowRanksEnd) {
+  StartAgent();
+  coordinator_.Desire({MakeAssignment("fails", 0), MakeAssignment("crashes", 1)});
+  ham::v1::RankExit exit = ExitOf("fails");
+  EXPECT_EQ(exit.failure_class(), ham::v1::USER);
+  EXPECT_EQ(exit.message(), "the data set is unknown");
+  exit = ExitOf("crashes");
+  EXPECT_EQ(exit.failure_class(), ham::v1::TRAINER_CRASH);
+  EXPECT_EQ(exit.signal(), SIGABRT);
+  coordinator_.Desire({MakeAssignment("babbles", 0), MakeAssignment("works", 7)});
+  exit = ExitOf("babbles");
+  EXPECT_EQ(exit.failure_class(), ham::v1::INFRASTRUCTURE);
+  EXPECT_NE(exit.message().find("no frame"), std::string::npos) << exit.message();
+  exit = ExitOf("works");
+  EXPECT_EQ(exit.failure_class(), ham::v1::INFRASTRUCTURE);
+  EXPECT_NE(exit.message().find("no slot 7"), std::string::npos) << exit.message();
+}
+
+TEST_F(AgentTest, ATrainerOfAnotherBuildIsRefused) {
+  ::setenv("HAM_SCRIPTED_FIRST_FRAME", "foreign", 1);
+  coordinator_.Desire({MakeAssignment("works")});
+  StartAgent();
+  const ham::v1::RankExit exit = ExitOf("works");
+  EXPECT_EQ(exit.failure_class(), ham::v1::INFRASTRUCTURE);
+  EXPECT_NE(exit.message().find("000000000000"), std::string::npos) << exit.message();
+}
+
+TEST_F(AgentTest, ATrainerThatSaysNothingIsStopped) {
+  ::setenv("HAM_SCRIPTED_FIRST_FRAME", "mute", 1);
+  coordinator_.Desire({MakeAssignment("works")});
+  StartAgent();
+  ASSERT_TRUE(AwaitState("works", ObservedRank::STARTING));
+  coordinator_.Desire({});
+  EXPECT_TRUE(AwaitGone("works"));
+}
+
+TEST_F(AgentTest, AMissingTrainerIsACrashWithItsReasonInTheLog) {
+  config_.trainer = "/nonexistent/ham-trainer";
+  coordinator_.Desire({MakeAssignment("works")});
+  StartAgent();
+  EXPECT_EQ(ExitOf("works").exit_code(), 127);
+  const Seen seen = coordinator_.seen();
+  ASSERT_EQ(RecordsOf(seen, "works").size(), 1);
+  EXPECT_NE(RecordsOf(seen, "works")[0].log_text().find("/nonexistent/ham-trainer"), std::string::npos);
+}
+
+TEST_F(AgentTest, CarriesRendezvousKeys) {
+  coordinator_.Desire({MakeAssignment("meets")});
+  StartAgent();
+  EXPECT_TRUE(ExitOf("meets").success());
+}
+
+TEST_F(AgentTest, UploadsACheckpointAndBringsItToTheNextAttempt) {
+  coordinator_.Desire({MakeAssignment("saves")});
+  StartAgent();
+  EXPECT_TRUE(ExitOf("saves").success()) << ExitOf("saves").message();
+  const Seen seen = coordinator_.seen();
+  ASSERT_EQ(seen.commits.size(), 1);
+  EXPECT_EQ(seen.commits[0].iteration(), 5);
+  EXPECT_EQ(seen.commits[0].epoch(), 4);
+  EXPECT_EQ(seen.commits[0].fence().session(), 1);
+  ham::v1::Assignment next = MakeAssignment("resumes");
+  next.mutable_checkpoint()->set_manifest_digest(seen.commits[0].manifest_digest());
+  coordinator_.Desire({next});
+  EXPECT_TRUE(ExitOf("resumes").success()) << ExitOf("resumes").message();
+  const Seen after = coordinator_.seen();
+  ASSERT_EQ(RecordsOf(after, "resumes").size(), 1);
+  EXPECT_EQ(RecordsOf(after, "resumes")[0].metric().iteration(), 4);
+}
+
+TEST_F(AgentTest, AnUploadOutlivesABrokenCoordinator) {
+  std::atomic<int> chunks = 0;
+  coordinator_.Change([&](Script* script) {
+    script->on_chunk = [&](const ham::v1::UploadArtifactRequest&) {
+      return ++chunks == 3 ? grpc::Status(grpc::StatusCode::UNAVAILABLE, "cut") : grpc::Status::OK;
+    };
+  });
+  coordinator_.Desire({MakeAssignment("saves")});
+  StartAgent();
+  EXPECT_TRUE(ExitOf("saves").success()) << ExitOf("saves").message();
+  EXPECT_EQ(coordinator_.seen().commits.size(), 1);
+  coordinator_.Stop();  // its calls use what stands here
+}
+
+TEST_F(AgentTest, AMissingCheckpointIsInfrastructure) {
+  ham::v1::Assignment assignment = MakeAssignment("resumes");
+  assignment.mutable_checkpoint()->set_manifest_digest(Sha256Hex("never uploaded"));
+  coordinator_.Desire({assignment});
+  StartAgent();
+  const ham::v1::RankExit exit = ExitOf("resumes");
+  EXPECT_EQ(exit.failure_class(), ham::v1::INFRASTRUCTURE);
+  EXPECT_NE(exit.message().find("cannot fetch the checkpoint"), std::string::npos) << exit.message();
+}
+
+// Records made while nobody listens arrive later, each once, before the end is told.
+TEST_F(AgentTest, WorksOnWithoutItsCoordinatorAndSendsWhatItKept) {
+  coordinator_.Desire({MakeAssignment("bursts"), MakeAssignment("waits", 1)});
+  StartAgent();
+  ASSERT_TRUE(AwaitState("bursts", ObservedRank::RUNNING));
+  ASSERT_TRUE(coordinator_.Await([](const Seen& seen) { return !RecordsOf(seen, "waits").empty(); }));
+  const std::string incarnation = coordinator_.seen().registration.incarnation();
+  coordinator_.Stop();
+  WriteTestFile(config_.data_root + "/go", "");
+  coordinator_.Change([](Script* script) { script->answers_to_lose = 1; });
+  coordinator_.Start();
+  EXPECT_TRUE(ExitOf("bursts").success());
+  const Seen seen = coordinator_.seen();
+  EXPECT_EQ(seen.welcomes, 2);
+  EXPECT_EQ(seen.registration.incarnation(), incarnation);
+  EXPECT_NE(seen.registration.observed_size(), 0);
+  ExpectWhole(RecordsOf(seen, "bursts"), 200);
+  EXPECT_TRUE(AwaitState("waits", ObservedRank::RUNNING));  // the same process, through it all
+  EXPECT_EQ(RecordsOf(seen, "waits").size(), 1);
+}
+
+TEST_F(AgentTest, RecordsWhoseAnswerWasLostAreSentAgain) {
+  coordinator_.Change([](Script* script) { script->answers_to_lose = 3; });
+  coordinator_.Desire({MakeAssignment("bursts")});
+  WriteTestFile(config_.data_root + "/go", "");
+  StartAgent();
+  EXPECT_TRUE(ExitOf("bursts").success());
+  const Seen seen = coordinator_.seen();
+  EXPECT_GT(seen.repeated_records, 0);
+  ExpectWhole(RecordsOf(seen, "bursts"), 200);
+}
+
+TEST_F(AgentTest, ConnectsAgainWhenItsStreamBreaks) {
+  coordinator_.Desire({MakeAssignment("waits")});
+  StartAgent();
+  ASSERT_TRUE(AwaitState("waits", ObservedRank::RUNNING));
+  coordinator_.Disconnect();
+  ASSERT_TRUE(coordinator_.Await([](const Seen& seen) { return seen.welcomes == 2; }));
+  EXPECT_EQ(coordinator_.seen().registration.observed(0).state(), ObservedRank::RUNNING);
+  coordinator_.Desire({});
+  EXPECT_TRUE(AwaitGone("waits"));
+}
+
+TEST_F(AgentTest, AFencedReportStopsTheRank) {
+  coordinator_.Change([](Script* script) { script->fenced = true; });
+  coordinator_.Desire({MakeAssignment("waits")});
+  StartAgent();
+  EXPECT_EQ(ExitOf("waits").failure_class(), ham::v1::PREEMPTED);
+  EXPECT_TRUE(coordinator_.seen().records.empty());
+}
+
+TEST_F(AgentTest, AnotherClusterEndsAllRanks) {
+  coordinator_.Desire({MakeAssignment("waits")});
+  StartAgent();
+  ASSERT_TRUE(AwaitState("waits", ObservedRank::RUNNING));
+  coordinator_.Change([](Script* script) { script->welcome.set_cluster_id("another"); });
+  coordinator_.Desire({});
+  coordinator_.Disconnect();
+  ASSERT_TRUE(coordinator_.Await([](const Seen& seen) { return seen.welcomes == 2; }));
+  EXPECT_TRUE(AwaitGone("waits"));
+}
+
+TEST_F(AgentTest, WithoutContactPastTheOrphanLimitItsRanksAreStopped) {
+  config_.assignments.orphan_limit = absl::Milliseconds(100);
+  config_.assignments.flush_limit = absl::ZeroDuration();
+  coordinator_.Desire({MakeAssignment("waits")});
+  StartAgent();
+  ASSERT_TRUE(AwaitState("waits", ObservedRank::RUNNING));
+  coordinator_.Stop();
+  EXPECT_TRUE(AwaitNoTrainer());
+  coordinator_.Start();
+  EXPECT_EQ(ExitOf("waits").failure_class(), ham::v1::PREEMPTED);
+}
+
+TEST_F(AgentTest, AnotherProtocolEndsItWithTheReason) {
+  coordinator_.Change([](Script* script) {
+    script->refusal = {grpc::StatusCode::FAILED_PRECONDITION, "protocol 1 is not 2: install the same version"};
+  });
+  StartAgent();
+  const absl::Status status = End();
+  EXPECT_TRUE(absl::IsFailedPrecondition(status)) << status;
+  EXPECT_EQ(status.message(), "the coordinator refused this worker: protocol 1 is not 2: install the same version");
+}
+
+TEST_F(AgentTest, ARefusedSecretEndsItAndSaysWhatToDo) {
+  coordinator_.Change([](Script* script) { script->refusal = {grpc::StatusCode::UNAUTHENTICATED, "unknown token"}; });
+  StartAgent();
+  const absl::Status status = End();
+  EXPECT_TRUE(absl::IsUnauthenticated(status)) << status;
+  EXPECT_NE(status.message().find("worker-join"), std::string::npos) << status;
+}
+
+TEST_F(AgentTest, ATakenNameEndsItOnceItsOwnerIsSurelyAlive) {
+  config_.control.name_timeout = absl::Milliseconds(200);
+  coordinator_.Change([](Script* script) {
+    script->refusal = {grpc::StatusCode::ALREADY_EXISTS, "another worker is called worker-0"};
+  });
+  StartAgent();
+  const absl::Status status = End();
+  EXPECT_TRUE(absl::IsAlreadyExists(status)) << status;
+  EXPECT_EQ(status.message(), "the coordinator refused this worker: another worker is called worker-0");
+}
+
+TEST_F(AgentTest, ANameThatBecomesFreeIsTaken) {
+  coordinator_.Change([](Script* script) {
+    script->refusal = {grpc::StatusCode::ALREADY_EXISTS, "another worker is called worker-0"};
+  });
+  StartAgent();
+  ASSERT_TRUE(coordinator_.Await([](const Seen& seen) { return !seen.registration.worker_name().empty(); }));
+  coordinator_.Change([](Script* script) { script->refusal = grpc::Status::OK; });
+  EXPECT_TRUE(coordinator_.Await([](const Seen& seen) { return seen.welcomes == 1; }));
+}
+
+TEST_F(AgentTest, ARefusalLeavesNoTrainer) {
+  coordinator_.Desire({MakeAssignment("waits")});
+  StartAgent();
+  ASSERT_TRUE(AwaitState("waits", ObservedRank::RUNNING));
+  coordinator_.Change([](Script* script) {
+    script->refusal = {grpc::StatusCode::FAILED_PRECONDITION, "protocol 1 is not 2"};
+  });
+  coordinator_.Disconnect();
+  EXPECT_TRUE(absl::IsFailedPrecondition(End()));
+  EXPECT_EQ(AliveTrainer(), 0);
+}
+
+TEST_F(AgentTest, GivesUpACoordinatorThatDoesNotAnswer) {
+  config_.control.welcome_timeout = absl::Milliseconds(100);
+  coordinator_.Change([](Script* script) { script->silent = true; });
+  StartAgent();
+  EXPECT_TRUE(coordinator_.Await([](const Seen& seen) { return seen.registrations >= 3; }));
+  coordinator_.Change([](Script* script) { script->silent = false; });
+  EXPECT_TRUE(coordinator_.Await([](const Seen& seen) { return seen.welcomes >= 1; }));
+}
+
+TEST_F(AgentTest, AFullCoordinatorIsTriedAgain) {
+  coordinator_.Change([](Script* script) { script->refusal = {grpc::StatusCode::RESOURCE_EXHAUSTED, "too many"}; });
+  StartAgent();
+  ASSERT_TRUE(coordinator_.Await([](const Seen& seen) { return seen.registrations >= 2; }));
+  coordinator_.Change([](Script* script) { script->refusal = grpc::Status::OK; });
+  EXPECT_TRUE(coordinator_.Await([](const Seen& seen) { return seen.welcomes >= 1; }));
+}
+
+TEST_F(AgentTest, ARankThatIsStoppedLeavesItsUpload) {
+  absl::Notification entered;
+  absl::Notification release;
+  coordinator_.Change([&](Script* script) {
+    script->on_chunk = [&](const ham::v1::UploadArtifactRequest&) {
+      if (!entered.HasBeenNotified()) entered.Notify();
+      release.WaitForNotification();
+      return grpc::Status::OK;
+    };
+  });
+  coordinator_.Desire({MakeAssignment("saves")});
+  StartAgent();
+  ASSERT_TRUE(entered.WaitForNotificationWithTimeout(kPatience));
+  coordinator_.Desire({});
+  EXPECT_TRUE(AwaitGone("saves"));  // while the store still holds the call
+  EXPECT_TRUE(coordinator_.seen().commits.empty());
+  release.Notify();
+  coordinator_.Stop();  // its calls use what stands here
+}
+
+TEST_F(AgentTest, SlotsRunSideBySideAndEndApart) {
+  coordinator_.Desire({MakeAssignment("waits-a", 0), MakeAssignment("waits-b", 1), MakeAssignment("works", 0)});
+  StartAgent();
+  ASSERT_TRUE(AwaitState("waits-a", ObservedRank::RUNNING));
+  ASSERT_TRUE(AwaitState("waits-b", ObservedRank::RUNNING));
+  EXPECT_EQ(Find(coordinator_.seen(), "works"), nullptr);  // its slot is taken
+  coordinator_.Desire({MakeAssignment("waits-b", 1), MakeAssignment("works", 0)});
+  EXPECT_TRUE(ExitOf("works").success());
+  EXPECT_TRUE(AwaitState("waits-b", ObservedRank::RUNNING));
+}
+
+TEST_F(AgentTest, TriesTheNextEndpoint) {
+  config_.connection.endpoints.insert(config_.connection.endpoints.begin(), "127.0.0.1:1");
+  coordinator_.Desire({MakeAssignment("works")});
+  StartAgent();
+  EXPECT_TRUE(ExitOf("works").success());
+  ExpectWhole(RecordsOf(coordinator_.seen(), "works"), 20);
+}
+
+TEST_F(AgentTest, StopTellsTheCoordinatorHowItsRanksEnded) {
+  coordinator_.Desire({MakeAssignment("waits")});
+  StartAgent();
+  ASSERT_TRUE(AwaitState("waits", ObservedRank::RUNNING));
+  agent_->Stop();
+  EXPECT_TRUE(End().ok());
+  const ham::v1::RankExit exit = ExitOf("waits");
+  EXPECT_EQ(exit.failure_class(), ham::v1::PREEMPTED);
+  EXPECT_EQ(exit.message(), "the worker was told to stop");
+  EXPECT_FALSE(fs::exists(config_.state_dir + "/work/waits"));
+}
+
+TEST_F(AgentTest, ASecondStopKillsAtOnce) {
+  coordinator_.Desire({MakeAssignment("deaf")});
+  StartAgent();
+  ASSERT_TRUE(AwaitState("deaf", ObservedRank::RUNNING));
+  agent_->Stop();
+  agent_->Stop();
+  EXPECT_TRUE(End().ok());
+}
+
+TEST_F(AgentTest, StopsWithoutACoordinator) {
+  coordinator_.Stop();
+  StartAgent();
+  agent_->Stop();
+  EXPECT_TRUE(End().ok());
+}
+
+}  // namespace
+}  // namespace ham::agent
+
+int main(int argc, char** argv) {
+  if (argc > 1 && std::string(argv[1]) == ham::agent::kExecTrainer) return ham::agent::ExecTrainer(argc, argv);
+  ::testing::InitGoogleTest(&argc, argv);
+  return RUN_ALL_TESTS();
+}

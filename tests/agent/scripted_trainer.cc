@@ -1,0 +1,150 @@
+// A trainer in the place of ham-trainer: speaks the frames, trains nothing. The last part of the job's name says what
+// it does; a '-' and more text may follow, to tell jobs apart.
+//
+//   works       a metric for iterations 1 to 20 and a line of text, then done
+//   waits       one metric, then runs until its socket ends
+//   deaf        the same, and takes no SIGTERM
+//   bursts      waits for the file "go" in the data root; then 200 metrics, then done
+//   fails       says why in a frame, and ends with 1
+//   crashes     ends by SIGABRT
+//   babbles     sends what is no frame
+//   saves       writes a checkpoint, waits until it is uploaded, then done
+//   resumes     sends the epoch of the manifest it was given as a metric, then done
+//   meets       sets rendezvous key k to the rank's number, reads it back, then done
+//
+// HAM_SCRIPTED_FIRST_FRAME in its environment: "foreign", it is of another build; "mute", it says nothing at all.
+#include <poll.h>
+#include <unistd.h>
+
+#include <csignal>
+#include <cstdio>
+#include <cstdlib>
+#include <filesystem>
+#include <fstream>
+#include <string>
+
+#include "proto/sha256.h"
+#include "proto/version.h"
+#include "worker/ipc/frame.h"
+
+namespace {
+
+using ham::ipc::ReadFrame;
+using ham::ipc::WriteFrame;
+using nlohmann::json;
+
+int g_fd = -1;
+
+void Send(const json& frame) {
+  if (!WriteFrame(g_fd, frame).ok()) std::_Exit(3);  // the agent is gone
+}
+json Receive() {
+  const auto frame = ReadFrame(g_fd);
+  if (!frame.ok()) std::_Exit(3);
+  return *frame;
+}
+void Progress(const char* phase, int iteration) {
+  Send({{"type", "progress"},
+        {"phase", phase},
+        {"tick", iteration},
+        {"iteration", iteration},
+        {"epoch", 1},
+        {"collective_sequence", 0}});
+}
+void Metric(int iteration) {
+  Send({{"type", "metric"}, {"point", {{"iteration", iteration}, {"epoch", 1}, {"train", {{"loss", "NaN"}}}}}});
+}
+int Done() {
+  Send({{"type", "done"}});
+  return 0;
+}
+// To the end of the socket.
+int Stay() {
+  while (ReadFrame(g_fd).ok()) {
+  }
+  return 3;
+}
+// Also ends when the agent does.
+void AwaitFile(const std::string& path) {
+  while (!std::filesystem::exists(path)) {
+    pollfd entry = {g_fd, POLLIN, 0};
+    if (::poll(&entry, 1, 10) > 0) std::_Exit(3);
+  }
+}
+
+int Save(const json& start) {
+  const std::string folder = start.at("work_dir").get<std::string>() + "/checkpoint";
+  std::filesystem::create_directory(folder);
+  const std::string weights(3 << 20, 'w');
+  std::ofstream(folder + "/weights") << weights;
+  const json manifest = {
+      {"iteration", 5},
+      {"epoch", 4},
+      {"files", {{{"name", "weights"}, {"sha256", ham::Sha256Hex(weights)}, {"bytes", weights.size()}}}}};
+  std::ofstream(folder + "/manifest.json") << manifest.dump();
+  Send({{"type", "checkpoint"}, {"manifest", folder + "/manifest.json"}, {"iteration", 5}, {"epoch", 4}});
+  const json answer = Receive();
+  if (answer.at("type") == "checkpoint_done" && answer.at("ok") == true) return Done();
+  Send({{"type", "failed"}, {"class", "INFRASTRUCTURE"}, {"message", answer.at("error")}});
+  return 1;
+}
+
+int Meet(const json& start) {
+  const std::string value = std::to_string(start.at("rank").get<int>());
+  Send({{"type", "store_set"}, {"id", 1}, {"key", "k"}, {"value", ham::ipc::Base64Encode(value)}});
+  if (Receive().at("ok") != true) return 4;
+  Send({{"type", "store_get"}, {"id", 2}, {"key", "k"}, {"timeout_seconds", 20}});
+  const json answer = Receive();
+  return answer.at("id") == 2 && answer.at("value") == ham::ipc::Base64Encode(value) ? Done() : 4;
+}
+
+int Run(const std::string& what, const json& start) {
+  Progress("load", 0);
+  if (what == "fails") {
+    Send({{"type", "failed"}, {"class", "USER"}, {"message", "the data set is unknown"}});
+    return 1;
+  }
+  if (what == "crashes") std::abort();
+  if (what == "babbles") return ::write(g_fd, "\5\0\0\0hello", 9) == 9 ? Stay() : 3;
+  Progress("train", 1);
+  if (what == "works") {
+    for (int i = 1; i <= 20; ++i) Metric(i);
+    std::printf("all is done\n");
+    return Done();
+  }
+  if (what == "waits" || what == "deaf") {
+    Metric(1);
+    return Stay();
+  }
+  if (what == "bursts") {
+    AwaitFile(start.at("data_root").get<std::string>() + "/go");
+    for (int i = 1; i <= 200; ++i) Metric(i);
+    return Done();
+  }
+  if (what == "saves") return Save(start);
+  if (what == "meets") return Meet(start);
+  if (what == "resumes") {
+    std::ifstream file(start.at("resume_manifest").get<std::string>());
+    Metric(json::parse(file).at("epoch").get<int>());
+    return Done();
+  }
+  return 5;
+}
+
+}  // namespace
+
+int main(int argc, char** argv) {
+  if (argc != 3 || std::string(argv[1]) != "--agent-fd") return 2;
+  g_fd = std::atoi(argv[2]);
+  const char* first = std::getenv("HAM_SCRIPTED_FIRST_FRAME");
+  const std::string special = first == nullptr ? "" : first;
+  if (special == "mute") return Stay();
+  Send({{"type", "hello"}, {"build_id", special == "foreign" ? "000000000000" : ham::BuildId()}});
+  const json start = Receive();
+  if (start.at("build_id") != ham::BuildId()) return 6;
+  const std::string job = start.at("job").get<std::string>();
+  std::string what = job.substr(job.rfind('/') + 1);
+  what = what.substr(0, what.find('-'));
+  if (what == "deaf") std::signal(SIGTERM, SIG_IGN);
+  return Run(what, start);
+}

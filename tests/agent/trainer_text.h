@@ -1,0 +1,30 @@
+// Frames as text, the way a trainer's socket brings them.
+#pragma once
+
+#include <string>
+#include <vector>
+
+namespace ham::testing {
+
+// One of each frame that a trainer sends, all fields set.
+inline const std::vector<std::string>& TrainerFrameTexts() {
+  static const std::vector<std::string> texts = {
+      R"({"type":"hello","build_id":"0123456789ab"})",
+      R"({"type":"progress","phase":"train","tick":12,"iteration":3,"epoch":1,"collective_sequence":7})",
+      R"({"type":"metric","point":{"iteration":"5","epoch":2,"train":{"loss":"NaN","learning_rate":0.1,
+          "hard_share":1,"iterations":"5","end_of_epoch":true}}})",
+      R"({"type":"metric","point":{"iteration":9,"epoch":2,"evaluation":{"split":"test","rows":3,
+          "class_names":["a","b"],"per_class_rows":[1,2],"clean_accuracy":0.5,
+          "per_class_clean_accuracy":[0.5,"NaN"],"suites":[{"name":"pgd","robust_accuracy":0.25,
+          "per_class_robust_accuracy":["Infinity","-Infinity"],"worst_class":1,"worst_class_name":"b"}],
+          "final":true}}})",
+      R"({"type":"metric","point":{"summary":{"attack_seconds":1.5,"iterations":"77"}}})",
+      R"({"type":"checkpoint","manifest":"/w/c/manifest.json","iteration":10,"epoch":3})",
+      R"({"type":"store_set","id":1,"key":"rank/0","value":"AP8="})",
+      R"({"type":"store_get","id":2,"key":"rank/1","timeout_seconds":1.5})",
+      R"({"type":"failed","class":"USER","message":"no such data set"})",
+      R"({"type":"done"})"};
+  return texts;
+}
+
+}  // namespace ham::testing

@@ -1,0 +1,117 @@
+#include "client/live_view.h"
+
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+
+#include <limits>
+
+#include "absl/strings/str_cat.h"
+#include "client/text.h"
+
+namespace ham::client {
+namespace {
+
+using testing::HasSubstr;
+using testing::Not;
+
+JobProgress Running(int classes) {
+  JobProgress progress;
+  progress.job.set_name("projects/default/jobs/j1");
+  progress.job.set_state(ham::v1::Job::RUNNING);
+  progress.job.mutable_spec()->mutable_train()->set_epochs(12);
+  progress.attempt = 1;
+  progress.epoch = 6;
+  progress.iteration = 50;
+  progress.train.emplace().set_total_iterations(100);
+  ham::v1::EvaluationMetrics& evaluation = progress.evaluation.emplace();
+  ham::v1::SuiteMetrics* suite = evaluation.add_suites();
+  suite->set_name("pgd-20");
+  for (int i = 0; i < classes; ++i) {
+    evaluation.add_class_names(absl::StrCat("class-", i));
+    suite->add_per_class_robust_accuracy(i == 3 ? 0.01 : 0.5 + 0.001 * i);
+  }
+  suite->set_worst_class(3);
+  suite->set_worst_class_name("class-3");
+  return progress;
+}
+
+std::string Joined(const std::vector<ViewLine>& lines) {
+  std::string text;
+  for (const ViewLine& line : lines) absl::StrAppend(&text, line.text, "\n");
+  return text;
+}
+
+TEST(RenderLiveView, DrawsOneBarAClassAndMarksTheWorst) {
+  const std::vector<ViewLine> lines = RenderLiveView(Running(10), Screen{}, absl::UnixEpoch());
+  int bars = 0, worst = 0;
+  for (const ViewLine& line : lines) {
+    bars += line.text.rfind("  class-", 0) == 0;
+    if (line.style != ViewLine::Style::kWorst) continue;
+    ++worst;
+    EXPECT_THAT(line.text, HasSubstr("class-3"));
+    EXPECT_THAT(line.text, HasSubstr("< worst"));
+  }
+  EXPECT_EQ(bars, 10);
+  EXPECT_EQ(worst, 1);
+  EXPECT_THAT(Joined(lines), HasSubstr("epoch 6/12"));
+  EXPECT_THAT(Joined(lines), HasSubstr(" 50 %"));
+}
+
+TEST(RenderLiveView, FitsAnyScreen) {
+  for (const int classes : {0, 1, 10, 100, 1000}) {
+    for (const size_t columns : {1u, 10u, 40u, 80u, 300u}) {
+      for (const size_t rows : {2u, 5u, 24u, 60u}) {
+        Screen screen;
+        screen.columns = columns;
+        screen.rows = rows;
+        JobProgress progress = Running(std::max(classes, 4));
+        if (classes == 0) progress.evaluation.reset();
+        progress.job.set_state_message(std::string(1000, 'x') + "\n\033[2J");
+        const std::vector<ViewLine> lines = RenderLiveView(progress, screen, absl::UnixEpoch());
+        EXPECT_LT(lines.size(), rows);
+        for (const ViewLine& line : lines) {
+          EXPECT_LT(Width(line.text), columns);
+          EXPECT_EQ(line.text.find_first_of("\n\t\033"), std::string::npos);
+        }
+      }
+    }
+  }
+}
+
+TEST(RenderLiveView, ShowsTheLowestOfTooManyClasses) {
+  const std::string text = Joined(RenderLiveView(Running(100), Screen{}, absl::UnixEpoch()));
+  EXPECT_THAT(text, HasSubstr("class-3 "));
+  EXPECT_THAT(text, HasSubstr("better classes"));
+  EXPECT_THAT(text, Not(HasSubstr("class-99")));
+}
+
+TEST(RenderLiveView, SaysWhyAJobDoesNotRun) {
+  JobProgress progress;
+  progress.job.set_state(ham::v1::Job::QUEUED);
+  progress.job.set_state_message("no worker has fashion-mnist");
+  EXPECT_THAT(Joined(RenderLiveView(progress, Screen{}, absl::UnixEpoch())), HasSubstr("no worker has fashion-mnist"));
+}
+
+TEST(RenderLiveView, UsesPlainCharactersWhereTheLocaleAsksForThem) {
+  const std::string text = Joined(RenderLiveView(Running(10), Screen{}, absl::UnixEpoch()));
+  for (const char c : text) EXPECT_GE(c, 0);
+}
+
+TEST(RenderLiveView, ShowsAnEmptyBarForAClassWithoutRows) {
+  JobProgress progress = Running(10);
+  progress.evaluation->mutable_suites(0)->set_per_class_robust_accuracy(5, std::numeric_limits<double>::quiet_NaN());
+  EXPECT_THAT(Joined(RenderLiveView(progress, Screen{}, absl::UnixEpoch())),
+              testing::ContainsRegex("class-5  \\.+ +-"));
+}
+
+TEST(BlockPrinter, GoesBackOverWhatItDrew) {
+  Screen screen;
+  screen.color = true;
+  BlockPrinter printer(screen);
+  EXPECT_EQ(printer.Draw({}, {{"a"}, {"b", ViewLine::Style::kWorst}}), "\r\033[Ja\n\033[1;31mb\033[0m\n");
+  EXPECT_EQ(printer.Draw({"kept"}, {{"c"}}), "\033[2A\r\033[Jkept\nc\n");
+  EXPECT_EQ(printer.Draw({}, {}), "\033[1A\r\033[J");
+}
+
+}  // namespace
+}  // namespace ham::client

@@ -1,0 +1,79 @@
+#include "client/record_lines.h"
+
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+
+namespace ham::client {
+namespace {
+
+using testing::ElementsAre;
+using testing::EndsWith;
+using testing::HasSubstr;
+using testing::IsEmpty;
+
+TEST(RecordLines, ShowsAnEventWithItsNewState) {
+  ham::v1::JobRecord record;
+  record.mutable_event()->set_from_state(ham::v1::Job::QUEUED);
+  record.mutable_event()->set_to_state(ham::v1::Job::STARTING);
+  record.mutable_event()->set_message("2 slots were found");
+  EXPECT_THAT(RecordLines(record), ElementsAre(EndsWith("  STARTING: 2 slots were found")));
+  record.mutable_event()->set_from_state(ham::v1::Job::STARTING);
+  EXPECT_THAT(RecordLines(record), ElementsAre(EndsWith("  2 slots were found")));
+}
+
+TEST(RecordLines, ShowsTheLastTrainPointOfAnEpochOnly) {
+  ham::v1::JobRecord record;
+  record.mutable_metric()->set_epoch(3);
+  ham::v1::TrainMetrics* train = record.mutable_metric()->mutable_train();
+  train->set_loss(1.25);
+  train->set_hard_share(0.25);
+  train->set_kept_share(0.5);
+  train->set_attack_seconds(3);
+  train->set_train_seconds(1);
+  EXPECT_THAT(RecordLines(record), IsEmpty());
+  train->set_end_of_epoch(true);
+  EXPECT_THAT(RecordLines(record),
+              ElementsAre(HasSubstr("epoch 3: loss 1.2500, hard 25.0 %, kept 50.0 %, 0 images/s, attack 75.0 % of")));
+}
+
+TEST(RecordLines, ShowsAverageAndWorstClassOfEverySuite) {
+  ham::v1::JobRecord record;
+  record.mutable_metric()->set_epoch(12);
+  ham::v1::EvaluationMetrics* evaluation = record.mutable_metric()->mutable_evaluation();
+  evaluation->set_rows(2000);
+  evaluation->set_split("test");
+  evaluation->set_clean_accuracy(0.83);
+  evaluation->set_final(true);
+  ham::v1::SuiteMetrics* suite = evaluation->add_suites();
+  suite->set_name("strong");
+  suite->set_robust_accuracy(0.486);
+  suite->set_worst_class_name("Shirt");
+  suite->set_worst_class_robust_accuracy(0.061);
+  EXPECT_THAT(RecordLines(record), ElementsAre(EndsWith("  epoch 12, final: 2000 test images: clean 83.0 %"),
+                                               EndsWith("    strong: average 48.6 %, worst class Shirt 6.1 %")));
+}
+
+TEST(RecordLines, LetsNoTextSteerTheTerminal) {
+  ham::v1::JobRecord record;
+  record.mutable_event()->set_message("\033[2Jgone");
+  EXPECT_THAT(RecordLines(record), ElementsAre(HasSubstr("?[2Jgone")));
+}
+
+TEST(RecordLines, LeavesLogTextToLogs) {
+  ham::v1::JobRecord record;
+  record.mutable_log()->set_text("hello\n");
+  EXPECT_THAT(RecordLines(record), IsEmpty());
+}
+
+TEST(EndLine, SaysStateTimeAndReason) {
+  ham::v1::Job job;
+  job.set_name("projects/default/jobs/j1");
+  job.set_state(ham::v1::Job::FAILED);
+  job.mutable_start_time()->set_seconds(100);
+  job.mutable_end_time()->set_seconds(190);
+  job.set_state_message("rank 1 ended with signal 11");
+  EXPECT_EQ(EndLine(job), "j1 FAILED after 1m 30s: rank 1 ended with signal 11");
+}
+
+}  // namespace
+}  // namespace ham::client

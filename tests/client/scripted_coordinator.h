@@ -1,0 +1,74 @@
+// A coordinator that answers as a test tells it: for failures that a real one shows only by chance.
+#pragma once
+
+#include <grpcpp/grpcpp.h>
+
+#include <atomic>
+#include <functional>
+#include <memory>
+#include <string>
+
+#include "absl/strings/str_cat.h"
+#include "ham/v1/cluster_service.grpc.pb.h"
+#include "ham/v1/job_service.grpc.pb.h"
+#include "proto/channel.h"
+
+namespace ham::testing {
+
+class ScriptedCoordinator : private ham::v1::JobService::Service, private ham::v1::ClusterService::Service {
+ public:
+  using Watch = std::function<grpc::Status(grpc::ServerContext*, const ham::v1::WatchJobRequest&,
+                                           grpc::ServerWriter<ham::v1::WatchJobResponse>*)>;
+
+  // `port` 0 takes a free one.
+  explicit ScriptedCoordinator(int port = 0) {
+    grpc::ServerBuilder builder;
+    builder.AddListeningPort(absl::StrCat("127.0.0.1:", port), grpc::InsecureServerCredentials(), &port_);
+    builder.RegisterService(static_cast<ham::v1::JobService::Service*>(this));
+    builder.RegisterService(static_cast<ham::v1::ClusterService::Service*>(this));
+    server_ = builder.BuildAndStart();
+  }
+  ~ScriptedCoordinator() override { Stop(); }
+  void Stop() {
+    if (server_ != nullptr) server_->Shutdown(std::chrono::system_clock::now());
+    server_ = nullptr;
+  }
+
+  std::string endpoint() const { return absl::StrCat("127.0.0.1:", port_); }
+  int port() const { return port_; }
+
+  // The script; set before the calls.
+  std::function<grpc::Status(grpc::ServerContext*)> get_job = [](grpc::ServerContext*) { return grpc::Status::OK; };
+  Watch watch;
+  std::atomic<int> calls{0};
+  std::string token;  // of the last GetJob, read after it
+
+ private:
+  grpc::Status GetJob(grpc::ServerContext* context, const ham::v1::GetJobRequest* request,
+                      ham::v1::Job* response) override {
+    ++calls;
+    const auto& metadata = context->client_metadata();
+    const auto found = metadata.find("authorization");
+    if (found != metadata.end()) token.assign(found->second.data(), found->second.size());
+    response->set_name(request->name());
+    return get_job(context);
+  }
+  grpc::Status WatchJob(grpc::ServerContext* context, const ham::v1::WatchJobRequest* request,
+                        grpc::ServerWriter<ham::v1::WatchJobResponse>* writer) override {
+    ++calls;
+    return watch(context, *request, writer);
+  }
+
+  int port_ = 0;
+  std::unique_ptr<grpc::Server> server_;
+};
+
+inline ConnectionConfig ConfigOf(const std::vector<std::string>& endpoints) { return {endpoints, "", "secret"}; }
+
+// An address of this host on which nobody listens.
+inline std::string DeadEndpoint() {
+  ScriptedCoordinator gone;
+  return gone.endpoint();
+}
+
+}  // namespace ham::testing

@@ -1,0 +1,59 @@
+// Job specs as YAML, from the text to what the trainer reads.
+#include <google/protobuf/stubs/logging.h>
+
+#include "proto/job_spec.h"
+#include "tests/fuzz/fuzz.h"
+#include "worker/ipc/frame.h"
+#include "worker/trainer/train_spec.h"
+
+namespace ham::fuzz {
+
+std::vector<std::string> Seeds() {
+  return {"train: {data: {name: fashion-mnist}}",
+          R"(train:
+  data: {name: fashion-mnist, train_rows: 10000, test_rows: 500}
+  model: {name: cnn-32-64}
+  method: {name: ham, mining_step: 2, mining_start_epoch: 1, retained_easy_share: 0.3, minimum_hard: 1}
+  attack: {epsilon: 8/255, step_size: 0.03, steps: 5, random_start: false}
+  seed: 18446744073709551615
+  epochs: 4
+  batch_size: 64
+  ema_decay: 0.9
+  optimizer: {name: sgd, learning_rate: 1e-3, momentum: 0.5, weight_decay: 0, schedule: step, milestones: [3, 5]}
+  evaluation:
+    every_epochs: 2
+    suites:
+      - name: pgd-20
+        epsilon: 0.1
+        attacks: [{steps: 20}, {loss: margin, restarts: 2, step_size: 1/255, random_start: true}]
+    final_suites: [{name: last, attacks: [&a {steps: 3}, *a]}]
+  resources: {world_size: 2, device: cpu, threads_per_rank: 1}
+  retry: {max_attempts: 3}
+)",
+          "train:\n  data:\n    name: \"a\\u00e9\"\n  method: {name: pgd-at}\n",
+          "%YAML 1.2\n---\ntrain: !!map {}\n...\n",
+          ",",
+          "a: 1\n---\nb: 2"};
+}
+
+void TryInput(const std::string& input) {
+  static const google::protobuf::LogSilencer* const silent = new google::protobuf::LogSilencer;
+  static_cast<void>(silent);
+  const absl::StatusOr<ham::v1::JobSpec> parsed = ParseJobSpecYaml(input);
+  if (!parsed.ok()) {
+    Check(parsed.status().code() == absl::StatusCode::kInvalidArgument, "a refused text is an invalid argument");
+    return;
+  }
+  ham::v1::JobSpec spec;
+  Check(spec.ParseFromString(parsed->SerializeAsString()), "what was read can be sent: its text is UTF-8");
+  if (!ResolveJobSpec(&spec).empty()) return;
+  ham::v1::JobSpec again = spec;
+  Check(ResolveJobSpec(&again).empty(), "a resolved spec is good");
+  Check(again.SerializeAsString() == spec.SerializeAsString(), "a resolved spec resolves to itself");
+  const absl::StatusOr<nlohmann::json> json = ipc::ParseStrictJson(MessageToJson(spec));
+  Check(json.ok(), "a resolved spec can be sent to a trainer");
+  const absl::Status taken = trainer::ParseTrainSpec(*json).status();
+  Check(taken.ok(), "the trainer takes what the coordinator took: " + taken.ToString());
+}
+
+}  // namespace ham::fuzz

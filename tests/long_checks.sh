@@ -1,0 +1,140 @@
+#!/usr/bin/env bash
+# Checks that take long. tests/run.sh --long runs them all; each can be run alone, again and again.
+#   tests/long_checks.sh RESULTS_DIR [--record] [CHECK...]
+# CHECK, in the order in which they run:
+#   asan           unit, simulation and integration tests of the control plane with AddressSanitizer and
+#                  UndefinedBehaviorSanitizer (gRPC and other libraries are not instrumented)
+#   thread_safety  the control plane and its tests compile with clang -Wthread-safety as an error
+#   tsan           unit, simulation and integration tests of the control plane with ThreadSanitizer
+#   asan_trainer   unit tests of the trainer, likewise (neither LibTorch nor Gloo is instrumented)
+#   tidy           clang-tidy (.clang-tidy) over proto, server, worker and client
+#   seeds          HAM_SEEDS (default 20) more walks of the simulation, each with a new seed
+#   fuzz           each fuzz program for HAM_FUZZ_SECONDS (default 60)
+# RESULTS_DIR gets a folder of JUnit files and a log a check; tests/summarize.py adds them up. --record writes the
+# outcome of each to tests/long_checks_result.txt. Takes about 90 minutes on two cores, most of it compiling; with everything
+# compiled about 35. Works in build-asan/ and build-tsan/.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+checks=(asan thread_safety tsan asan_trainer tidy seeds fuzz)
+results=
+record=
+chosen=()
+while [ $# -gt 0 ]; do
+  case $1 in
+    --record) record=1 ;;
+    -*) sed -n '3,16p' "$0"; exit 2 ;;
+    *)
+      if [ -z "$results" ]; then
+        results=$1
+      else
+        [[ " ${checks[*]} " == *" $1 "* ]] || { echo "no check is called $1; there are: ${checks[*]}" >&2; exit 2; }
+        chosen+=("$1")
+      fi
+      ;;
+  esac
+  shift
+done
+[ -n "$results" ] || { sed -n '3,16p' "$0"; exit 2; }
+[ ${#chosen[@]} -gt 0 ] || chosen=("${checks[@]}")
+deploy/install_packages.sh long
+deploy/get_libtorch.sh
+mkdir -p "$results"
+results=$(cd "$results" && pwd)
+. tests/checks.sh
+
+# run_tests BUILD_DIR RESULTS_DIR CTEST_OPTION...
+run_tests() {
+  local build=$1 results=$2
+  shift 2
+  GTEST_OUTPUT="xml:$results/" ctest --test-dir "$build" --output-on-failure "$@"
+}
+
+asan_options() {
+  export ASAN_OPTIONS=detect_stack_use_after_return=1:strict_string_checks=1
+  export UBSAN_OPTIONS=print_stacktrace=1
+  export LSAN_OPTIONS=suppressions=$PWD/tests/lsan_suppressions:print_suppressions=0
+}
+
+check_asan() {
+  build_asan control_plane_tests
+  asan_options
+  run_tests build-asan "$1" -L '^(unit|simulation|integration)$' -LE '^trainer$'
+}
+
+check_asan_trainer() {
+  build_asan trainer_tests
+  asan_options
+  run_tests build-asan "$1" -L '^unit$' -L '^trainer$'
+}
+
+check_thread_safety() { build_tsan all; }
+
+check_tsan() {
+  build_tsan control_plane_tests
+  export TSAN_OPTIONS=suppressions=$PWD/tests/tsan_suppressions:halt_on_error=0:second_deadlock_stack=1
+  run_tests build-tsan "$1" -L '^(unit|simulation|integration)$'
+}
+
+check_tidy() {
+  build_asan ham_proto ham_store  # generated headers
+  find proto server worker client -name '*.cc' | sort |
+    xargs -P "$(nproc)" -n 1 clang-tidy -p build-asan --quiet
+}
+
+check_seeds() {
+  build_asan coordinator_simulation_test
+  local i seed failed=0
+  for ((i = 0; i < ${HAM_SEEDS:-20}; i++)); do
+    seed=$((RANDOM * 32768 + RANDOM))
+    echo "seed $seed"
+    HAM_SEED=$seed GTEST_OUTPUT="xml:$1/seed-$seed.xml" build-asan/tests/coordinator_simulation_test || failed=1
+  done
+  return $failed
+}
+
+check_fuzz() { tests/fuzz/run.sh "${HAM_FUZZ_SECONDS:-60}" "$1"; }
+
+# Puts the line of a check into the record, in the order of the checks; the others keep theirs.
+record_line() {
+  local file=tests/long_checks_result.txt check kept
+  kept=$(cat "$file" 2>/dev/null || true)
+  {
+    echo "# The last outcome of each check; written by tests/long_checks.sh --record. Each counts as a case itself."
+    for check in "${checks[@]}"; do
+      if [ "$check" = "$1" ]; then
+        printf '%-14s %s, commit %s%s, %s cores: %s\n' "$1" "$(date -u +%Y-%m-%d)" "$(git rev-parse --short=12 HEAD)" \
+          "$(git diff --quiet HEAD -- . ":!$file" || echo ' with changes')" "$(nproc)" "$2"
+      else
+        grep "^$check " <<<"$kept" || true
+      fi
+    done
+  } >"$file.new"
+  mv "$file.new" "$file"
+}
+
+status=0
+for check in "${chosen[@]}"; do
+  folder=$results/$check
+  rm -rf "$folder"
+  mkdir -p "$folder"
+  printf -- '-- %s: log in %s\n' "$check" "$folder/log"
+  started=$SECONDS
+  code=0
+  # In the background, as set -e does nothing on the left of ||.
+  (set -e; "check_$check" "$folder") >"$folder/log" 2>&1 &
+  wait $! || code=$?
+  failed=()
+  outcome=passed
+  if [ "$code" -ne 0 ]; then
+    failed=("$folder/log")
+    outcome=FAILED
+    status=1
+    grep -v '^\[' "$folder/log" | tail -n 40
+  fi
+  junit "$folder/check.xml" long_checks "$check" $((SECONDS - started)) "${failed[@]}"
+  counts=$(python3 tests/summarize.py "$folder" | tail -n 1)
+  outcome="$outcome ($counts) in $((SECONDS - started)) s"
+  echo "$check $outcome"
+  [ -z "$record" ] || record_line "$check" "$outcome"
+done
+exit $status

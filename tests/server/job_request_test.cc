@@ -1,0 +1,63 @@
+#include "server/job_request.h"
+
+#include <gtest/gtest.h>
+
+#include "proto/rpc_status.h"
+#include "server/checkpoint_manifest.h"
+#include "server/metric_stream.h"
+
+namespace ham::server {
+namespace {
+
+constexpr size_t kMostMetadataBytes = 8 << 10;  // what gRPC lets through
+const std::string kEuros = [] {                 // 3 bytes a character: a cut at 100 falls within one
+  std::string text;
+  for (int i = 0; i < 100000; ++i) text += "\xE2\x82\xAC";
+  return text;
+}();
+
+void ExpectReachesTheClient(const absl::Status& refusal) {
+  ASSERT_FALSE(refusal.ok());
+  const grpc::Status sent = ToGrpc(refusal);
+  EXPECT_LT(sent.error_message().size() + sent.error_details().size() * 4 / 3, kMostMetadataBytes);
+  EXPECT_EQ(ReasonOf(FromGrpc(sent)), ReasonOf(refusal));
+  EXPECT_EQ(FieldViolationsOf(FromGrpc(sent)).size(), FieldViolationsOf(refusal).size());
+}
+
+TEST(JobRequest, RefusesLongTextInAnAnswerThatReachesTheClient) {
+  ham::v1::CreateJobRequest create;
+  create.set_parent(kEuros);
+  create.set_request_id(kEuros);
+  auto* train = create.mutable_spec()->mutable_train();
+  train->mutable_data()->set_name(kEuros);
+  train->mutable_model()->set_name(kEuros);
+  train->mutable_optimizer()->set_schedule(kEuros);
+  train->mutable_optimizer()->add_milestones(std::numeric_limits<int32_t>::max());
+  train->mutable_optimizer()->add_milestones(1);
+  train->mutable_evaluation()->add_suites()->set_name(kEuros);
+  ExpectReachesTheClient(CheckCreateJob(create, "admin", "1").status());
+  ham::v1::ListJobsRequest list;
+  list.set_parent("projects/default");
+  list.set_page_token("a" + kEuros);
+  ExpectReachesTheClient(CheckListJobs(list).status());
+  ExpectReachesTheClient(CheckJobName("ab" + kEuros));
+  ExpectReachesTheClient(WatchTokens("e").Read("projects/default/jobs/j", "a" + kEuros).status());
+}
+
+TEST(CheckpointManifest, RefusesCountersThatNoTrainerWrites) {
+  const auto parse = [](const std::string& iteration, const std::string& epoch) {
+    return ParseCheckpointManifest(R"({"files": [], "iteration": )" + iteration + R"(, "epoch": )" + epoch + "}")
+        .status()
+        .code();
+  };
+  EXPECT_EQ(parse("0", "0"), absl::StatusCode::kOk);
+  EXPECT_EQ(parse("9223372036854775807", "2147483647"), absl::StatusCode::kOk);
+  for (const char* wrong : {"-1", "9223372036854775808", "18446744073709551615", "1.0", "true", "\"1\""}) {
+    EXPECT_EQ(parse(wrong, "0"), absl::StatusCode::kInvalidArgument) << wrong;
+    EXPECT_EQ(parse("0", wrong), absl::StatusCode::kInvalidArgument) << wrong;
+  }
+  EXPECT_EQ(parse("0", "2147483648"), absl::StatusCode::kInvalidArgument);
+}
+
+}  // namespace
+}  // namespace ham::server
