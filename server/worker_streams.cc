@@ -16,10 +16,6 @@
 namespace ham::server {
 namespace {
 
-// What all workers bring along must fit into one answer of ListWorkers.
-constexpr int kMostDataSets = 1000;
-constexpr size_t kMostTextBytes = 255;
-
 // What the loop holds of a control stream; outlives the reactor where the loop lets go later. A read is outstanding
 // whenever no message is being applied, so that a broken connection is seen at once.
 class ControlStream final : public ControlReactor {
@@ -182,11 +178,11 @@ absl::Status CheckRegistration(const ham::v1::RegisterWorker& registration) {
   check(IsWorkerName(registration.worker_name()), "worker_name",
         absl::StrCat("worker name \"", Shown(registration.worker_name(), 100),
                      "\" must be 1 to 63 of [a-z0-9-], with a letter or digit first and last: give one with --name"));
-  check(!registration.worker_id().empty() && registration.worker_id().size() <= 64, "worker_id",
+  check(!registration.worker_id().empty() && registration.worker_id().size() <= kMostIdentifierBytes, "worker_id",
         "worker_id must have 1 to 64 bytes");
-  check(!registration.incarnation().empty() && registration.incarnation().size() <= 64, "incarnation",
+  check(!registration.incarnation().empty() && registration.incarnation().size() <= kMostIdentifierBytes, "incarnation",
         "incarnation must have 1 to 64 bytes");
-  check(registration.build_id().size() <= 64, "build_id", "build_id must have at most 64 bytes");
+  check(registration.build_id().size() <= kMostIdentifierBytes, "build_id", "build_id must have at most 64 bytes");
   check(registration.slots_size() <= kMostSlots, "slots",
         absl::StrCat("slots has ", registration.slots_size(), " entries: at most ", kMostSlots, " are allowed"));
   std::set<int> indexes;
@@ -195,15 +191,18 @@ absl::Status CheckRegistration(const ham::v1::RegisterWorker& registration) {
           absl::StrCat("slot index ", slot.index(), " must not be negative, nor stand twice"));
     check(slot.device() == "cpu" || slot.device() == "cuda", "slots.device",
           absl::StrCat("slot device \"", Shown(slot.device(), 100), "\" must be cpu or cuda"));
-    check(slot.device_id().size() <= kMostTextBytes, "slots.device_id", "device_id must have at most 255 bytes");
-    check(slot.device_name().size() <= kMostTextBytes, "slots.device_name", "device_name must have at most 255 bytes");
+    check(slot.device_id().size() <= kMostInventoryBytes, "slots.device_id", "device_id must have at most 255 bytes");
+    check(slot.device_name().size() <= kMostInventoryBytes, "slots.device_name",
+          "device_name must have at most 255 bytes");
   }
   check(registration.data_sets_size() <= kMostDataSets, "data_sets",
         absl::StrCat("data_sets has ", registration.data_sets_size(), " entries: at most ", kMostDataSets,
                      " are allowed"));
   for (const ham::v1::DataSet& data_set : registration.data_sets()) {
-    check(data_set.name().size() <= kMostTextBytes, "data_sets.name", "a data set's name must have at most 255 bytes");
-    check(data_set.digest().size() <= 64, "data_sets.digest", "a data set's digest must have at most 64 bytes");
+    check(data_set.name().size() <= kMostInventoryBytes, "data_sets.name",
+          "a data set's name must have at most 255 bytes");
+    check(data_set.digest().size() <= kMostIdentifierBytes, "data_sets.digest",
+          "a data set's digest must have at most 64 bytes");
   }
   return wrong.empty() ? absl::OkStatus() : InvalidFields(wrong);
 }

@@ -233,7 +233,7 @@ TEST_F(WatchJobTest, EndsASlowReaderWithItsToken) {
   server_.options.limits.watch_stall = absl::Milliseconds(300);
   Start();
   const std::string name = RunJob();
-  AddLog(name, 40, 256 << 10);
+  AddLog(name, 24, 256 << 10);
   Watch watch(&*client_, Request(name, true));
   ASSERT_TRUE(watch.Next());
   ASSERT_TRUE(Eventually([&] { return server_->watches() == 0; }));
@@ -242,12 +242,12 @@ TEST_F(WatchJobTest, EndsASlowReaderWithItsToken) {
   EXPECT_EQ(ReasonOf(end), "READER_TOO_SLOW");
   EXPECT_EQ(Metadata(end, "token"), watch.token());
   ExpectConsecutive(watch.records(), 1);
-  EXPECT_LT(watch.records().size(), 43u);
+  EXPECT_LT(watch.records().size(), 27u);
   Finish();
   Watch rest(&*client_, Request(name, true, Metadata(end, "token")));
   EXPECT_TRUE(rest.End().ok()) << rest.End();
   ExpectConsecutive(rest.records(), static_cast<int64_t>(watch.records().size()) + 1);
-  EXPECT_EQ(watch.records().size() + rest.records().size(), 44u);
+  EXPECT_EQ(watch.records().size() + rest.records().size(), 28u);
 }
 
 TEST_F(WatchJobTest, TakesNoMoreWatchesThanItsLimit) {
