@@ -3,6 +3,7 @@
 #include "absl/strings/cord.h"
 #include "google/rpc/error_details.pb.h"
 #include "google/rpc/status.pb.h"
+#include "proto/utf8.h"
 
 namespace ham {
 namespace {
@@ -10,7 +11,12 @@ namespace {
 constexpr char kErrorInfoUrl[] = "type.googleapis.com/google.rpc.ErrorInfo";
 constexpr char kBadRequestUrl[] = "type.googleapis.com/google.rpc.BadRequest";
 constexpr char kDomain[] = "ham";
-constexpr size_t kMaxDetailBytes = 4096;  // metadata is limited to 8 KiB by default
+// All metadata of an answer together is limited to 8 KiB by default. The message travels twice, once as percent
+// encoding (up to three bytes a byte), once in the details; these as base64.
+constexpr size_t kMaxMessageBytes = 600;
+constexpr size_t kMaxFieldBytes = 200;
+constexpr size_t kMaxDescriptionBytes = 400;
+constexpr size_t kMaxBadRequestBytes = 2500;
 
 void SetPayload(const char* url, const google::protobuf::Message& detail, absl::Status* status) {
   status->SetPayload(url, absl::Cord(detail.SerializeAsString()));
@@ -38,15 +44,19 @@ std::string ReasonOf(const absl::Status& status) {
 }
 
 absl::Status InvalidFields(const std::vector<FieldViolation>& violations) {
-  absl::Status status =
-      WithReason(absl::InvalidArgumentError(violations.empty() ? "invalid request" : violations.front().description),
-                 "INVALID_FIELD");
+  absl::Status status = WithReason(
+      absl::InvalidArgumentError(violations.empty() ? "invalid request"
+                                                    : Shown(violations.front().description, kMaxMessageBytes)),
+      "INVALID_FIELD");
   google::rpc::BadRequest request;
   for (const FieldViolation& violation : violations) {
-    if (request.ByteSizeLong() > kMaxDetailBytes) break;
     auto* field = request.add_field_violations();
-    field->set_field(violation.field);
-    field->set_description(violation.description);
+    field->set_field(Shown(violation.field, kMaxFieldBytes));
+    field->set_description(Shown(violation.description, kMaxDescriptionBytes));
+    if (request.ByteSizeLong() > kMaxBadRequestBytes) {
+      request.mutable_field_violations()->RemoveLast();
+      break;
+    }
   }
   SetPayload(kBadRequestUrl, request, &status);
   return status;
@@ -63,7 +73,8 @@ std::vector<FieldViolation> FieldViolationsOf(const absl::Status& status) {
 grpc::Status ToGrpc(const absl::Status& status) {
   if (status.ok()) return grpc::Status::OK;
   const auto code = static_cast<grpc::StatusCode>(status.code());
-  const std::string message(status.message());
+  const std::string_view whole(status.message().data(), status.message().size());
+  const std::string message = Shown(whole, kMaxMessageBytes);
   google::rpc::Status details;
   details.set_code(static_cast<int>(status.code()));
   details.set_message(message);

@@ -14,10 +14,12 @@ namespace ham {
 absl::Status WithReason(absl::Status status, const std::string& reason);
 std::string ReasonOf(const absl::Status& status);  // "" if none
 
-// INVALID_ARGUMENT, reason INVALID_FIELD, message = first violation, BadRequest details with all.
+// INVALID_ARGUMENT, reason INVALID_FIELD, message = first violation, BadRequest details with as many as fit (four at
+// least); long texts are cut.
 absl::Status InvalidFields(const std::vector<FieldViolation>& violations);
 std::vector<FieldViolation> FieldViolationsOf(const absl::Status& status);
 
+// Long messages are cut: what does not fit into 8 KiB of metadata would not arrive at all.
 grpc::Status ToGrpc(const absl::Status& status);
 absl::Status FromGrpc(const grpc::Status& status);
 

@@ -34,6 +34,12 @@ bool IsUtf8(std::string_view text) {
   return true;
 }
 
+std::string_view CutUtf8(std::string_view text, size_t most) {
+  if (text.size() <= most) return text;
+  while (most > 0 && (static_cast<unsigned char>(text[most]) & 0xC0) == 0x80) --most;
+  return text.substr(0, most);
+}
+
 std::string Shown(std::string_view text, size_t most) {
   std::string shown;
   while (!text.empty()) {

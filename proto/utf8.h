@@ -12,6 +12,9 @@ size_t Utf8CharacterSize(std::string_view text);
 
 bool IsUtf8(std::string_view text);
 
+// The longest beginning of `text`, which is UTF-8, that has at most `most` bytes and ends between characters.
+std::string_view CutUtf8(std::string_view text, size_t most);
+
 // A value from outside as a message may quote it: the first `most` bytes, cut between characters, with "..." for what
 // is left out; bytes that are not UTF-8 become '?'.
 std::string Shown(std::string_view text, size_t most = 100);

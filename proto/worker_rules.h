@@ -7,6 +7,10 @@ namespace ham {
 
 inline constexpr int kMostSlots = 1024;  // of one worker
 inline constexpr size_t kMostWorkerNameBytes = 63;
+// The coordinator keeps and shows these as they come, so each has a bound.
+inline constexpr int kMostDataSets = 1000;          // of one worker
+inline constexpr size_t kMostInventoryBytes = 255;  // of a device's id or name, of a data set's name
+inline constexpr size_t kMostIdentifierBytes = 64;  // of worker_id, incarnation, build_id, a data set's digest
 
 inline bool IsWorkerNameCharacter(char c) { return (c >= 'a' && c <= 'z') || (c >= '0' && c <= '9'); }
 

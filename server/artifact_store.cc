@@ -16,6 +16,7 @@
 #include "absl/synchronization/mutex.h"
 #include "proto/atomic_file.h"
 #include "proto/sha256.h"
+#include "proto/utf8.h"
 
 namespace ham::server {
 namespace {
@@ -145,7 +146,7 @@ class ArtifactDirectory final : public ArtifactStore {
   static absl::Status CheckDigest(const std::string& digest) {
     if (IsSha256Hex(digest)) return absl::OkStatus();
     return absl::InvalidArgumentError(
-        absl::StrCat("digest \"", digest.substr(0, 80), "\" must be 64 lower-case hex digits (SHA-256)"));
+        absl::StrCat("digest \"", Shown(digest, 80), "\" must be 64 lower-case hex digits (SHA-256)"));
   }
   std::string Complete(const std::string& digest) const {
     return absl::StrCat(root_, "/", digest.substr(0, 2), "/", digest);

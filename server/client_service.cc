@@ -22,6 +22,17 @@ absl::Status NoSuchJob(const std::string& name) {
                     "JOB_NOT_FOUND");
 }
 
+// The core's refusals with the reasons of the API.
+absl::Status WithCancelReason(const absl::Status& status, const std::string& job) {
+  if (absl::IsNotFound(status)) return NoSuchJob(job);
+  if (absl::IsFailedPrecondition(status)) return WithReason(status, "JOB_ENDED");
+  return status;
+}
+
+absl::Status WithStoreReason(const absl::Status& status) {
+  return WithReason(status, absl::IsDataLoss(status) ? "STORE_DAMAGED" : "STORE_FAILED");
+}
+
 template <class Message>
 grpc::Status Answer(absl::StatusOr<Message> result, Message* response) {
   if (!result.ok()) return ToGrpc(result.status());
@@ -94,16 +105,22 @@ JobServiceImpl::JobServiceImpl(const ServiceParts& parts, std::function<std::str
     : parts_(parts), new_id_(std::move(new_id)) {}
 
 absl::StatusOr<Job> JobServiceImpl::ReadJob(const std::string& name) const {
-  Job job;
-  absl::Status status = ReadAndWait(parts_.loop, [&](const CoordinatorLoop::View& view) {
+  JobRow found;
+  const absl::Status status = ReadAndWait(parts_.loop, [&](const CoordinatorLoop::View& view) {
     const JobRow* row = view.core().FindJob(name);
     if (row == nullptr) return NoSuchJob(name);
-    FillJob(*row, &job);
+    found = *row;
     return absl::OkStatus();
   });
   if (!status.ok()) return status;
-  const absl::StatusOr<JobContent> content = parts_.store->GetContent(name);
-  if (!content.ok()) return content.status();
+  return WithContent(found);
+}
+
+absl::StatusOr<Job> JobServiceImpl::WithContent(const JobRow& row) const {
+  Job job;
+  FillJob(row, &job);
+  const absl::StatusOr<JobContent> content = parts_.store->GetContent(row.name);
+  if (!content.ok()) return WithStoreReason(content.status());
   FillContent(*content, &job);
   return job;
 }
@@ -111,9 +128,9 @@ absl::StatusOr<Job> JobServiceImpl::ReadJob(const std::string& name) const {
 absl::StatusOr<Job> JobServiceImpl::Create(const Principal& principal, const ham::v1::CreateJobRequest& request) {
   absl::StatusOr<NewJob> job = CheckCreateJob(request, principal.name, new_id_());
   if (!job.ok()) return job.status();
-  const absl::StatusOr<std::string> name = CreateJobAndWait(parts_.loop, *std::move(job));
-  if (!name.ok()) return name.status();
-  return ReadJob(*name);
+  const absl::StatusOr<JobRow> row = CreateJobAndWait(parts_.loop, *std::move(job));
+  if (!row.ok()) return row.status();
+  return WithContent(*row);
 }
 
 grpc::Status JobServiceImpl::CreateJob(grpc::ServerContext* context, const ham::v1::CreateJobRequest* request,
@@ -154,9 +171,9 @@ absl::StatusOr<ham::v1::ListJobsResponse> JobServiceImpl::List(const ham::v1::Li
   });
   if (!status.ok()) return status;
   for (Job& job : *response.mutable_jobs()) {
-    const absl::StatusOr<JobContent> content = parts_.store->GetContent(job.name());
-    if (!content.ok()) return content.status();
-    job.mutable_labels()->insert(content->labels.begin(), content->labels.end());
+    const absl::StatusOr<std::map<std::string, std::string>> labels = parts_.store->GetLabels(job.name());
+    if (!labels.ok()) return WithStoreReason(labels.status());
+    job.mutable_labels()->insert(labels->begin(), labels->end());
   }
   return response;
 }
@@ -174,7 +191,7 @@ grpc::Status JobServiceImpl::CancelJob(grpc::ServerContext* context, const ham::
   if (!principal.ok()) return ToGrpc(principal.status());
   if (const absl::Status status = CheckJobName(request->name()); !status.ok()) return ToGrpc(status);
   const absl::Status status = ApplyAndWait(parts_.loop, ham::server::CancelJob{request->name(), principal->name});
-  if (!status.ok()) return ToGrpc(status);
+  if (!status.ok()) return ToGrpc(WithCancelReason(status, request->name()));
   return Answer(ReadJob(request->name()), response);
 }
 
@@ -186,7 +203,7 @@ grpc::ServerWriteReactor<ham::v1::WatchJobResponse>* JobServiceImpl::WatchJob(gr
   if (!watch.ok()) return new RefusedWatch(watch.status());
   const absl::StatusOr<JobContent> content = parts_.store->GetContent(request->name());
   if (absl::IsNotFound(content.status())) return new RefusedWatch(NoSuchJob(request->name()));
-  if (!content.ok()) return new RefusedWatch(content.status());
+  if (!content.ok()) return new RefusedWatch(WithStoreReason(content.status()));
   auto* stream = new WatchStream(parts_);
   stream->Start(*watch, request->name(), *content);
   return stream;

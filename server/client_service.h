@@ -43,6 +43,7 @@ class JobServiceImpl final : public ham::v1::JobService::WithCallbackMethod_Watc
  private:
   // The job as it is now, with spec and labels. NOT_FOUND.
   absl::StatusOr<ham::v1::Job> ReadJob(const std::string& name) const;
+  absl::StatusOr<ham::v1::Job> WithContent(const JobRow& row) const;
   absl::StatusOr<ham::v1::Job> Create(const Principal& principal, const ham::v1::CreateJobRequest& request);
   absl::StatusOr<ham::v1::ListJobsResponse> List(const ham::v1::ListJobsRequest& request) const;
 

@@ -4,6 +4,7 @@
 
 #include "absl/strings/str_cat.h"
 #include "proto/job_state.h"
+#include "proto/utf8.h"
 #include "server/coordinator_impl.h"
 
 namespace ham::server {
@@ -13,12 +14,14 @@ using ham::v1::Job;
 namespace {
 
 constexpr char kCoordinator[] = "coordinator";
+// It becomes part of the job, and a page of ListJobs holds a thousand jobs.
+constexpr size_t kMostExitMessageBytes = 1000;
 
 bool IsActive(Job::State state) { return state == Job::STARTING || state == Job::RUNNING; }
 
 std::string DescribeExit(const RankKey& key, const std::string& worker, const ham::v1::RankExit& exit) {
   const std::string who = absl::StrCat("Rank ", key.rank, " on ", worker);
-  if (!exit.message().empty()) return absl::StrCat(who, ": ", exit.message());
+  if (!exit.message().empty()) return absl::StrCat(who, ": ", Shown(exit.message(), kMostExitMessageBytes));
   if (exit.signal() != 0) return absl::StrCat(who, " was ended by signal ", exit.signal(), ".");
   return absl::StrCat(who, " ended with exit status ", exit.exit_code(), ".");
 }

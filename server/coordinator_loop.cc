@@ -213,12 +213,17 @@ void CoordinatorLoop::TryReopen(absl::Duration now) {
 void CoordinatorLoop::Act(Effects effects, Transaction transaction) {
   for (const auto& [key, sequence] : batch_spools_) spools_[key] = sequence;
   batch_spools_.clear();
+  for (const EventRow& row : effects.events) {
+    if (row.event.to_state() == Job::STARTING && row.event.from_state() != Job::STARTING) ++counters_.attempts_started;
+  }
+  for (const auto& [name, records] : transaction.records) {
+    for (const auto& record : records) NoteMetrics(name, *record);
+  }
   for (const auto& [name, row] : effects.jobs) {
     by_index_[row.submit_index] = name;
     auto [state, first] = states_.try_emplace(name, row.state);
     if (!first) --counters_.jobs_by_state[state->second];
     ++counters_.jobs_by_state[row.state];
-    if (row.state == Job::STARTING && state->second != Job::STARTING) ++counters_.attempts_started;
     state->second = row.state;
     if (!IsFinal(row.state)) continue;
     specs_.erase(name);
@@ -229,7 +234,6 @@ void CoordinatorLoop::Act(Effects effects, Transaction transaction) {
   std::set<std::string> changed;
   for (const auto& [name, records] : transaction.records) {
     last_sequence_[name] = records.back()->sequence();
-    for (const auto& record : records) NoteMetrics(name, *record);
     changed.insert(name);
   }
   for (const auto& [name, row] : effects.jobs) changed.insert(name);
@@ -275,17 +279,15 @@ void CoordinatorLoop::AddRecord(const std::string& job, ham::v1::JobRecord recor
 
 // ---- jobs --------------------------------------------------------------------------------------------------
 
-void CoordinatorLoop::CreateJob(NewJob job, std::function<void(absl::StatusOr<std::string>)> done) {
+void CoordinatorLoop::CreateJob(NewJob job, std::function<void(absl::StatusOr<JobRow>)> done) {
   const size_t bytes = job.content.spec.ByteSizeLong();
   auto shared = std::make_shared<const NewJob>(std::move(job));
   Post({.run = [this, shared, done]() -> Completion {
           absl::StatusOr<std::string> name = ApplyCreate(*shared);
-          return [name = std::move(name), done](const absl::Status& commit) {
-            if (name.ok() && !commit.ok()) {
-              done(commit);
-            } else {
-              done(name);
-            }
+          return [this, name = std::move(name), done](const absl::Status& commit) {
+            if (!name.ok()) return done(name.status());
+            if (!commit.ok()) return done(commit);
+            done(*core_.FindJob(*name));  // jobs are never removed
           };
         },
         .refuse = done,
@@ -488,14 +490,22 @@ absl::StatusOr<int64_t> CoordinatorLoop::SpoolPosition(const SpoolKey& key) {
 void CoordinatorLoop::AddSpooled(const ham::v1::ReportRequest& report, const std::string& worker,
                                  const ham::v1::SpooledRecord& spooled) {
   ham::v1::JobRecord record;
-  *record.mutable_time() = spooled.has_time() ? spooled.time() : ToTimestamp(parts_.clock->Read().wall);
+  const bool timed = spooled.has_time() && IsTimestamp(spooled.time());
+  *record.mutable_time() = timed ? spooled.time() : ToTimestamp(parts_.clock->Read().wall);
   record.set_attempt(report.fence().attempt());
+  std::string refusal;
   if (spooled.has_metric()) {
-    *record.mutable_metric() = spooled.metric();
-    AddRecord(report.fence().job(), std::move(record));
-    return;
+    const size_t bytes = spooled.metric().ByteSizeLong();
+    if (bytes <= options_.limits.metric_bytes) {
+      *record.mutable_metric() = spooled.metric();
+      AddRecord(report.fence().job(), std::move(record));
+      return;
+    }
+    refusal = absl::StrCat("The coordinator dropped a metric point of ", bytes, " bytes; it keeps up to ",
+                           options_.limits.metric_bytes, ".\n");
   }
-  for (std::string& text : SplitUtf8(spooled.log_text(), options_.limits.log_chunk_bytes)) {
+  const std::string& log_text = spooled.has_metric() ? refusal : spooled.log_text();
+  for (std::string& text : SplitUtf8(log_text, options_.limits.log_chunk_bytes)) {
     ham::v1::LogChunk& log = *record.mutable_log();
     log.set_rank(report.rank());
     log.set_worker(worker);

@@ -92,9 +92,9 @@ class CoordinatorLoop {
   CoordinatorLoop(const Options& options, const Parts& parts, Store::Contents contents);
   ~CoordinatorLoop();  // Stop
 
-  // Name of the job: a new one, or that of the first request with this request_id. ALREADY_EXISTS when the
+  // A new job, or as it is now the one that the first request with this request_id made. ALREADY_EXISTS when the
   // request_id was used for another request.
-  void CreateJob(NewJob job, std::function<void(absl::StatusOr<std::string>)> done);
+  void CreateJob(NewJob job, std::function<void(absl::StatusOr<JobRow>)> done);
   // Errors of Coordinator::Apply.
   void Apply(Event event, Done done);
   // First message of a control stream. When OK the stream has got Welcome and its assignments, and an older stream of

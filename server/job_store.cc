@@ -133,6 +133,11 @@ absl::StatusOr<JobContent> JobStore::GetContent(const std::string& job) {
   return reader_->GetContent(job);
 }
 
+absl::StatusOr<std::map<std::string, std::string>> JobStore::GetLabels(const std::string& job) {
+  absl::MutexLock lock(&read_mutex_);
+  return reader_->GetLabels(job);
+}
+
 absl::StatusOr<std::vector<std::shared_ptr<const ham::v1::JobRecord>>> JobStore::ReadLog(const std::string& job,
                                                                                          int64_t after, int limit) {
   absl::MutexLock lock(&read_mutex_);

@@ -5,6 +5,7 @@
 // same file is noticed, and so is a disk that lost what it had promised to keep.
 #pragma once
 
+#include <map>
 #include <memory>
 #include <optional>
 #include <string>
@@ -45,6 +46,7 @@ class JobStore final : public Store {
   absl::Status Reopen() override;
 
   absl::StatusOr<JobContent> GetContent(const std::string& job) override;
+  absl::StatusOr<std::map<std::string, std::string>> GetLabels(const std::string& job) override;
   // NOT_FOUND for an unknown job; DATA_LOSS when a record in the middle is missing.
   absl::StatusOr<std::vector<std::shared_ptr<const ham::v1::JobRecord>>> ReadLog(const std::string& job, int64_t after,
                                                                                  int limit) override

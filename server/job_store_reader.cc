@@ -64,17 +64,30 @@ absl::Status StoreReader::LoadWorkers(Store::Contents* contents) {
   }
 }
 
-absl::StatusOr<JobContent> StoreReader::GetContent(const std::string& job) {
+absl::StatusOr<std::string> StoreReader::ContentBytes(const std::string& job) {
   const absl::Cleanup reset = [this] { content_.Reset(); };
   const absl::StatusOr<bool> found = content_.Bind(1, job).Step();
   if (!found.ok()) return found.status();
   if (!*found) return absl::NotFoundError(absl::StrCat("job ", job, " does not exist"));
-  const std::string bytes = content_.Bytes(0);
+  std::string bytes = content_.Bytes(0);
+  if (RowCrc("contents", job, bytes) != content_.Int(1)) return DamagedRow(*database_, "contents", job);
+  return bytes;
+}
+
+absl::StatusOr<JobContent> StoreReader::GetContent(const std::string& job) {
+  const absl::StatusOr<std::string> bytes = ContentBytes(job);
+  if (!bytes.ok()) return bytes.status();
   JobContent content;
-  if (RowCrc("contents", job, bytes) != content_.Int(1) || !ParseContent(bytes, &content)) {
-    return DamagedRow(*database_, "contents", job);
-  }
+  if (!ParseContent(*bytes, &content)) return DamagedRow(*database_, "contents", job);
   return content;
+}
+
+absl::StatusOr<std::map<std::string, std::string>> StoreReader::GetLabels(const std::string& job) {
+  const absl::StatusOr<std::string> bytes = ContentBytes(job);
+  if (!bytes.ok()) return bytes.status();
+  std::map<std::string, std::string> labels;
+  if (!ParseContentLabels(*bytes, &labels)) return DamagedRow(*database_, "contents", job);
+  return labels;
 }
 
 absl::StatusOr<std::vector<std::shared_ptr<const ham::v1::JobRecord>>> StoreReader::ReadLog(const std::string& job,

@@ -1,6 +1,7 @@
 // The reading connection of JobStore and its prepared statements.
 #pragma once
 
+#include <map>
 #include <memory>
 #include <optional>
 #include <string>
@@ -20,6 +21,7 @@ class StoreReader {
   absl::Status Probe();
   absl::StatusOr<Store::Contents> Load();
   absl::StatusOr<JobContent> GetContent(const std::string& job);
+  absl::StatusOr<std::map<std::string, std::string>> GetLabels(const std::string& job);
   absl::StatusOr<std::vector<std::shared_ptr<const ham::v1::JobRecord>>> ReadLog(const std::string& job, int64_t after,
                                                                                  int limit);
   absl::StatusOr<int64_t> GetSpool(const std::string& job, int attempt, int rank);
@@ -27,6 +29,8 @@ class StoreReader {
                                                        absl::Time since);
 
  private:
+  // The row of contents; its CRC is right.
+  absl::StatusOr<std::string> ContentBytes(const std::string& job);
   absl::Status LoadJobs(Store::Contents* contents);
   absl::Status LoadWorkers(Store::Contents* contents);
   // Why the record after `after` is missing although later ones are there.

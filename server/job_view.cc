@@ -12,6 +12,11 @@ google::protobuf::Timestamp ToTimestamp(absl::Time time) {
   return result;
 }
 
+bool IsTimestamp(const google::protobuf::Timestamp& time) {
+  return time.seconds() >= -62135596800 && time.seconds() <= 253402300799 && time.nanos() >= 0 &&
+         time.nanos() < 1000000000;
+}
+
 absl::Time FromTimestamp(const google::protobuf::Timestamp& time) {
   return absl::FromUnixSeconds(time.seconds()) + absl::Nanoseconds(time.nanos());
 }

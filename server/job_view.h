@@ -12,6 +12,8 @@ namespace ham::server {
 void FillJob(const JobRow& row, ham::v1::Job* job);
 ham::v1::Worker ToWorker(const WorkerView& view);
 google::protobuf::Timestamp ToTimestamp(absl::Time time);
+// Within what a Timestamp may say: the years 1 to 9999.
+bool IsTimestamp(const google::protobuf::Timestamp& time);
 absl::Time FromTimestamp(const google::protobuf::Timestamp& time);
 
 }  // namespace ham::server

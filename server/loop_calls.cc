@@ -28,15 +28,15 @@ absl::Status ApplyAndWait(CoordinatorLoop* loop, Event event) {
   return status;
 }
 
-absl::StatusOr<std::string> CreateJobAndWait(CoordinatorLoop* loop, NewJob job) {
+absl::StatusOr<JobRow> CreateJobAndWait(CoordinatorLoop* loop, NewJob job) {
   absl::Notification over;
-  absl::StatusOr<std::string> name;
-  loop->CreateJob(std::move(job), [&](absl::StatusOr<std::string> result) {
-    name = std::move(result);
+  absl::StatusOr<JobRow> row;
+  loop->CreateJob(std::move(job), [&](absl::StatusOr<JobRow> result) {
+    row = std::move(result);
     over.Notify();
   });
   over.WaitForNotification();
-  return name;
+  return row;
 }
 
 }  // namespace ham::server

@@ -13,6 +13,6 @@ absl::Status ReadAndWait(CoordinatorLoop* loop, const std::function<absl::Status
 // CoordinatorLoop::Apply.
 absl::Status ApplyAndWait(CoordinatorLoop* loop, Event event);
 // CoordinatorLoop::CreateJob.
-absl::StatusOr<std::string> CreateJobAndWait(CoordinatorLoop* loop, NewJob job);
+absl::StatusOr<JobRow> CreateJobAndWait(CoordinatorLoop* loop, NewJob job);
 
 }  // namespace ham::server

@@ -43,6 +43,8 @@ struct Limits {
 
   // Text of one log record, bytes; longer text becomes several records.
   size_t log_chunk_bytes = 256 << 10;
+  // Bytes of one metric point; a line of log text takes the place of a larger one. A watch response must hold it.
+  size_t metric_bytes = 256 << 10;
   // Bytes of one artifact, as worker_service.proto says.
   int64_t artifact_bytes = int64_t{16} << 30;
 

@@ -78,6 +78,13 @@ bool ParseContent(const std::string& bytes, JobContent* content) {
   return true;
 }
 
+bool ParseContentLabels(const std::string& bytes, std::map<std::string, std::string>* labels) {
+  stored::ContentLabels stored;
+  if (!stored.ParseFromString(bytes)) return false;
+  for (const stored::Label& label : stored.labels()) (*labels)[label.name()] = label.value();
+  return true;
+}
+
 std::string SerializeWorkerRow(const WorkerRow& row) {
   stored::Worker worker;
   worker.set_worker_id(row.worker_id);

@@ -1,6 +1,7 @@
 // Rows of the store as bytes and back; the format is stored_rows.proto.
 #pragma once
 
+#include <map>
 #include <string>
 
 #include "absl/time/time.h"
@@ -15,6 +16,7 @@ std::string SerializeRequest(const RequestRow& row);  // without principal and r
 // Into a default-made row. False for bytes that Serialize did not make. Any thread.
 bool ParseJobRow(const std::string& bytes, JobRow* row);
 bool ParseContent(const std::string& bytes, JobContent* content);
+bool ParseContentLabels(const std::string& bytes, std::map<std::string, std::string>* labels);
 bool ParseWorkerRow(const std::string& bytes, WorkerRow* row);
 bool ParseRequest(const std::string& bytes, RequestRow* row);
 

@@ -1,4 +1,4 @@
-// Text as protobuf wants it.
+// Text in pieces.
 #pragma once
 
 #include <string>
@@ -7,8 +7,8 @@
 
 namespace ham::server {
 
-// `text` in pieces of at most `most` bytes (>= 4), cut between characters, at the end of a line where one is near;
-// bytes that are not UTF-8 become U+FFFD. Empty text gives one empty piece.
+// `text`, which is UTF-8, in pieces of at most `most` bytes (>= 4), cut between characters, at the end of a line where
+// one is near. Empty text gives one empty piece.
 std::vector<std::string> SplitUtf8(std::string_view text, size_t most);
 
 }  // namespace ham::server

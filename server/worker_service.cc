@@ -7,6 +7,7 @@
 
 #include "absl/strings/str_cat.h"
 #include "proto/rpc_status.h"
+#include "proto/utf8.h"
 #include "server/checkpoint_manifest.h"
 #include "server/loop_calls.h"
 #include "server/worker_streams.h"
@@ -144,7 +145,7 @@ absl::Status WorkerServiceImpl::Upload(grpc::ServerReader<ham::v1::UploadArtifac
   }
   do {
     if (chunk.data().size() > kChunkBytes || chunk.offset() < 0 ||
-        chunk.offset() + static_cast<int64_t>(chunk.data().size()) > size) {
+        chunk.offset() > size - static_cast<int64_t>(chunk.data().size())) {
       return absl::InvalidArgumentError(absl::StrCat("a chunk of ", chunk.data().size(), " bytes at ", chunk.offset(),
                                                      ": chunks have at most ", kChunkBytes,
                                                      " bytes and lie within the artifact"));
@@ -183,7 +184,7 @@ absl::Status WorkerServiceImpl::Download(const ham::v1::DownloadArtifactRequest&
     // A worker may read what its assignment names: the manifest, and the files in it.
     absl::StatusOr<CheckpointManifest> files = ReadCheckpointManifest(artifacts_, manifest);
     if (!files.ok() || files->files.count(request.digest()) == 0) {
-      return absl::PermissionDeniedError(absl::StrCat("artifact ", request.digest().substr(0, 64),
+      return absl::PermissionDeniedError(absl::StrCat("artifact ", Shown(request.digest(), 64),
                                                       " is no part of the checkpoint of ", request.fence().job()));
     }
   }

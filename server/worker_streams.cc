@@ -9,6 +9,7 @@
 #include "absl/strings/str_cat.h"
 #include "proto/job_spec.h"
 #include "proto/rpc_status.h"
+#include "proto/utf8.h"
 #include "proto/version.h"
 #include "proto/worker_rules.h"
 
@@ -175,12 +176,13 @@ absl::Status CheckRegistration(const ham::v1::RegisterWorker& registration) {
     if (!good) wrong.push_back({absl::StrCat("register.", field), std::move(text)});
   };
   check(IsWorkerName(registration.worker_name()), "worker_name",
-        absl::StrCat("worker name \"", registration.worker_name().substr(0, 100),
+        absl::StrCat("worker name \"", Shown(registration.worker_name(), 100),
                      "\" must be 1 to 63 of [a-z0-9-], with a letter or digit first and last: give one with --name"));
-  check(!registration.worker_id().empty() && registration.worker_id().size() <= 64, "worker_id",
+  check(!registration.worker_id().empty() && registration.worker_id().size() <= kMostIdentifierBytes, "worker_id",
         "worker_id must have 1 to 64 bytes");
-  check(!registration.incarnation().empty() && registration.incarnation().size() <= 64, "incarnation",
+  check(!registration.incarnation().empty() && registration.incarnation().size() <= kMostIdentifierBytes, "incarnation",
         "incarnation must have 1 to 64 bytes");
+  check(registration.build_id().size() <= kMostIdentifierBytes, "build_id", "build_id must have at most 64 bytes");
   check(registration.slots_size() <= kMostSlots, "slots",
         absl::StrCat("slots has ", registration.slots_size(), " entries: at most ", kMostSlots, " are allowed"));
   std::set<int> indexes;
@@ -188,7 +190,19 @@ absl::Status CheckRegistration(const ham::v1::RegisterWorker& registration) {
     check(slot.index() >= 0 && indexes.insert(slot.index()).second, "slots.index",
           absl::StrCat("slot index ", slot.index(), " must not be negative, nor stand twice"));
     check(slot.device() == "cpu" || slot.device() == "cuda", "slots.device",
-          absl::StrCat("slot device \"", slot.device().substr(0, 100), "\" must be cpu or cuda"));
+          absl::StrCat("slot device \"", Shown(slot.device(), 100), "\" must be cpu or cuda"));
+    check(slot.device_id().size() <= kMostInventoryBytes, "slots.device_id", "device_id must have at most 255 bytes");
+    check(slot.device_name().size() <= kMostInventoryBytes, "slots.device_name",
+          "device_name must have at most 255 bytes");
+  }
+  check(registration.data_sets_size() <= kMostDataSets, "data_sets",
+        absl::StrCat("data_sets has ", registration.data_sets_size(), " entries: at most ", kMostDataSets,
+                     " are allowed"));
+  for (const ham::v1::DataSet& data_set : registration.data_sets()) {
+    check(data_set.name().size() <= kMostInventoryBytes, "data_sets.name",
+          "a data set's name must have at most 255 bytes");
+    check(data_set.digest().size() <= kMostIdentifierBytes, "data_sets.digest",
+          "a data set's digest must have at most 64 bytes");
   }
   return wrong.empty() ? absl::OkStatus() : InvalidFields(wrong);
 }

@@ -30,9 +30,24 @@ TEST(RpcStatus, IgnoresDamagedDetails) {
   EXPECT_EQ(ReasonOf(status), "");
 }
 
-TEST(RpcStatus, BoundsTheDetails) {
-  std::vector<FieldViolation> many(10000, {"field", std::string(200, 'x')});
-  EXPECT_LT(ToGrpc(InvalidFields(many)).error_details().size(), 6000u);
+// Bytes on the wire: the message percent-encoded, the details as base64.
+size_t MetadataBytes(const grpc::Status& status) {
+  return 3 * status.error_message().size() + 4 * status.error_details().size() / 3;
+}
+
+TEST(RpcStatus, FitsIntoTheMetadataOfAnAnswer) {
+  for (const size_t size : {10, 300, 3000, 300000}) {
+    std::string euros;
+    while (euros.size() < size) euros += "\xE2\x82\xAC";
+    const std::vector<FieldViolation> many(10000, {euros, euros});
+    const grpc::Status invalid = ToGrpc(InvalidFields(many));
+    EXPECT_LT(MetadataBytes(invalid), 7500u) << size;
+    EXPECT_GE(FieldViolationsOf(FromGrpc(invalid)).size(), 4u) << size;
+    EXPECT_EQ(ReasonOf(FromGrpc(invalid)), "INVALID_FIELD");
+    const grpc::Status aborted = ToGrpc(WithReason(absl::AbortedError(euros), "WHY"));
+    EXPECT_LT(MetadataBytes(aborted), 7500u) << size;
+    EXPECT_EQ(ReasonOf(FromGrpc(aborted)), "WHY") << size;
+  }
 }
 
 }  // namespace

@@ -17,6 +17,12 @@ TEST(IsUtf8, KnowsWholeCharactersOnly) {
   }
 }
 
+TEST(CutUtf8, EndsBetweenCharacters) {
+  const std::string text = "a\xC3\xA9\xE2\x82\xAC\xF0\x9F\x98\x80z";  // of 1, 2, 3, 4, 1 bytes
+  const size_t ends[] = {0, 1, 1, 3, 3, 3, 6, 6, 6, 6, 10, 11, 11};
+  for (size_t most = 0; most < std::size(ends); ++most) EXPECT_EQ(CutUtf8(text, most).size(), ends[most]) << most;
+}
+
 TEST(Shown, CutsBetweenCharactersAndSaysSo) {
   EXPECT_EQ(Shown("short"), "short");
   EXPECT_EQ(Shown("12345", 5), "12345");

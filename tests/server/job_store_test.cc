@@ -145,6 +145,8 @@ TEST(JobStore, KeepsEverythingAcrossReopening) {
   EXPECT_EQ(content->labels, transaction.contents[kJob].labels);
   EXPECT_EQ(content->spec.SerializeAsString(), transaction.contents[kJob].spec.SerializeAsString());
   EXPECT_TRUE(absl::IsNotFound(store->GetContent(JobName(1)).status()));
+  EXPECT_EQ(*store->GetLabels(kJob), transaction.contents[kJob].labels);
+  EXPECT_TRUE(absl::IsNotFound(store->GetLabels(JobName(1)).status()));
   EXPECT_EQ(store->ReadLog(kJob, 1, 10)->at(0)->SerializeAsString(), LogRecord(2)->SerializeAsString());
   EXPECT_EQ(*store->GetSpool(kJob, 4, 1), 17);
   EXPECT_EQ(*store->GetSpool(kJob, 4, 0), 0);
@@ -309,6 +311,8 @@ TEST(JobStore, NamesTheDamagedRow) {
       {"UPDATE workers SET crc = 0", "workers", "w", [](JobStore* s) { return s->Load().status(); }},
       {"UPDATE contents SET row = x'00'", "contents", "j1",
        [](JobStore* s) { return s->GetContent(JobName(1)).status(); }},
+      {"UPDATE contents SET crc = crc + 1", "contents", "j1",
+       [](JobStore* s) { return s->GetLabels(JobName(1)).status(); }},
       {"UPDATE records SET row = x'' WHERE key & 0xff = 2", "records", "record 2",
        [](JobStore* s) { return s->ReadLog(kJob, 0, 10).status(); }},
       {"UPDATE spools SET sequence = sequence + 1", "spools", "rank 0",

@@ -1,0 +1,155 @@
+#include "server/server.h"
+
+#include <grpcpp/ext/proto_server_reflection_plugin.h>
+#include <grpcpp/grpcpp.h>
+#include <openssl/rand.h>
+#include <spdlog/spdlog.h>
+
+#include <cstdlib>
+#include <nlohmann/json.hpp>
+#include <utility>
+#include <vector>
+
+#include "absl/strings/str_cat.h"
+#include "proto/atomic_file.h"
+#include "proto/sha256.h"
+
+namespace ham::server {
+namespace {
+
+constexpr int kMessageBytes = 5 << 20;  // a report of 4 MiB and what wraps it
+
+std::string NewJobId() {
+  static constexpr char kDigits[] = "abcdefghijklmnopqrstuvwxyz0123456789";
+  std::string id;
+  unsigned char byte = 0;
+  while (id.size() < 10) {
+    if (RAND_bytes(&byte, 1) != 1) std::abort();
+    if (byte < 252) id += kDigits[byte % 36];  // 252 = 7 * 36: each digit is equally likely
+  }
+  return id;
+}
+
+std::string HostOf(const std::string& address) { return address.substr(0, address.rfind(':')); }
+
+// Where others find this coordinator.
+std::vector<std::string> Endpoints(const ServerOptions& options, int port) {
+  std::vector<std::string> hosts = options.advertise;
+  if (hosts.empty()) {
+    const std::string host = HostOf(options.listen);
+    hosts.push_back(host == "0.0.0.0" || host == "[::]" || host.empty() ? "localhost" : host);
+  }
+  std::vector<std::string> endpoints;
+  for (const std::string& host : hosts) {
+    const bool bare = host.find(':') != std::string::npos && host.front() != '[';  // an IPv6 address
+    endpoints.push_back(bare ? absl::StrCat("[", host, "]:", port) : absl::StrCat(host, ":", port));
+  }
+  return endpoints;
+}
+
+std::shared_ptr<grpc::ServerCredentials> Credentials(const Identity& identity) {
+  if (identity.server_certificate.empty()) return grpc::InsecureServerCredentials();
+  grpc::SslServerCredentialsOptions tls;
+  tls.pem_key_cert_pairs.push_back({identity.server_key, identity.server_certificate});
+  return grpc::SslServerCredentials(tls);
+}
+
+}  // namespace
+
+absl::Status Server::Start() {
+  absl::StatusOr<StateLock> lock = StateLock::Acquire(options_.state_dir);
+  if (!lock.ok()) return lock.status();
+  lock_.emplace(*std::move(lock));
+  absl::StatusOr<Identity> identity = LoadOrCreateIdentity(options_.state_dir, options_.advertise, options_.insecure);
+  if (!identity.ok()) return identity.status();
+  authenticator_.emplace(Sha256Hex(identity->admin_token), Sha256Hex(identity->worker_token));
+  absl::StatusOr<std::unique_ptr<ArtifactStore>> artifacts = OpenArtifactDirectory(options_.state_dir + "/artifacts");
+  if (!artifacts.ok()) return artifacts.status();
+  artifacts_ = *std::move(artifacts);
+  absl::StatusOr<std::unique_ptr<JobStore>> store = JobStore::Open(options_.state_dir + "/ham.db");
+  if (!store.ok()) return store.status();
+  store_ = *std::move(store);
+  absl::StatusOr<Store::Contents> contents = store_->Load();
+  if (!contents.ok()) return contents.status();
+  const size_t jobs = contents->jobs.size();
+  StartLoop(*std::move(contents));
+  if (const absl::Status status = Listen(*identity); !status.ok()) return status;
+  if (const absl::Status status = ServeMetrics(); !status.ok()) return status;
+  if (const absl::Status status = Announce(*identity); !status.ok()) return status;
+  spdlog::info("Cluster {}, term {}: {} jobs; serving on {}; log in with {}/bootstrap", store_->cluster_id(),
+               store_->term(), jobs, address(), options_.state_dir);
+  return absl::OkStatus();
+}
+
+void Server::Stop() {
+  if (grpc_ != nullptr && grpc_->GetHealthCheckService() != nullptr) {
+    grpc_->GetHealthCheckService()->SetServingStatus(false);
+  }
+  if (hub_) hub_->Shutdown();
+  if (rendezvous_) rendezvous_->Shutdown();
+  if (loop_) loop_->Stop();
+  if (grpc_ != nullptr) {
+    grpc_->Shutdown(std::chrono::system_clock::now() + absl::ToChronoMilliseconds(options_.limits.shutdown_grace));
+    grpc_->Wait();
+  }
+}
+
+void Server::StartLoop(Store::Contents contents) {
+  hub_.emplace(options_.limits, &clock_, WatchTokens(store_->log_epoch()),
+               [this](const std::string& job, int64_t after, int limit) { return store_->ReadLog(job, after, limit); });
+  rendezvous_.emplace(RendezvousTable::Bounds{.keys = options_.limits.rendezvous_keys,
+                                              .bytes = options_.limits.rendezvous_bytes,
+                                              .total_bytes = options_.limits.rendezvous_total_bytes});
+  CoordinatorLoop::Options loop{store_->cluster_id(), store_->term(),           options_.lease,
+                                options_.heartbeat,   options_.terminate_grace, options_.limits};
+  CoordinatorLoop::Parts parts{
+      store_.get(), &policy_, &clock_, &*hub_, &*rendezvous_, &snapshot_, [this] { return jitter_(random_); }};
+  loop_.emplace(loop, parts, std::move(contents));
+}
+
+absl::Status Server::Listen(const Identity& identity) {
+  const ServiceParts parts{&*authenticator_, &*loop_, store_.get(), &*hub_, &*rendezvous_, &snapshot_};
+  jobs_.emplace(parts, NewJobId);
+  cluster_.emplace(parts);
+  workers_.emplace(parts, artifacts_.get(), options_.limits);
+  grpc::EnableDefaultHealthCheckService(true);
+  grpc::reflection::InitProtoReflectionServerBuilderPlugin();
+  grpc::ServerBuilder builder;
+  builder.AddListeningPort(options_.listen, Credentials(identity), &port_);
+  // Without SO_REUSEPORT a second server on the port is an error instead of a thief of every other call.
+  builder.AddChannelArgument(GRPC_ARG_ALLOW_REUSEPORT, 0);
+  builder.AddChannelArgument(GRPC_ARG_HTTP2_MIN_RECV_PING_INTERVAL_WITHOUT_DATA_MS, 10000);
+  builder.AddChannelArgument(GRPC_ARG_KEEPALIVE_PERMIT_WITHOUT_CALLS, 1);
+  builder.AddChannelArgument(GRPC_ARG_KEEPALIVE_TIME_MS, 20000);
+  builder.SetMaxReceiveMessageSize(kMessageBytes);
+  builder.RegisterService(&*jobs_);
+  builder.RegisterService(&*cluster_);
+  builder.RegisterService(&*workers_);
+  grpc_ = builder.BuildAndStart();
+  if (grpc_ == nullptr || port_ == 0) {
+    return absl::UnavailableError(absl::StrCat("cannot listen on ", options_.listen,
+                                               ": the port is in use or the address is not this host's; give another "
+                                               "--listen"));
+  }
+  return absl::OkStatus();
+}
+
+absl::Status Server::ServeMetrics() {
+  if (options_.metrics_listen.empty()) return absl::OkStatus();
+  absl::StatusOr<std::unique_ptr<MetricsExporter>> exporter =
+      MetricsExporter::Start(options_.metrics_listen, options_.limits.job_series, &snapshot_);
+  if (!exporter.ok()) return exporter.status();
+  exporter_ = *std::move(exporter);
+  return absl::OkStatus();
+}
+
+absl::Status Server::Announce(const Identity& identity) {
+  const absl::Status status = WriteBootstrapFiles(options_.state_dir, identity, Endpoints(options_, port_));
+  if (!status.ok() || options_.port_file.empty()) return status;
+  const nlohmann::json ports = {{"listen", address()}, {"metrics", metrics_address()}};
+  return WriteFileAtomically(options_.port_file, ports.dump() + "\n", 0644);
+}
+
+std::string Server::address() const { return absl::StrCat(HostOf(options_.listen), ":", port_); }
+
+}  // namespace ham::server

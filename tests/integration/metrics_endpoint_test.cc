@@ -1,0 +1,212 @@
+// /metrics as Prometheus gets it: over HTTP, every line checked.
+#include <arpa/inet.h>
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+#include <netinet/in.h>
+#include <prometheus/metric_family.h>
+#include <sys/socket.h>
+#include <unistd.h>
+
+#include <cmath>
+#include <cstring>
+#include <map>
+#include <regex>
+#include <set>
+#include <sstream>
+
+#include "absl/strings/numbers.h"
+#include "absl/strings/str_cat.h"
+#include "server/metrics_exporter.h"
+#include "tests/integration/scripted_worker.h"
+#include "tests/integration/test_server.h"
+
+namespace ham::testing {
+namespace {
+
+using ham::v1::Job;
+using ham::v1::ObservedRank;
+using ::testing::Contains;
+using ::testing::StartsWith;
+
+// The whole answer to GET `path`.
+std::string HttpGet(const std::string& address, const std::string& path) {
+  const size_t colon = address.rfind(':');
+  sockaddr_in to{};
+  to.sin_family = AF_INET;
+  to.sin_port = htons(static_cast<uint16_t>(std::stoi(address.substr(colon + 1))));
+  ::inet_pton(AF_INET, address.substr(0, colon).c_str(), &to.sin_addr);
+  const int fd = ::socket(AF_INET, SOCK_STREAM, 0);
+  const timeval bound{.tv_sec = kBound.count(), .tv_usec = 0};
+  ::setsockopt(fd, SOL_SOCKET, SO_RCVTIMEO, &bound, sizeof(bound));
+  std::string answer;
+  if (::connect(fd, reinterpret_cast<sockaddr*>(&to), sizeof(to)) == 0) {
+    const std::string request = absl::StrCat("GET ", path, " HTTP/1.0\r\nHost: ", address, "\r\n\r\n");
+    if (::write(fd, request.data(), request.size()) == static_cast<ssize_t>(request.size())) {
+      char buffer[65536];
+      for (ssize_t count = 0; (count = ::read(fd, buffer, sizeof(buffer))) > 0;) {
+        answer.append(buffer, static_cast<size_t>(count));
+      }
+    }
+  }
+  ::close(fd);
+  return answer;
+}
+
+// Series ("name{labels}") to value. Fails the test for each line that is not of the text format 0.0.4, for a series
+// that stands twice, for one without HELP and TYPE before it, and for counters not named as such.
+std::map<std::string, double> Parse(const std::string& text) {
+  static const std::regex kHelp("# HELP ([a-zA-Z_:][a-zA-Z0-9_:]*) .+");
+  static const std::regex kType("# TYPE ([a-zA-Z_:][a-zA-Z0-9_:]*) (counter|gauge|summary|histogram)");
+  static const std::regex kSample(
+      "([a-zA-Z_:][a-zA-Z0-9_:]*)((?:\\{(?:[a-zA-Z_][a-zA-Z0-9_]*=\"(?:[^\"\\\\\\n]|\\\\[\\\\n\"])*\",?)+\\})?) "
+      "(-?[0-9.]+(?:e[+-]?[0-9]+)?|[+-]Inf|Nan|NaN)");
+  std::map<std::string, double> series;
+  std::map<std::string, std::string> types;
+  std::set<std::string> helped;
+  std::istringstream lines(text);
+  for (std::string line; std::getline(lines, line);) {
+    std::smatch match;
+    if (std::regex_match(line, match, kHelp)) {
+      EXPECT_TRUE(helped.insert(match[1]).second) << line;
+    } else if (std::regex_match(line, match, kType)) {
+      EXPECT_TRUE(helped.count(match[1]) == 1 && types.emplace(match[1], match[2]).second) << line;
+      EXPECT_TRUE(match[2] != "counter" || line.find("_total ") != std::string::npos) << line;
+    } else if (std::regex_match(line, match, kSample)) {
+      std::string family = match[1];
+      for (const char* suffix : {"_count", "_sum"}) {
+        const std::string stem = family.substr(0, family.size() - std::min(family.size(), strlen(suffix)));
+        if (types.count(family) == 0 && types.count(stem) == 1 && types[stem] == "summary") family = stem;
+      }
+      EXPECT_EQ(types.count(family), 1u) << line;
+      double value = 0;
+      EXPECT_TRUE(absl::SimpleAtod(match[3].str(), &value)) << line;
+      EXPECT_TRUE(series.emplace(absl::StrCat(match[1].str(), match[2].str()), value).second) << line;
+    } else {
+      ADD_FAILURE() << "no line of the format: " << line;
+    }
+  }
+  return series;
+}
+
+class MetricsEndpointTest : public ::testing::Test {
+ protected:
+  void Start() {
+    server_.options.metrics_listen = "127.0.0.1:0";
+    server_.options.limits.metrics_after_end = absl::Milliseconds(1);
+    const absl::Status status = server_.Start();
+    ASSERT_TRUE(status.ok()) << status;
+    client_.emplace(server_);
+    worker_.emplace(server_, "a", 2);
+    ASSERT_TRUE(worker_->Connect().ok());
+  }
+  std::map<std::string, double> Scrape() {
+    const std::string answer = HttpGet(server_->metrics_address(), "/metrics");
+    EXPECT_THAT(answer, StartsWith("HTTP/1.1 200"));
+    const size_t body = answer.find("\r\n\r\n");
+    return body == std::string::npos ? std::map<std::string, double>() : Parse(answer.substr(body + 4));
+  }
+  // Waits for a series to have a value.
+  bool Shows(const std::string& series, double value) {
+    return Eventually([&] {
+      const std::map<std::string, double> scraped = Scrape();
+      const auto found = scraped.find(series);
+      return found != scraped.end() && found->second == value;
+    });
+  }
+  ham::v1::Assignment RunJobWithMetrics(int classes) {
+    const std::string name = client_->MustCreate();
+    const auto rank = worker_->Take(name, ObservedRank::RUNNING);
+    EXPECT_TRUE(rank.has_value());
+    EXPECT_TRUE(client_->WaitForState(name, Job::RUNNING).ok());
+    ham::v1::ReportRequest report;
+    *report.mutable_fence() = worker_->FenceOf(name, 1);
+    ham::v1::MetricPoint train;
+    train.set_iteration(40);
+    train.set_epoch(2);
+    train.mutable_train()->set_images_per_second(125.5);
+    train.mutable_train()->set_hard_share(std::nan(""));
+    ham::v1::MetricPoint evaluation = train;
+    auto* results = evaluation.mutable_evaluation();
+    results->set_clean_accuracy(0.75);
+    ham::v1::SuiteMetrics* suite = results->add_suites();
+    suite->set_name("pgd-20");
+    suite->set_robust_accuracy(0.5);
+    suite->set_worst_class_name("ankle \"boot\"\\\n");
+    suite->set_worst_class_robust_accuracy(0.125);
+    for (int i = 0; i < classes; ++i) {
+      results->add_class_names(i == 0 ? "ankle \"boot\"\\\n" : absl::StrCat("class ", i));
+      suite->add_per_class_robust_accuracy(i == 1 ? std::nan("") : 0.125);
+    }
+    *report.add_records() = Metric(1, train);
+    *report.add_records() = Metric(2, evaluation);
+    EXPECT_TRUE(ReportCall(&*worker_).Send(report).ok());
+    return rank.value_or(ham::v1::Assignment());
+  }
+
+  TestServer server_;
+  std::optional<Client> client_;
+  std::optional<ScriptedWorker> worker_;
+};
+
+TEST_F(MetricsEndpointTest, ShowsTheClusterAndItsJobsUntilSomeTimeAfterTheirEnd) {
+  Start();
+  const ham::v1::Assignment rank = RunJobWithMetrics(3);
+  const std::string job = absl::StrCat("{job=\"", rank.job(), "\"}");
+  ASSERT_TRUE(Shows(absl::StrCat("ham_job_clean_accuracy_ratio", job), 0.75));
+  const std::map<std::string, double> series = Scrape();
+  const auto value = [&series](const std::string& name) {
+    const auto found = series.find(name);
+    EXPECT_TRUE(found != series.end()) << name;
+    return found == series.end() ? -1.0 : found->second;
+  };
+  EXPECT_EQ(value("ham_jobs{state=\"RUNNING\"}"), 1);
+  EXPECT_EQ(value("ham_jobs{state=\"QUEUED\"}"), 0);
+  EXPECT_EQ(value("ham_job_attempts_total"), 1);
+  EXPECT_GE(value("ham_store_commits_total"), 3);
+  EXPECT_EQ(value("ham_store_failed_commits_total"), 0);
+  EXPECT_EQ(value("ham_store_failed"), 0);
+  EXPECT_EQ(value("ham_job_epoch" + job), 2);
+  EXPECT_EQ(value("ham_job_iteration" + job), 40);
+  EXPECT_EQ(value("ham_job_images_per_second" + job), 125.5);
+  EXPECT_TRUE(std::isnan(value("ham_job_hard_share_ratio" + job)));
+  const std::string suite = absl::StrCat("{job=\"", rank.job(), "\",suite=\"pgd-20\"");
+  const std::string boot = ",class=\"ankle \\\"boot\\\"\\\\\\n\"}";
+  EXPECT_EQ(value("ham_job_robust_accuracy_ratio" + suite + "}"), 0.5);
+  EXPECT_EQ(value("ham_job_worst_class_robust_accuracy_ratio" + suite + boot), 0.125);
+  EXPECT_EQ(value("ham_job_class_robust_accuracy_ratio" + suite + boot), 0.125);
+  EXPECT_TRUE(std::isnan(value("ham_job_class_robust_accuracy_ratio" + suite + ",class=\"class 1\"}")));
+  std::set<std::string> families;
+  for (const auto& [name, unused] : series) {
+    const std::string family = name.substr(0, name.find('{'));
+    EXPECT_TRUE(family.rfind("ham_", 0) == 0 || family.rfind("exposer_", 0) == 0) << name;
+    families.insert(family);
+  }
+  EXPECT_THAT(HttpGet(server_->metrics_address(), "/etc/passwd"), StartsWith("HTTP/1.0 404"));
+  for (const char* family : {"ham_build_info", "ham_workers", "ham_slots", "ham_store_commit_seconds_count",
+                             "ham_store_commit_seconds_sum"}) {
+    EXPECT_THAT(families, Contains(family));
+  }
+  worker_->Beat({Exited(rank, true)});  // metrics_after_end later its series go
+  EXPECT_TRUE(Shows("ham_jobs{state=\"SUCCEEDED\"}", 1));
+  EXPECT_TRUE(Eventually([&] { return Scrape().count("ham_job_iteration" + job) == 0; }));
+}
+
+TEST(CollectMetrics, LeavesOutClassesBeyondTheBudget) {
+  auto metrics = std::make_shared<server::JobMetrics>();
+  ham::v1::SuiteMetrics* suite = metrics->evaluation.emplace().add_suites();
+  for (int i = 0; i < 10; ++i) suite->add_per_class_robust_accuracy(0.5);
+  server::ClusterSnapshot snapshot;
+  snapshot.metrics["a"] = metrics;
+  snapshot.metrics["b"] = metrics;
+  // Each job has 5 series beside those of its classes.
+  for (const auto& [budget, expected] : std::map<size_t, size_t>{{14, 0}, {15, 10}, {29, 10}, {30, 20}}) {
+    size_t classes = 0;
+    for (const prometheus::MetricFamily& family : server::CollectMetrics(snapshot, budget)) {
+      if (family.name == "ham_job_class_robust_accuracy_ratio") classes = family.metric.size();
+    }
+    EXPECT_EQ(classes, expected) << budget;
+  }
+}
+
+}  // namespace
+}  // namespace ham::testing
