@@ -2,6 +2,7 @@
 
 #include "absl/strings/str_cat.h"
 #include "client/commands.h"
+#include "client/output.h"
 #include "client/text.h"
 
 namespace ham::client {
@@ -14,7 +15,9 @@ Result Run(const GlobalOptions& global, const CancelOptions& options) {
   for (const std::string& name : options.jobs) {
     const absl::StatusOr<ham::v1::Job> job = client->CancelJob(JobName(name));
     if (job.ok()) {
-      Print(absl::StrCat(ShortName(job->name()), " ", ham::v1::Job::State_Name(job->state()), "\n"));
+      Print(options.output == OutputFormat::kTable
+                ? absl::StrCat(ShortName(job->name()), " ", ham::v1::Job::State_Name(job->state()), "\n")
+                : Serialize(*job, options.output, /*stream=*/true));
     } else if (first.ok()) {
       first = job.status();
     } else {

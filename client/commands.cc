@@ -1,9 +1,12 @@
 #include "client/commands.h"
 
+#include <cerrno>
 #include <cstdio>
 #include <cstdlib>
+#include <cstring>
 
 #include "absl/strings/str_cat.h"
+#include "client/text.h"
 
 namespace ham::client {
 
@@ -22,8 +25,16 @@ std::string JobName(const std::string& job) {
   return job.find('/') == std::string::npos ? absl::StrCat("projects/default/jobs/", job) : job;
 }
 
+std::string CommandToWatch(const GlobalOptions& global, const std::string& job) {
+  std::string command = ShellWord(global.program);
+  if (global.config_given) absl::StrAppend(&command, " --config ", ShellWord(global.config));
+  return absl::StrCat(command, " watch ", ShellWord(ShortName(job)));
+}
+
 void Print(const std::string& text) {
-  if (std::fwrite(text.data(), 1, text.size(), stdout) != text.size() || std::fflush(stdout) != 0) std::_Exit(kFailed);
+  if (std::fwrite(text.data(), 1, text.size(), stdout) == text.size() && std::fflush(stdout) == 0) return;
+  if (errno != EPIPE) std::fprintf(stderr, "hamctl: cannot write to standard output: %s\n", std::strerror(errno));
+  std::_Exit(kFailed);
 }
 
 }  // namespace ham::client

@@ -24,10 +24,14 @@ Result Run(const GlobalOptions& global, const VersionOptions& options);
 // The coordinator of the last login. InvalidArgument without one.
 absl::StatusOr<CoordinatorClient> Connect(const GlobalOptions& global);
 
+// How to follow the job again, to be pasted into a shell.
+std::string CommandToWatch(const GlobalOptions& global, const std::string& job);
+
 // Resource name of what a user calls a job.
 std::string JobName(const std::string& job);
 
-// Writes to standard output and flushes. Errors end the program quietly, as a closed pipe does.
+// Writes to standard output and flushes. An error of that ends the program with kFailed and a sentence; a closed pipe
+// without one.
 void Print(const std::string& text);
 
 // What `hamctl watch` does, for a job that exists.

@@ -46,32 +46,44 @@ CoordinatorClient::Endpoint& CoordinatorClient::Current() {
   return *endpoint;
 }
 
+absl::Status CoordinatorClient::Try(absl::Time end, absl::Time connect_by,
+                                    const std::function<grpc::Status(Endpoint&, grpc::ClientContext*)>& call) {
+  Endpoint& endpoint = Current();
+  grpc::ClientContext context;
+  SetToken(config_, &context);
+  SetDeadline(end, &context);
+  if (!endpoint.channel->WaitForConnected(absl::ToChronoTime(connect_by))) {
+    return absl::UnavailableError("no connection was made");
+  }
+  const absl::Status status = FromGrpc(call(endpoint, &context));
+  if (!absl::IsDeadlineExceeded(status)) return status;
+  return absl::DeadlineExceededError(absl::StrCat("the coordinator at ", config_.endpoints[current_],
+                                                  " gave no answer within ", absl::FormatDuration(timeout_),
+                                                  "; try again, or give a longer --timeout"));
+}
+
 absl::Status CoordinatorClient::Retry(const std::function<grpc::Status(Endpoint&, grpc::ClientContext*)>& call) {
   const absl::Time end = absl::Now() + timeout_;
   Backoff backoff;
   for (size_t tries = 1;; ++tries) {
-    grpc::ClientContext context;
-    SetToken(config_, &context);
-    SetDeadline(end, &context);
-    const absl::Status status = FromGrpc(call(Current(), &context));
-    if (absl::IsDeadlineExceeded(status)) {
-      return absl::DeadlineExceededError(absl::StrCat("the coordinator at ", config_.endpoints[current_],
-                                                      " gave no answer within ", absl::FormatDuration(timeout_),
-                                                      "; try again, or give a longer --timeout"));
-    }
+    const size_t left_in_round = endpoints_.size() - (tries - 1) % endpoints_.size();
+    const absl::Time now = absl::Now();
+    const absl::Status status = Try(end, now + (end - now) / static_cast<int64_t>(left_in_round), call);
     if (!absl::IsUnavailable(status)) return status;
-    // A coordinator that says UNAVAILABLE itself explains it (reason); gRPC's own words only say "connection".
-    const std::string said(ReasonOf(status).empty() ? "" : status.message());
     endpoints_[current_].reset();  // a new channel does not wait for the old one's backoff
     current_ = (current_ + 1) % endpoints_.size();
-    const absl::Duration wait = tries % endpoints_.size() == 0 ? backoff.Next(UnitRandom()) : absl::ZeroDuration();
-    if (absl::Now() + wait >= end) {
-      if (!said.empty()) return status;
-      return absl::UnavailableError(
-          absl::StrCat("no coordinator was reached at ", absl::StrJoin(config_.endpoints, ", "), " within ",
-                       absl::FormatDuration(timeout_), ": check that ham-coordinator runs there, and the network"));
+    const absl::Duration wait = left_in_round == 1 ? backoff.Next(UnitRandom()) : absl::ZeroDuration();
+    if (absl::Now() + wait < end) {
+      absl::SleepFor(wait);
+      continue;
     }
-    absl::SleepFor(wait);
+    // A coordinator that says UNAVAILABLE itself explains it, with a reason; else gRPC's own words are the only hint.
+    if (!ReasonOf(status).empty()) return status;
+    return absl::UnavailableError(absl::StrCat("no coordinator was reached at ", absl::StrJoin(config_.endpoints, ", "),
+                                               " within ", absl::FormatDuration(timeout_),
+                                               ": check that ham-coordinator runs there, the network, and that the "
+                                               "login is of this coordinator (",
+                                               std::string(status.message()), ")"));
   }
 }
 

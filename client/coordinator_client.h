@@ -17,8 +17,9 @@ namespace ham::client {
 
 // Each call tries the endpoints in turn, with growing waits between rounds, until one answers with something else than
 // UNAVAILABLE or `timeout` is over: then UNAVAILABLE when none was reached, DEADLINE_EXCEEDED when one was and did not
-// answer. Other errors are the coordinator's own, with their details (proto/rpc_status.h). Not thread-safe, but for
-// the CallCancel.
+// answer. An endpoint that takes no connection gets an equal share of what is left, so that the next has its turn.
+// Other errors are the coordinator's own, with their details (proto/rpc_status.h). Not thread-safe, but for the
+// CallCancel.
 class CoordinatorClient {
  public:
   CoordinatorClient(const ConnectionConfig& config, absl::Duration timeout);
@@ -42,7 +43,9 @@ class CoordinatorClient {
   struct Endpoint;
 
   Endpoint& Current();
-  // `call(endpoint, context)` is one try.
+  // One try of the current endpoint, which must take the connection by `connect_by`.
+  absl::Status Try(absl::Time end, absl::Time connect_by,
+                   const std::function<grpc::Status(Endpoint&, grpc::ClientContext*)>& call);
   absl::Status Retry(const std::function<grpc::Status(Endpoint&, grpc::ClientContext*)>& call);
 
   ConnectionConfig config_;

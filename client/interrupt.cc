@@ -25,12 +25,14 @@ void OnSignal(int) {
   errno = error;
 }
 
-void SetAction(void (*handler)(int)) {
+// A signal that was ignored from the start stays so: a shell starts background jobs with SIGINT ignored.
+void SetAction(int signal, void (*handler)(int)) {
+  struct sigaction old {};
+  if (::sigaction(signal, nullptr, &old) != 0 || old.sa_handler == SIG_IGN) return;
   struct sigaction action {};
   action.sa_handler = handler;
   action.sa_flags = static_cast<int>(SA_RESTART | SA_RESETHAND);
-  ::sigaction(SIGINT, &action, nullptr);
-  ::sigaction(SIGTERM, &action, nullptr);
+  ::sigaction(signal, &action, nullptr);
 }
 
 }  // namespace
@@ -42,11 +44,11 @@ Interrupt::Interrupt(std::function<void()> interrupted) : event_(::eventfd(0, EF
     uint64_t value = 0;
     while (::read(event, &value, sizeof value) == sizeof value && value < kOver) interrupted();
   });
-  SetAction(OnSignal);
+  for (const int signal : {SIGINT, SIGTERM}) SetAction(signal, OnSignal);
 }
 
 Interrupt::~Interrupt() {
-  SetAction(SIG_DFL);
+  for (const int signal : {SIGINT, SIGTERM}) SetAction(signal, SIG_DFL);
   if (::write(event_, &kOver, sizeof kOver) != sizeof kOver) std::abort();
   thread_.join();
   ::close(event_);

@@ -21,7 +21,8 @@ absl::StatusOr<ham::v1::Job> FollowJob(CoordinatorClient* client, const FollowRe
   std::minstd_rand random(std::random_device{}());
   std::uniform_real_distribution<double> unit(0.0, 1.0);
   const absl::Time deadline = absl::Now() + request.max_wait;
-  absl::Time last_response = absl::Now();
+  // Since when no stream has brought anything. A quiet job sends nothing either, but each new stream begins with it.
+  absl::Time away_since = absl::InfiniteFuture();
   Backoff backoff;
   ham::v1::Job job;
   ham::v1::WatchJobRequest watch;
@@ -29,11 +30,11 @@ absl::StatusOr<ham::v1::Job> FollowJob(CoordinatorClient* client, const FollowRe
   watch.set_follow(request.follow);
   for (const ham::v1::RecordKind kind : request.kinds) watch.add_kinds(kind);
   for (;;) {
+    bool received = false;
     const auto receive = [&](const ham::v1::WatchJobResponse& response) {
       if (response.has_job()) job = response.job();
       watch.set_token(response.token());
-      last_response = absl::Now();
-      backoff.Reset();
+      received = true;
       sink->Receive(response);
     };
     absl::Status status = client->WatchJob(watch, deadline, cancel, receive);
@@ -46,7 +47,9 @@ absl::StatusOr<ham::v1::Job> FollowJob(CoordinatorClient* client, const FollowRe
           absl::StrCat("the job has not ended within ", absl::FormatDuration(request.max_wait), "; it goes on"));
     }
     if (!MayResume(status)) return status;
-    if (absl::Now() - last_response > request.reconnect_limit) return status;
+    if (received) backoff.Reset();
+    if (received || away_since == absl::InfiniteFuture()) away_since = absl::Now();
+    if (absl::Now() - away_since > request.reconnect_limit) return status;
     sink->Lost(status);
     cancel->Wait(backoff.Next(unit(random)));
   }

@@ -16,7 +16,7 @@ struct FollowRequest {
   std::vector<ham::v1::RecordKind> kinds;  // empty: all
   bool follow = true;                      // false: end at the newest record
   absl::Duration max_wait = absl::InfiniteDuration();
-  absl::Duration reconnect_limit = absl::Minutes(2);  // without any response, before it gives up
+  absl::Duration reconnect_limit = absl::Minutes(2);  // since a stream was lost, before it gives up
 };
 
 class FollowSink {

@@ -141,13 +141,19 @@ std::vector<ViewLine> RenderLiveView(const JobProgress& progress, const Screen& 
   return lines;
 }
 
-std::string BlockPrinter::Draw(const std::vector<std::string>& above, const std::vector<ViewLine>& block) {
+std::string BlockPrinter::Draw(const std::vector<std::string>& above, const std::vector<ViewLine>& block,
+                               const Screen& screen) {
+  size_t rows = 0;
+  for (const size_t width : drawn_) rows += std::max<size_t>(1, (width + screen.columns - 1) / screen.columns);
   std::string out;
-  if (drawn_ > 0) absl::StrAppend(&out, "\033[", drawn_, "A");
+  if (rows > 0) absl::StrAppend(&out, "\033[", rows, "A");
   absl::StrAppend(&out, "\r\033[J");
   for (const std::string& line : above) absl::StrAppend(&out, line, "\n");
-  for (const ViewLine& line : block) absl::StrAppend(&out, Painted(line, screen_.color), "\n");
-  drawn_ = block.size();
+  drawn_.clear();
+  for (const ViewLine& line : block) {
+    absl::StrAppend(&out, Painted(line, screen.color), "\n");
+    drawn_.push_back(Width(line.text));
+  }
   return out;
 }
 

@@ -22,14 +22,12 @@ std::vector<ViewLine> RenderLiveView(const JobProgress& progress, const Screen& 
 // Draws blocks of lines on a terminal, each over the one before. Not thread-safe.
 class BlockPrinter {
  public:
-  explicit BlockPrinter(const Screen& screen) : screen_(screen) {}
-
-  // Bytes that print `above` for good and `block` below it.
-  std::string Draw(const std::vector<std::string>& above, const std::vector<ViewLine>& block);
+  // Bytes that print `above` for good and `block` below it. `screen` is as it is now: in a narrower window the lines
+  // drawn before take more rows.
+  std::string Draw(const std::vector<std::string>& above, const std::vector<ViewLine>& block, const Screen& screen);
 
  private:
-  const Screen screen_;
-  size_t drawn_ = 0;
+  std::vector<size_t> drawn_;  // widths of the block's lines
 };
 
 }  // namespace ham::client

@@ -25,6 +25,10 @@ void AddDuration(CLI::App* app, const std::string& name, const std::string& help
       ->default_str(*value == absl::InfiniteDuration() ? "none" : absl::FormatDuration(*value));
 }
 
+void AddMaxWait(CLI::App* app, absl::Duration* value) {
+  AddDuration(app, "--max-wait", "Stop watching (exit code 4) when the job has not ended after this time", value);
+}
+
 void AddOutput(CLI::App* app, OutputFormat* output) {
   static const std::map<std::string, OutputFormat> kFormats = {
       {"table", OutputFormat::kTable}, {"json", OutputFormat::kJson}, {"yaml", OutputFormat::kYaml}};
@@ -123,6 +127,7 @@ void AddSubmit(CLI::App* app, CommandLine* line, SubmitOptions* submit) {
       "--dry-run", submit->dry_run,
       "Check the spec and print it with all its defaults, without a coordinator; as JSON it is what ham-trainer reads");
   command->add_flag("--watch", submit->watch, "Follow the job to its end, as `hamctl watch` does")->excludes(dry_run);
+  AddMaxWait(command, &submit->max_wait);
   AddOutput(command, &submit->output);
 }
 
@@ -150,8 +155,7 @@ void AddReading(CLI::App* app, CommandLine* line, AllOptions* all) {
                  "Follow a job to its end: events and metrics, live in a terminal. Ctrl-C stops watching; "
                  "the job goes on");
   AddJob(watch, &all->watch.job);
-  AddDuration(watch, "--max-wait", "Give up (exit code 4) when the job has not ended after this time",
-              &all->watch.max_wait);
+  AddMaxWait(watch, &all->watch.max_wait);
   AddOutput(watch, &all->watch.output);
 
   CLI::App* logs = AddCommand(app, line, &all->logs, "logs", "Print what the ranks of a job wrote");
@@ -165,6 +169,7 @@ void AddReading(CLI::App* app, CommandLine* line, AllOptions* all) {
 CommandLine ParseCommandLine(int argc, const char* const* argv, const std::string& default_config) {
   CommandLine line;
   line.global.config = default_config;
+  if (argc > 0) line.global.program = argv[0];
   AllOptions all;
   CLI::App app("Client of ham: submits adversarial-training jobs and follows them.", "hamctl");
   app.set_version_flag("--version", absl::StrCat("hamctl ", kVersion, " (build ", BuildId(), ")"));
@@ -179,6 +184,7 @@ CommandLine ParseCommandLine(int argc, const char* const* argv, const std::strin
   AddReading(&app, &line, &all);
   CLI::App* cancel = AddCommand(&app, &line, &all.cancel, "cancel", "Cancel jobs");
   cancel->add_option("JOB", all.cancel.jobs, "Jobs")->required();
+  AddOutput(cancel, &all.cancel.output);
   AddOutput(AddCommand(&app, &line, &all.workers, "workers", "List workers and their slots"), &all.workers.output);
   AddOutput(AddCommand(&app, &line, &all.version, "version", "Versions of hamctl and of the coordinator"),
             &all.version.output);

@@ -15,6 +15,7 @@ namespace ham::client {
 enum class OutputFormat { kTable, kJson, kYaml };
 
 struct GlobalOptions {
+  std::string program = "hamctl";              // as it was called
   std::string config;                          // file that `login` writes and the others read
   bool config_given = false;                   // by --config, so that a command for later must name it too
   absl::Duration timeout = absl::Seconds(10);  // of one call, with its retries
@@ -30,7 +31,8 @@ struct SubmitOptions {
   std::map<std::string, std::string> labels;
   std::string request_id;  // "": a new one
   bool watch = false;
-  bool dry_run = false;  // print the spec with its defaults instead
+  absl::Duration max_wait = absl::InfiniteDuration();  // with watch
+  bool dry_run = false;                                // print the spec with its defaults instead
   OutputFormat output = OutputFormat::kTable;
 };
 struct ListOptions {
@@ -54,6 +56,7 @@ struct LogsOptions {
 };
 struct CancelOptions {
   std::vector<std::string> jobs;
+  OutputFormat output = OutputFormat::kTable;
 };
 struct WorkersOptions {
   OutputFormat output = OutputFormat::kTable;

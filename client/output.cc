@@ -4,8 +4,8 @@
 
 #include <nlohmann/json.hpp>
 
-#include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
+#include "absl/strings/str_format.h"
 #include "proto/job_spec.h"
 
 namespace ham::client {
@@ -13,19 +13,28 @@ namespace {
 
 using Json = nlohmann::ordered_json;
 
-// Text that a YAML reader would take for something else is quoted; the emitter quotes only what it must.
-bool ReadsAsText(const std::string& text) {
-  if (text.empty() || text == "~") return false;
-  if (text.find_first_not_of("0123456789+-.eE_xo:") == std::string::npos) return false;
-  for (const char* word : {"true", "false", "null", "yes", "no", "on", "off", "y", "n", ".nan", ".inf", "-.inf"}) {
-    if (absl::EqualsIgnoreCase(text, word)) return false;
+// DEL and the control characters of U+0080 to U+009F, which JSON lets stand, as \u escapes: a terminal would obey them.
+std::string Escaped(const std::string& json) {
+  std::string out;
+  for (size_t i = 0; i < json.size(); ++i) {
+    const auto c = static_cast<unsigned char>(json[i]);
+    const auto next = static_cast<unsigned char>(i + 1 < json.size() ? json[i + 1] : 0);
+    if (c == 0x7F) {
+      out += "\\u007f";
+    } else if (c == 0xC2 && next >= 0x80 && next < 0xA0) {
+      absl::StrAppend(&out, absl::StrFormat("\\u%04x", next));
+      ++i;
+    } else {
+      out += json[i];
+    }
   }
-  return true;
+  return out;
 }
 
-void EmitText(const std::string& text, YAML::Emitter* out) {
-  if (!ReadsAsText(text)) *out << YAML::DoubleQuoted;
-  *out << text;
+// Field names are; keys of labels may be anything.
+bool IsPlainWord(const std::string& key) {
+  return key.size() > 3 && key.find_first_not_of("abcdefghijklmnopqrstuvwxyz_") == std::string::npos && key != "true" &&
+         key != "false" && key != "null";
 }
 
 void Emit(const Json& json, YAML::Emitter* out) {
@@ -33,7 +42,8 @@ void Emit(const Json& json, YAML::Emitter* out) {
     *out << YAML::BeginMap;
     for (const auto& [key, value] : json.items()) {
       *out << YAML::Key;
-      EmitText(key, out);
+      if (!IsPlainWord(key)) *out << YAML::DoubleQuoted;
+      *out << key;
       *out << YAML::Value;
       Emit(value, out);
     }
@@ -44,7 +54,7 @@ void Emit(const Json& json, YAML::Emitter* out) {
     for (const Json& value : json) Emit(value, out);
     *out << YAML::EndSeq;
   } else if (json.is_string()) {
-    EmitText(json.get<std::string>(), out);
+    *out << YAML::DoubleQuoted << json.get<std::string>();  // whatever a reader would take it for
   } else {
     *out << json.dump();
   }
@@ -54,12 +64,12 @@ void Emit(const Json& json, YAML::Emitter* out) {
 
 std::string Serialize(const google::protobuf::Message& message, OutputFormat format, bool stream) {
   const std::string compact = MessageToJson(message);
-  if (format == OutputFormat::kJson && stream) return compact + "\n";
+  if (format == OutputFormat::kJson && stream) return Escaped(compact) + "\n";
   const Json json = Json::parse(compact);
-  if (format == OutputFormat::kJson) return json.dump(2) + "\n";
+  if (format == OutputFormat::kJson) return Escaped(json.dump(2)) + "\n";
   YAML::Emitter out;
   Emit(json, &out);
-  return absl::StrCat(stream ? "---\n" : "", out.c_str(), "\n");
+  return absl::StrCat(stream ? "---\n" : "", Escaped(out.c_str()), "\n");
 }
 
 }  // namespace ham::client

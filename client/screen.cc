@@ -31,8 +31,9 @@ bool LocaleIsUtf8() {
 Screen DetectScreen() {
   Screen screen;
   const std::string term = Variable("TERM");
-  screen.terminal = ::isatty(STDOUT_FILENO) == 1 && !term.empty() && term != "dumb";
-  screen.color = screen.terminal && Variable("NO_COLOR").empty();
+  screen.terminal = ::isatty(STDOUT_FILENO) == 1;
+  screen.drawable = screen.terminal && !term.empty() && term != "dumb";
+  screen.color = screen.drawable && Variable("NO_COLOR").empty();
   screen.utf8 = LocaleIsUtf8();
   winsize size{};
   if (screen.terminal && ::ioctl(STDOUT_FILENO, TIOCGWINSZ, &size) == 0 && size.ws_col > 0 && size.ws_row > 0) {

@@ -6,7 +6,8 @@
 namespace ham::client {
 
 struct Screen {
-  bool terminal = false;  // lines can be drawn again
+  bool terminal = false;  // it is one, of whatever kind
+  bool drawable = false;  // lines can be drawn again
   bool color = false;
   bool utf8 = false;
   size_t columns = 80;

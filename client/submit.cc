@@ -71,18 +71,18 @@ Result Run(const GlobalOptions& global, const SubmitOptions& options) {
   const absl::StatusOr<ham::v1::Job> job = client->CreateJob(*request);
   if (!job.ok()) return job.status();
   const std::string id = ShortName(job->name());
+  const bool table = options.output == OutputFormat::kTable;
   if (options.watch) {
-    if (options.output == OutputFormat::kTable) Print(absl::StrCat("submitted ", id, "\n"));
+    // Records do not name their job: it comes first.
+    Print(table ? absl::StrCat("submitted ", id, "\n") : Serialize(*job, options.output, /*stream=*/true));
     WatchOptions watch;
     watch.job = job->name();
+    watch.max_wait = options.max_wait;
     watch.output = options.output;
     return Watch(global, &*client, watch);
   }
-  if (options.output == OutputFormat::kTable) {
-    Print(absl::StrCat("submitted ", id, "; follow it with: hamctl watch ", id, "\n"));
-  } else {
-    Print(Serialize(*job, options.output));
-  }
+  Print(table ? absl::StrCat("submitted ", id, "; follow it with: ", CommandToWatch(global, id), "\n")
+              : Serialize(*job, options.output));
   return kDone;
 }
 

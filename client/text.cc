@@ -5,6 +5,7 @@
 
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_format.h"
+#include "absl/strings/str_replace.h"
 
 namespace ham::client {
 namespace {
@@ -30,6 +31,12 @@ absl::Time FromTimestamp(const google::protobuf::Timestamp& time) {
 }
 
 std::string ShortName(const std::string& name) { return name.substr(name.rfind('/') + 1); }
+
+std::string ShellWord(const std::string& text) {
+  static constexpr char kPlain[] = "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789_-./:=@%+,";
+  if (!text.empty() && text.find_first_not_of(kPlain) == std::string::npos) return text;
+  return absl::StrCat("'", absl::StrReplaceAll(text, {{"'", "'\\''"}}), "'");
+}
 
 std::string Printable(std::string_view text) {
   std::string out;

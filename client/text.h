@@ -17,6 +17,8 @@ std::string ShortDuration(absl::Duration duration);
 absl::Time FromTimestamp(const google::protobuf::Timestamp& time);
 // Id of projects/PROJECT/jobs/ID or workers/ID; other text as it is.
 std::string ShortName(const std::string& name);
+// Quoted for a POSIX shell where it needs to be.
+std::string ShellWord(const std::string& text);
 // Control characters as '?', so that text from elsewhere cannot steer a terminal. Newlines and tabs stay.
 std::string Printable(std::string_view text);
 // Columns on a terminal: code points of UTF-8 text.

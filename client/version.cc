@@ -1,3 +1,5 @@
+#include <unistd.h>
+
 #include <nlohmann/json.hpp>
 
 #include "absl/strings/str_cat.h"
@@ -8,7 +10,6 @@
 namespace ham::client {
 namespace {
 
-// Without a login there is only the client to speak of.
 absl::StatusOr<ham::v1::GetVersionResponse> AskServer(const GlobalOptions& global) {
   absl::StatusOr<CoordinatorClient> client = Connect(global);
   if (!client.ok()) return client.status();
@@ -18,8 +19,9 @@ absl::StatusOr<ham::v1::GetVersionResponse> AskServer(const GlobalOptions& globa
 }  // namespace
 
 Result Run(const GlobalOptions& global, const VersionOptions& options) {
+  // Without a login there is only the client to speak of.
+  const bool no_login = ::access(global.config.c_str(), F_OK) != 0;
   const absl::StatusOr<ham::v1::GetVersionResponse> server = AskServer(global);
-  const bool no_login = absl::IsInvalidArgument(server.status());
   if (options.output == OutputFormat::kTable) {
     std::vector<std::vector<std::string>> rows = {{"hamctl", kVersion, absl::StrCat("build ", BuildId())}};
     if (server.ok()) rows.push_back({"coordinator", server->version(), absl::StrCat("build ", server->build_id())});

@@ -47,7 +47,6 @@ class LinePrinter : public FollowSink {
 
 class LivePrinter : public FollowSink {
  public:
-  explicit LivePrinter(const Screen& screen) : screen_(screen), printer_(screen) {}
   void Receive(const ham::v1::WatchJobResponse& response) override {
     Apply(response, &progress_);
     std::vector<std::string> above;
@@ -63,24 +62,18 @@ class LivePrinter : public FollowSink {
 
  private:
   void Draw(const std::vector<std::string>& above) {
-    Print(printer_.Draw(above, RenderLiveView(progress_, screen_, absl::Now())));
+    const Screen screen = DetectScreen();  // its size may have changed
+    Print(printer_.Draw(above, RenderLiveView(progress_, screen, absl::Now()), screen));
   }
 
-  const Screen screen_;
   BlockPrinter printer_;
   JobProgress progress_;
 };
 
 std::unique_ptr<FollowSink> MakeSink(OutputFormat format) {
   if (format != OutputFormat::kTable) return std::make_unique<RecordPrinter>(format);
-  const Screen screen = DetectScreen();
-  if (screen.terminal) return std::make_unique<LivePrinter>(screen);
+  if (DetectScreen().drawable) return std::make_unique<LivePrinter>();
   return std::make_unique<LinePrinter>();
-}
-
-std::string CommandToWatch(const GlobalOptions& global, const std::string& job) {
-  return absl::StrCat("hamctl ", global.config_given ? absl::StrCat("--config ", global.config, " ") : "", "watch ",
-                      ShortName(job));
 }
 
 }  // namespace

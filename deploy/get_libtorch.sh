@@ -47,7 +47,8 @@ if complete; then
   say "$prefix is complete"
   exit 0
 fi
-if [ -e "$prefix" ] && [ ! -f "$marker" ] && [ ! -d "$prefix/torch" ] && [ -n "$(ls -A "$prefix")" ]; then
+# Only what this script made is ever replaced.
+if [ -e "$prefix" ] && [ ! -f "$marker" ] && [ -n "$(ls -A "$prefix")" ]; then
   fail "$prefix holds something else: name an empty or new folder"
 fi
 

@@ -107,10 +107,18 @@ TEST(RenderLiveView, ShowsAnEmptyBarForAClassWithoutRows) {
 TEST(BlockPrinter, GoesBackOverWhatItDrew) {
   Screen screen;
   screen.color = true;
-  BlockPrinter printer(screen);
-  EXPECT_EQ(printer.Draw({}, {{"a"}, {"b", ViewLine::Style::kWorst}}), "\r\033[Ja\n\033[1;31mb\033[0m\n");
-  EXPECT_EQ(printer.Draw({"kept"}, {{"c"}}), "\033[2A\r\033[Jkept\nc\n");
-  EXPECT_EQ(printer.Draw({}, {}), "\033[1A\r\033[J");
+  BlockPrinter printer;
+  EXPECT_EQ(printer.Draw({}, {{"a"}, {"b", ViewLine::Style::kWorst}}, screen), "\r\033[Ja\n\033[1;31mb\033[0m\n");
+  EXPECT_EQ(printer.Draw({"kept"}, {{"c"}}, screen), "\033[2A\r\033[Jkept\nc\n");
+  EXPECT_EQ(printer.Draw({}, {}, screen), "\033[1A\r\033[J");
+}
+
+TEST(BlockPrinter, CountsTheRowsThatLinesTakeInANarrowerWindow) {
+  Screen screen;
+  BlockPrinter printer;
+  printer.Draw({}, {{std::string(79, 'a')}, {""}}, screen);
+  screen.columns = 20;
+  EXPECT_EQ(printer.Draw({}, {}, screen), "\033[5A\r\033[J");
 }
 
 }  // namespace
