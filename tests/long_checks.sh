@@ -135,7 +135,7 @@ for check in "${chosen[@]}"; do
     grep -v '^\[' "$folder/log" | tail -n 40
   fi
   junit "$folder/check.xml" long_checks "$check" $((SECONDS - started)) "${failed[@]}"
-  counts=$(python3 tests/summarize.py "$folder" | tail -n 1)
+  counts=$(python3 tests/summarize.py "$folder" | tail -n 1) || true  # its status says what is known already
   outcome="$outcome ($counts) in $((SECONDS - started)) s"
   echo "$check $outcome"
   [ -z "$record" ] || record_line "$check" "$outcome"
