@@ -98,7 +98,14 @@ check_seeds() {
 
 check_fuzz() { tests/fuzz/run.sh "${HAM_FUZZ_SECONDS:-60}" "$1"; }
 
-# Puts the line of a check into the record, in the order of the checks; the others keep theirs.
+# What is checked: the commit, and whether the tree differs from it.
+tree() {
+  git rev-parse --short=12 HEAD
+  git diff --quiet HEAD -- . ':!tests/long_checks_result.txt' || echo 'with changes'
+}
+
+# record_line CHECK TREE OUTCOME: puts the line of a check into the record, in the order of the checks; the others keep
+# theirs.
 record_line() {
   local file=tests/long_checks_result.txt check kept
   kept=$(cat "$file" 2>/dev/null || true)
@@ -106,8 +113,7 @@ record_line() {
     echo "# The last outcome of each check; written by tests/long_checks.sh --record. Each counts as a case itself."
     for check in "${checks[@]}"; do
       if [ "$check" = "$1" ]; then
-        printf '%-14s %s, commit %s%s, %s cores: %s\n' "$1" "$(date -u +%Y-%m-%d)" "$(git rev-parse --short=12 HEAD)" \
-          "$(git diff --quiet HEAD -- . ":!$file" || echo ' with changes')" "$(nproc)" "$2"
+        printf '%-14s %s, commit %s, %s cores: %s\n' "$1" "$(date -u +%Y-%m-%d)" "$2" "$(nproc)" "$3"
       else
         grep "^$check " <<<"$kept" || true
       fi
@@ -123,6 +129,7 @@ for check in "${chosen[@]}"; do
   mkdir -p "$folder"
   printf -- '-- %s: log in %s\n' "$check" "$folder/log"
   started=$SECONDS
+  tree=$(tree | paste -sd ' ')
   code=0
   # In the background, as set -e does nothing on the left of ||.
   (set -e; "check_$check" "$folder") >"$folder/log" 2>&1 &
@@ -139,6 +146,6 @@ for check in "${chosen[@]}"; do
   counts=$(python3 tests/summarize.py "$folder" | tail -n 1) || true  # its status says what is known already
   outcome="$outcome ($counts) in $((SECONDS - started)) s"
   echo "$check $outcome"
-  [ -z "$record" ] || record_line "$check" "$outcome"
+  [ -z "$record" ] || record_line "$check" "$tree" "$outcome"
 done
 exit $status
