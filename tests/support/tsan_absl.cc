@@ -31,9 +31,21 @@ constexpr unsigned kWrite = 0;
 constexpr unsigned kRead = __tsan_mutex_read_lock;
 constexpr unsigned kTry = __tsan_mutex_try_lock;
 
+// The library's functions call one another, which comes here, too: only the outermost call is told of.
+thread_local int depth = 0;
+class Inside {
+ public:
+  Inside() { ++depth; }
+  ~Inside() { --depth; }
+  Inside(const Inside&) = delete;
+  Inside& operator=(const Inside&) = delete;
+};
+
 // Tells of a lock that `real` takes, maybe after waiting for something.
 template <class Result, class Real>
 Result LockAfter(unsigned flags, absl::Mutex* mutex, const Real& real) {
+  if (depth > 0) return real();
+  const Inside inside;
   __tsan_mutex_pre_lock(mutex, flags);
   if constexpr (std::is_void_v<Result>) {
     real();
@@ -46,6 +58,8 @@ Result LockAfter(unsigned flags, absl::Mutex* mutex, const Real& real) {
 }
 
 bool TryLockBy(unsigned flags, absl::Mutex* mutex, bool (*real)(absl::Mutex*)) {
+  if (depth > 0) return real(mutex);
+  const Inside inside;
   __tsan_mutex_pre_lock(mutex, flags | kTry);
   const bool locked = real(mutex);
   __tsan_mutex_post_lock(mutex, flags | kTry | (locked ? 0U : __tsan_mutex_try_lock_failed), 0);
@@ -53,6 +67,8 @@ bool TryLockBy(unsigned flags, absl::Mutex* mutex, bool (*real)(absl::Mutex*)) {
 }
 
 void UnlockBy(unsigned flags, absl::Mutex* mutex, void (*real)(absl::Mutex*)) {
+  if (depth > 0) return real(mutex);
+  const Inside inside;
   __tsan_mutex_pre_unlock(mutex, flags);
   real(mutex);
   __tsan_mutex_post_unlock(mutex, flags);
@@ -62,6 +78,7 @@ void UnlockBy(unsigned flags, absl::Mutex* mutex, void (*real)(absl::Mutex*)) {
 // `object` is the mutex or a condition variable. Only writers wait in ham and gRPC.
 template <class Result, class Object, class... Arguments>
 Result Wait(absl::Mutex* mutex, Result (*real)(Object*, Arguments...), Object* object, Arguments... arguments) {
+  if (depth > 0) return real(object, arguments...);
   __tsan_mutex_pre_unlock(mutex, kWrite);
   __tsan_mutex_post_unlock(mutex, kWrite);
   return LockAfter<Result>(kWrite, mutex, [&] { return real(object, arguments...); });
