@@ -21,6 +21,15 @@ void SetDeadline(absl::Time deadline, grpc::ClientContext* context) {
   if (deadline != absl::InfiniteFuture()) context->set_deadline(absl::ToChronoTime(deadline));
 }
 
+// Waits until the channel is connected or has failed, of which the call then tells why; false at `deadline`.
+bool Settled(grpc::Channel& channel, absl::Time deadline) {
+  for (;;) {
+    const grpc_connectivity_state state = channel.GetState(/*try_to_connect=*/true);
+    if (state != GRPC_CHANNEL_IDLE && state != GRPC_CHANNEL_CONNECTING) return true;
+    if (!channel.WaitForStateChange(state, absl::ToChronoTime(deadline))) return false;
+  }
+}
+
 }  // namespace
 
 struct CoordinatorClient::Endpoint {
@@ -52,9 +61,7 @@ absl::Status CoordinatorClient::Try(absl::Time end, absl::Time connect_by,
   grpc::ClientContext context;
   SetToken(config_, &context);
   SetDeadline(end, &context);
-  if (!endpoint.channel->WaitForConnected(absl::ToChronoTime(connect_by))) {
-    return absl::UnavailableError("no connection was made");
-  }
+  if (!Settled(*endpoint.channel, connect_by)) return absl::UnavailableError("the connection was not answered");
   const absl::Status status = FromGrpc(call(endpoint, &context));
   if (!absl::IsDeadlineExceeded(status)) return status;
   return absl::DeadlineExceededError(absl::StrCat("the coordinator at ", config_.endpoints[current_],

@@ -6,6 +6,6 @@ cd "$(dirname "$0")/.."
 jobs=$(nproc)
 by_memory=$(awk '/MemAvailable/ {print int($2 / 1500000)}' /proc/meminfo)
 [ "$by_memory" -ge "$jobs" ] || jobs=$((by_memory > 0 ? by_memory : 1))
-cmake -G Ninja -S . -B build "$@" >build.log 2>&1 || { cat build.log; exit 1; }
-mv build.log build/configure.log
+mkdir -p build
+cmake -G Ninja -S . -B build "$@" >build/configure.log 2>&1 || { cat build/configure.log; exit 1; }
 ninja -C build -j "$jobs" >build/build.log 2>&1 || { grep -v '^\[' build/build.log | tail -n 60; exit 1; }

@@ -24,10 +24,18 @@ start_cluster() {
   "$bin/hamctl" login --bootstrap "$cluster_dir/coordinator/bootstrap"
 }
 
+# SIGTERM, and SIGKILL for what is left after 40 s, which is longer than a trainer gets.
 stop_cluster() {
-  local i
+  local i pid alive
   [ -n "${cluster_dir:-}" ] || return 0
   for ((i = ${#cluster_pids[@]} - 1; i >= 0; i--)); do kill "${cluster_pids[i]}" 2>/dev/null || true; done
+  for ((i = 0; i < 400; i++)); do
+    alive=
+    for pid in "${cluster_pids[@]}"; do kill -0 "$pid" 2>/dev/null && alive=1; done
+    [ -n "$alive" ] || break
+    read -r -t 0.1 <> <(:) || true
+  done
+  kill -KILL "${cluster_pids[@]}" 2>/dev/null || true
   wait "${cluster_pids[@]}" 2>/dev/null || true
   rm -rf "$cluster_dir"
   cluster_dir=

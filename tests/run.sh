@@ -29,10 +29,10 @@ results=$PWD/build/test-results
 rm -rf "$results"
 mkdir -p "$results"
 status=0
-GTEST_OUTPUT="xml:$results/" ctest --test-dir build --output-on-failure "${label[@]}" || status=$?
+GTEST_OUTPUT="xml:$results/" ctest --test-dir build --output-on-failure --output-junit "$PWD/build/ctest.xml" "${label[@]}" || status=$?
 if [ -n "$long" ]; then
   step "long checks"
   tests/long_checks.sh "$results" || status=$?
 fi
 step "summary"
-python3 tests/summarize.py "$results" --status "$status"
+python3 tests/summarize.py "$results" --ctest build/ctest.xml --status "$status"

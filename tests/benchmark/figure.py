@@ -23,6 +23,9 @@ class Figure:
             value, how = self.measure(root)
         except Skip as reason:
             return {"verdict": "skipped", "name": self.name, "value": "-", "goal": self.goal_text(), "how": str(reason)}
+        except Exception as error:  # one figure that cannot be had must not hide the others
+            return {"verdict": "missed", "name": self.name, "value": "-", "goal": self.goal_text(),
+                    "how": " ".join(str(error).split())[-500:]}
         reached = value >= self.goal if self.at_least else value <= self.goal
         return {"verdict": "ok" if reached else "missed", "name": self.name, "value": f"{value:.3g}{self.unit}",
                 "goal": self.goal_text(), "how": how}

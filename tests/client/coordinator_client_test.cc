@@ -13,6 +13,7 @@ namespace {
 using ham::testing::ConfigOf;
 using ham::testing::DeadEndpoint;
 using ham::testing::ScriptedCoordinator;
+using ham::testing::SilentSocket;
 
 TEST(CoordinatorClient, ShowsItsToken) {
   ScriptedCoordinator server;
@@ -26,6 +27,15 @@ TEST(CoordinatorClient, GoesOnToTheNextEndpoint) {
   CoordinatorClient client(ConfigOf({DeadEndpoint(), server.endpoint()}), absl::Seconds(10));
   EXPECT_TRUE(client.GetJob("a").ok());
   EXPECT_TRUE(client.GetJob("b").ok());
+}
+
+TEST(CoordinatorClient, LeavesTimeForTheNextEndpointWhenOneTakesNoCall) {
+  const SilentSocket silent;
+  ScriptedCoordinator server;
+  CoordinatorClient client(ConfigOf({silent.endpoint(), server.endpoint()}), absl::Seconds(1));
+  EXPECT_TRUE(client.GetJob("a").ok());
+  CoordinatorClient alone(ConfigOf({silent.endpoint()}), absl::Milliseconds(300));
+  EXPECT_EQ(alone.GetJob("a").status().code(), absl::StatusCode::kUnavailable);
 }
 
 TEST(CoordinatorClient, TriesAgainWhatIsUnavailableForNow) {

@@ -98,6 +98,28 @@ TEST(FollowJob, ComesBackToACoordinatorThatWasRestarted) {
   EXPECT_EQ(sink.seen, (std::vector<int64_t>{1, 2}));
 }
 
+TEST(FollowJob, CountsItsLimitFromTheLossAndNotFromTheLastRecord) {
+  ScriptedCoordinator server;
+  int streams = 0;
+  FollowRequest request = RequestFor("j");
+  request.reconnect_limit = absl::Milliseconds(500);
+  server.watch = [&](grpc::ServerContext*, const WatchJobRequest& watch, Writer* writer) {
+    if (++streams == 1) {
+      writer->Write(Response(1, ham::v1::Job::QUEUED));
+      absl::SleepFor(request.reconnect_limit * 1.2);  // a quiet job
+    }
+    if (streams <= 2) return grpc::Status(grpc::StatusCode::UNAVAILABLE, "restarting");
+    writer->Write(Response(After(watch) + 1, ham::v1::Job::SUCCEEDED));
+    return grpc::Status::OK;
+  };
+  CoordinatorClient client(ConfigOf({server.endpoint()}), absl::Seconds(10));
+  CallCancel cancel;
+  Sequences sink;
+  const auto job = FollowJob(&client, request, &cancel, &sink);
+  ASSERT_TRUE(job.ok()) << job.status();
+  EXPECT_EQ(sink.seen, (std::vector<int64_t>{1, 2}));
+}
+
 TEST(FollowJob, EndsSoonWhenItIsCancelled) {
   ScriptedCoordinator server;
   server.watch = [](grpc::ServerContext* context, const WatchJobRequest&, Writer* writer) {

@@ -48,6 +48,27 @@ TEST(Serialize, WritesYamlThatReadsBackTheSame) {
   EXPECT_NE(text.find("\"yes\": \"0123\""), std::string::npos) << text;
 }
 
+TEST(Serialize, KeepsTextAsTextAndHarmless) {
+  ham::v1::Job job;
+  for (const char* value : {"<<", "0x1F", "0b101", "true", "2026-01-01T00:00:00Z", "a\x7F",
+                            "\xC2\x9B"
+                            "31m"}) {
+    (*job.mutable_labels())[value] = value;
+  }
+  const std::string json = Serialize(job, OutputFormat::kJson);
+  const std::string yaml = Serialize(job, OutputFormat::kYaml);
+  for (const std::string& text : {json, yaml}) {
+    EXPECT_EQ(text.find('\x7F'), std::string::npos);
+    EXPECT_EQ(text.find("\xC2\x9B"), std::string::npos);
+  }
+  for (const auto& [key, value] : job.labels()) {
+    EXPECT_EQ(YAML::Load(yaml)["labels"][key].as<std::string>(), value);
+    if (key.find_first_of("\x7F\xC2") == std::string::npos) {
+      EXPECT_NE(yaml.find("\"" + key + "\": \"" + value + "\""), std::string::npos) << yaml;
+    }
+  }
+}
+
 TEST(Serialize, SeparatesStreamedYamlDocuments) {
   const std::string two =
       Serialize(MakeJob(), OutputFormat::kYaml, true) + Serialize(MakeJob(), OutputFormat::kYaml, true);

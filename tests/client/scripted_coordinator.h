@@ -1,9 +1,13 @@
 // A coordinator that answers as a test tells it: for failures that a real one shows only by chance.
 #pragma once
 
+#include <arpa/inet.h>
 #include <grpcpp/grpcpp.h>
+#include <sys/socket.h>
+#include <unistd.h>
 
 #include <atomic>
+#include <cstdlib>
 #include <functional>
 #include <memory>
 #include <string>
@@ -64,6 +68,28 @@ class ScriptedCoordinator : private ham::v1::JobService::Service, private ham::v
 };
 
 inline ConnectionConfig ConfigOf(const std::vector<std::string>& endpoints) { return {endpoints, "", "secret"}; }
+
+// Takes connections and says nothing.
+class SilentSocket {
+ public:
+  SilentSocket() : fd_(::socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0)) {
+    sockaddr_in address{};
+    address.sin_family = AF_INET;
+    address.sin_addr.s_addr = htonl(INADDR_LOOPBACK);
+    socklen_t size = sizeof address;
+    auto* any = reinterpret_cast<sockaddr*>(&address);
+    if (::bind(fd_, any, size) != 0 || ::listen(fd_, 16) != 0 || ::getsockname(fd_, any, &size) != 0) std::abort();
+    port_ = ntohs(address.sin_port);
+  }
+  ~SilentSocket() { ::close(fd_); }
+  SilentSocket(const SilentSocket&) = delete;
+  SilentSocket& operator=(const SilentSocket&) = delete;
+  std::string endpoint() const { return absl::StrCat("127.0.0.1:", port_); }
+
+ private:
+  const int fd_;
+  int port_ = 0;
+};
 
 // An address of this host on which nobody listens.
 inline std::string DeadEndpoint() {

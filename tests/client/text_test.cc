@@ -26,6 +26,13 @@ TEST(ShortName, IsWhatFollowsTheLastSlash) {
   EXPECT_EQ(ShortName("j1"), "j1");
 }
 
+TEST(ShellWord, QuotesWhatAShellWouldTakeApart) {
+  EXPECT_EQ(ShellWord("build/bin/hamctl"), "build/bin/hamctl");
+  EXPECT_EQ(ShellWord("sp ace/c.json"), "'sp ace/c.json'");
+  EXPECT_EQ(ShellWord("it's"), "'it'\\''s'");
+  EXPECT_EQ(ShellWord(""), "''");
+}
+
 TEST(Printable, TakesControlCharactersAway) {
   EXPECT_EQ(Printable("a\033[2Jb\r\x7F"), "a?[2Jb??");
   EXPECT_EQ(Printable("line\n\ttab"), "line\n\ttab");

@@ -72,21 +72,26 @@ class Cluster:
         self.coordinator = None
         self.workers = {}
         self.listen = self.metrics = "127.0.0.1:0"
-        self.environment = dict(os.environ, HAM_CONFIG=str(self.path / "config.json"), LANG="C.UTF-8")
-        self.start_coordinator()
-        for i in range(workers):
-            self.start_worker(f"worker-{i}")
-        self.hamctl("login", "--bootstrap", self.path / "state" / "bootstrap")
+        self.environment = dict(os.environ, HAM_CONFIG=str(self.path / "config.json"), LC_ALL="C.UTF-8")
+        try:
+            self.start_coordinator()
+            for i in range(workers):
+                self.start_worker(f"worker-{i}")
+            self.hamctl("login", "--bootstrap", self.path / "state" / "bootstrap", "--timeout", "60s")
+        except BaseException as error:
+            self.__exit__(type(error))
+            raise
 
     def __enter__(self):
         return self
 
     def __exit__(self, kind, *_):
-        for process in [*self.workers.values(), self.coordinator]:
+        processes = [p for p in [*self.workers.values(), self.coordinator] if p is not None]
+        for process in processes:
             if process.poll() is None:
                 process.send_signal(signal.SIGCONT)
                 process.terminate()
-        for process in [*self.workers.values(), self.coordinator]:
+        for process in processes:
             try:
                 process.wait(timeout=40)
             except subprocess.TimeoutExpired:
@@ -99,7 +104,9 @@ class Cluster:
 
     def _spawn(self, command, log):
         with open(self.path / log, "ab") as out:
-            return subprocess.Popen([str(c) for c in command], stdout=out, stderr=out, env=self.environment)
+            # setpriv: a test that is killed takes its processes along.
+            return subprocess.Popen(["setpriv", "--pdeathsig", "KILL", *map(str, command)], stdout=out, stderr=out,
+                                    env=self.environment)
 
     def start_coordinator(self):
         ports = self.path / "ports"

@@ -1,9 +1,13 @@
 """Runs unittest suites and writes the JUnit file that tests/summarize.py reads (named by GTEST_OUTPUT)."""
 import os
+import re
 import sys
 import time
 import unittest
 import xml.etree.ElementTree as ElementTree
+
+
+UNPRINTABLE = re.compile("[^\t\n\r\x20-\x7e\xa0-\ud7ff]")  # XML has no way to carry the others
 
 
 class XmlResult(unittest.TextTestResult):
@@ -32,6 +36,11 @@ class XmlResult(unittest.TextTestResult):
         super().addError(test, err)
         self._note(test, "failure", self._exc_info_to_string(err, test))
 
+    def addSubTest(self, test, subtest, err):
+        super().addSubTest(test, subtest, err)
+        if err is not None:
+            self._note(test, "failure", self._exc_info_to_string(err, test))
+
     def addSkip(self, test, reason):
         super().addSkip(test, reason)
         self._note(test, "skipped", reason)
@@ -44,7 +53,7 @@ class XmlResult(unittest.TextTestResult):
                                              name=method, time=f"{case['seconds']:.3f}")
             for kind in ("failure", "skipped"):
                 if kind in case:
-                    ElementTree.SubElement(element, kind, message=case[kind][:500])
+                    ElementTree.SubElement(element, kind, message=UNPRINTABLE.sub("?", case[kind][-1000:]))
         ElementTree.ElementTree(suite).write(path, encoding="utf-8", xml_declaration=True)
 
 
