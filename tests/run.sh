@@ -29,7 +29,7 @@ results=$PWD/build/test-results
 rm -rf "$results"
 mkdir -p "$results"
 status=0
-GTEST_OUTPUT="xml:$results/" ctest --test-dir build --output-on-failure --output-junit "$PWD/build/ctest.xml" "${label[@]}" || status=$?
+GTEST_OUTPUT="xml:$results/" ctest --test-dir build --output-on-failure --parallel "$(nproc)" --output-junit "$PWD/build/ctest.xml" "${label[@]}" || status=$?
 if [ -n "$long" ]; then
   step "long checks"
   tests/long_checks.sh "$results" || status=$?

@@ -126,7 +126,7 @@ class Jobs(unittest.TestCase):
         self.cluster.hamctl("logs", name, "--rank", 2, check=2)
         self.assertIn("team=vision", self.cluster.hamctl("list", "--state", "succeeded").stdout)
         self.assertIn("fashion-mnist", self.cluster.hamctl("get", name).stdout)
-        self.assertIn("name: " + name, self.cluster.hamctl("get", name, "-o", "yaml").stdout)
+        self.assertIn(f'name: "{name}"', self.cluster.hamctl("get", name, "-o", "yaml").stdout)
         self.assertRegex(self.cluster.hamctl("workers").stdout, r"worker-0 +CONNECTED +[01]/1 +cpu")
         version = json.loads(self.cluster.hamctl("version", "-o", "json").stdout)
         self.assertEqual(version["client"], version["coordinator"])
