@@ -94,62 +94,52 @@ absl::Status CoordinatorClient::Retry(const std::function<grpc::Status(Endpoint&
   }
 }
 
+template <class Response>
+absl::StatusOr<Response> CoordinatorClient::Ask(
+    const std::function<grpc::Status(Endpoint&, grpc::ClientContext*, Response*)>& call) {
+  Response response;
+  const absl::Status status =
+      Retry([&](Endpoint& endpoint, grpc::ClientContext* context) { return call(endpoint, context, &response); });
+  if (!status.ok()) return status;
+  return response;
+}
+
 absl::StatusOr<ham::v1::Job> CoordinatorClient::CreateJob(const ham::v1::CreateJobRequest& request) {
   if (request.request_id().empty()) return absl::InternalError("CreateJob without a request_id");
-  ham::v1::Job job;
-  const absl::Status status = Retry([&](Endpoint& endpoint, grpc::ClientContext* context) {
-    return endpoint.jobs->CreateJob(context, request, &job);
-  });
-  if (!status.ok()) return status;
-  return job;
+  return Ask<ham::v1::Job>(
+      [&](Endpoint& to, grpc::ClientContext* context, auto* job) { return to.jobs->CreateJob(context, request, job); });
 }
 
 absl::StatusOr<ham::v1::Job> CoordinatorClient::GetJob(const std::string& name) {
   ham::v1::GetJobRequest request;
   request.set_name(name);
-  ham::v1::Job job;
-  const absl::Status status = Retry(
-      [&](Endpoint& endpoint, grpc::ClientContext* context) { return endpoint.jobs->GetJob(context, request, &job); });
-  if (!status.ok()) return status;
-  return job;
+  return Ask<ham::v1::Job>(
+      [&](Endpoint& to, grpc::ClientContext* context, auto* job) { return to.jobs->GetJob(context, request, job); });
 }
 
 absl::StatusOr<ham::v1::ListJobsResponse> CoordinatorClient::ListJobs(const ham::v1::ListJobsRequest& request) {
-  ham::v1::ListJobsResponse response;
-  const absl::Status status = Retry([&](Endpoint& endpoint, grpc::ClientContext* context) {
-    return endpoint.jobs->ListJobs(context, request, &response);
+  return Ask<ham::v1::ListJobsResponse>([&](Endpoint& to, grpc::ClientContext* context, auto* jobs) {
+    return to.jobs->ListJobs(context, request, jobs);
   });
-  if (!status.ok()) return status;
-  return response;
 }
 
 absl::StatusOr<ham::v1::Job> CoordinatorClient::CancelJob(const std::string& name) {
   ham::v1::CancelJobRequest request;
   request.set_name(name);
-  ham::v1::Job job;
-  const absl::Status status = Retry([&](Endpoint& endpoint, grpc::ClientContext* context) {
-    return endpoint.jobs->CancelJob(context, request, &job);
-  });
-  if (!status.ok()) return status;
-  return job;
+  return Ask<ham::v1::Job>(
+      [&](Endpoint& to, grpc::ClientContext* context, auto* job) { return to.jobs->CancelJob(context, request, job); });
 }
 
 absl::StatusOr<ham::v1::ListWorkersResponse> CoordinatorClient::ListWorkers() {
-  ham::v1::ListWorkersResponse response;
-  const absl::Status status = Retry([&](Endpoint& endpoint, grpc::ClientContext* context) {
-    return endpoint.cluster->ListWorkers(context, ham::v1::ListWorkersRequest(), &response);
+  return Ask<ham::v1::ListWorkersResponse>([](Endpoint& to, grpc::ClientContext* context, auto* workers) {
+    return to.cluster->ListWorkers(context, {}, workers);
   });
-  if (!status.ok()) return status;
-  return response;
 }
 
 absl::StatusOr<ham::v1::GetVersionResponse> CoordinatorClient::GetVersion() {
-  ham::v1::GetVersionResponse response;
-  const absl::Status status = Retry([&](Endpoint& endpoint, grpc::ClientContext* context) {
-    return endpoint.cluster->GetVersion(context, ham::v1::GetVersionRequest(), &response);
+  return Ask<ham::v1::GetVersionResponse>([](Endpoint& to, grpc::ClientContext* context, auto* version) {
+    return to.cluster->GetVersion(context, {}, version);
   });
-  if (!status.ok()) return status;
-  return response;
 }
 
 absl::Status CoordinatorClient::WatchJob(const ham::v1::WatchJobRequest& request, absl::Time deadline,

@@ -47,6 +47,8 @@ class CoordinatorClient {
   absl::Status Try(absl::Time end, absl::Time connect_by,
                    const std::function<grpc::Status(Endpoint&, grpc::ClientContext*)>& call);
   absl::Status Retry(const std::function<grpc::Status(Endpoint&, grpc::ClientContext*)>& call);
+  template <class Response>
+  absl::StatusOr<Response> Ask(const std::function<grpc::Status(Endpoint&, grpc::ClientContext*, Response*)>& call);
 
   ConnectionConfig config_;
   absl::Duration timeout_;

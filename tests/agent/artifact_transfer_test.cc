@@ -75,7 +75,7 @@ class ArtifactTransferTest : public ::testing::Test {
   std::string manifest_text_;
   ScriptedCoordinator coordinator_;
   ConnectionConfig config_;
-  TransferCancel cancel_;
+  CallCancel cancel_;
   TransferPeer peer_;
 };
 

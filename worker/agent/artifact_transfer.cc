@@ -29,7 +29,7 @@ constexpr size_t kMostManifestBytes = 4 << 20;
 constexpr int kMostSends = 8;  // of one file, before the caller waits for better times
 constexpr absl::Duration kCallTimeout = absl::Minutes(1);
 
-// One call, known to TransferCancel as long as it lives.
+// One call, known to CallCancel as long as it lives.
 class Call {
  public:
   explicit Call(const TransferPeer& peer) : peer_(peer), entered_(peer.cancel->Enter(&context_)) {
@@ -241,28 +241,6 @@ absl::Status DownloadFile(const TransferPeer& peer, const std::string& path, con
 }
 
 }  // namespace
-
-void TransferCancel::Cancel() {
-  absl::MutexLock lock(&mutex_);
-  cancelled_ = true;
-  for (grpc::ClientContext* context : contexts_) context->TryCancel();
-}
-
-bool TransferCancel::cancelled() const {
-  absl::MutexLock lock(&mutex_);
-  return cancelled_;
-}
-
-bool TransferCancel::Enter(grpc::ClientContext* context) {
-  absl::MutexLock lock(&mutex_);
-  if (!cancelled_) contexts_.insert(context);
-  return !cancelled_;
-}
-
-void TransferCancel::Leave(grpc::ClientContext* context) {
-  absl::MutexLock lock(&mutex_);
-  contexts_.erase(context);
-}
 
 bool MayPass(const absl::Status& status) {
   return absl::IsUnavailable(status) || absl::IsDeadlineExceeded(status) || absl::IsResourceExhausted(status);

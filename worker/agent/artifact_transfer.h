@@ -1,41 +1,22 @@
 // Checkpoints between a rank's folder and the coordinator's artifact store.
 #pragma once
 
-#include <set>
 #include <string>
 
-#include "absl/base/thread_annotations.h"
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
-#include "absl/synchronization/mutex.h"
 #include "ham/v1/worker_service.grpc.pb.h"
+#include "proto/call_cancel.h"
 #include "proto/channel.h"
 
 namespace ham::agent {
-
-// Ends the transfers that use it, from another thread. Any thread.
-class TransferCancel {
- public:
-  // Running transfers return Cancelled soon, later ones at once.
-  void Cancel();
-  bool cancelled() const;
-
-  // For the time of one call. False when cancelled.
-  bool Enter(grpc::ClientContext* context);
-  void Leave(grpc::ClientContext* context);
-
- private:
-  mutable absl::Mutex mutex_;
-  std::set<grpc::ClientContext*> contexts_ ABSL_GUARDED_BY(mutex_);
-  bool cancelled_ ABSL_GUARDED_BY(mutex_) = false;
-};
 
 // How to reach the store, for one attempt.
 struct TransferPeer {
   std::shared_ptr<ham::v1::WorkerService::StubInterface> stub;
   const ConnectionConfig* config = nullptr;  // for the token
   ham::v1::Fence fence;
-  TransferCancel* cancel = nullptr;
+  CallCancel* cancel = nullptr;  // running transfers return Cancelled soon, later ones at once
 };
 
 // True for an error of a transfer that another try may not meet.

@@ -85,7 +85,7 @@ class Rank {
   ExitFacts facts_;              // thread_ only
   std::string resume_manifest_;  // thread_ only
   RendezvousRelay relay_;
-  TransferCancel cancel_;                         // of downloads and uploads
+  CallCancel cancel_;                         // of downloads and uploads
   std::unique_ptr<CheckpointUploader> uploader_;  // thread_ only
 
   absl::Mutex write_mutex_;  // one frame at a time to the trainer
