@@ -125,22 +125,24 @@ TEST_F(CheckpointTest, RefusesScalarsThatJsonWouldChange) {
   EXPECT_FALSE(std::filesystem::exists(directory_ / "c"));
 }
 
-// While it lives no file of this process may grow beyond `bytes`: writes come up short, then fail.
-class FileSizeLimit {
+// Limits this process while it lives. RLIMIT_FSIZE: no file grows beyond it, writes come up short, then fail.
+class ResourceLimit {
  public:
-  explicit FileSizeLimit(rlim_t bytes) : handler_(std::signal(SIGXFSZ, SIG_IGN)) {
-    EXPECT_EQ(getrlimit(RLIMIT_FSIZE, &before_), 0);
+  ResourceLimit(__rlimit_resource resource, rlim_t bytes)
+      : resource_(resource), handler_(std::signal(SIGXFSZ, SIG_IGN)) {
+    EXPECT_EQ(getrlimit(resource_, &before_), 0);
     const rlimit now{bytes, before_.rlim_max};
-    EXPECT_EQ(setrlimit(RLIMIT_FSIZE, &now), 0);
+    EXPECT_EQ(setrlimit(resource_, &now), 0);
   }
-  ~FileSizeLimit() {
-    setrlimit(RLIMIT_FSIZE, &before_);
+  ~ResourceLimit() {
+    setrlimit(resource_, &before_);
     std::signal(SIGXFSZ, handler_);
   }
-  FileSizeLimit(const FileSizeLimit&) = delete;
-  FileSizeLimit& operator=(const FileSizeLimit&) = delete;
+  ResourceLimit(const ResourceLimit&) = delete;
+  ResourceLimit& operator=(const ResourceLimit&) = delete;
 
  private:
+  const __rlimit_resource resource_;
   void (*const handler_)(int);
   rlimit before_{};
 };
@@ -152,7 +154,7 @@ TEST_F(CheckpointTest, AWriteThatFailsAnywhereLeavesTheOldOneAndNothingElse) {
   for (const rlim_t bytes : {0, 1, 700, 16'000}) {  // in the first file; none; in the second; in the first
     absl::Status status;
     {
-      const FileSizeLimit limit(bytes);
+      const ResourceLimit limit(RLIMIT_FSIZE, bytes);
       status = WriteCheckpoint(directory_ / "c", checkpoint).status();
     }
     EXPECT_TRUE(absl::IsResourceExhausted(status)) << bytes << ": " << status;
@@ -188,6 +190,7 @@ TEST_F(CheckpointTest, ReplacesWhereTheFileSystemCannotExchange) {
   });
   on_nfs.join();
   if (!forbidden) GTEST_SKIP() << "this system does not allow seccomp filters";
+  ASSERT_TRUE(Load().ok()) << Load();
   EXPECT_EQ(LoadCheckpoint(directory_ / "c/manifest.json")->info.epoch, 8);
   EXPECT_EQ(Entries(), 1);
 }
@@ -201,6 +204,19 @@ TEST_F(CheckpointTest, AFileLongerThanItMayBeIsRefusedUnread) {
   EXPECT_TRUE(absl::IsDataLoss(Load()));
   EXPECT_NE(Load().message().find("more than the 1048576"), std::string::npos) << Load();
 }
+
+#if !defined(__SANITIZE_ADDRESS__) && !defined(__SANITIZE_THREAD__)  // which end the program where memory does
+TEST_F(CheckpointTest, NoMemoryIsNoDamage) {
+  constexpr uint64_t kBytes = uint64_t{15} << 30;
+  const std::string path = Write();
+  json manifest = json::parse(ReadTestFile(path));
+  manifest["files"][0]["bytes"] = kBytes;
+  WriteTestFile(path, manifest.dump());
+  std::filesystem::resize_file(directory_ / "c/model.safetensors", kBytes);  // sparse
+  const ResourceLimit limit(RLIMIT_AS, kBytes);
+  EXPECT_TRUE(absl::IsResourceExhausted(Load())) << Load();
+}
+#endif
 
 TEST_F(CheckpointTest, ADirectoryIsMadeOnce) {
   EXPECT_TRUE(MakeDirectory(directory_ / "d").ok());

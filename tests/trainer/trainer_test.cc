@@ -253,6 +253,28 @@ TEST_F(TrainerTest, ARunThatEndsWithNonFiniteNumbersFailsAndIsNotSaved) {
   EXPECT_TRUE(observer.Kind("summary").empty());
 }
 
+TEST_F(TrainerTest, RanksMeetAfterASave) {
+  class Watcher : public RecordingObserver {
+   public:
+    explicit Watcher(const Collective& ranks) : ranks_(ranks) {}
+    absl::Status OnTick(const Position& position) override {
+      if (std::string(position.phase) == "evaluate" && calls < 0) calls = ranks_.sequence();
+      return absl::OkStatus();
+    }
+    int64_t calls = -1;  // of the collective, before the evaluation
+
+   private:
+    const Collective& ranks_;
+  };
+  spec_.epochs = 1;
+  RunRanks(2, [&](Collective& ranks) {
+    at::set_num_threads(1);
+    Watcher watcher(ranks);
+    ASSERT_TRUE(Make(ranks, watcher).Run().ok());
+    EXPECT_EQ(watcher.calls, 5 + 1);  // a sum an iteration; the save
+  });
+}
+
 TEST_F(TrainerTest, WeightsThatAreNotFiniteAreNotSaved) {
   const auto local = MakeLocalCollective();
   RecordingObserver observer;
