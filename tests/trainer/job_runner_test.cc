@@ -276,7 +276,7 @@ TEST_F(UnderAgentTest, NamesTheRankThatDoesNotComeUp) {
     }
   } while (frame["type"] != "failed");
   EXPECT_EQ(frame["class"], "INFRASTRUCTURE");
-  EXPECT_THAT(frame["message"].get<std::string>(), HasSubstr("gloo-"));
+  EXPECT_THAT(frame["message"].get<std::string>(), HasSubstr("0\": nobody set it"));
   EXPECT_EQ(ExitStatus(), 1);
 }
 
