@@ -217,6 +217,15 @@ TEST_F(AgentTest, TheNextAttemptTakesTheSlotOnceTheDeafOneIsKilled) {
   EXPECT_TRUE(AwaitGone("deaf"));
 }
 
+TEST_F(AgentTest, TellsTheRanksOfAGangByWhichAddressThisHostIsReached) {
+  StartAgent();
+  ham::v1::Assignment gang = MakeAssignment("tells-gang", 0);
+  gang.set_world_size(2);
+  coordinator_.Desire({gang, MakeAssignment("tells-alone", 1)});
+  EXPECT_EQ(ExitOf("tells-gang").message(), "address 127.0.0.1");  // as the coordinator is on this host
+  EXPECT_EQ(ExitOf("tells-alone").message(), "address ");
+}
+
 TEST_F(AgentTest, TellsHowRanksEnd) {
   StartAgent();
   coordinator_.Desire({MakeAssignment("fails", 0), MakeAssignment("crashes", 1)});

@@ -121,6 +121,10 @@ int Run(const std::string& what, const json& start) {
     for (int i = 1; i <= 200; ++i) Metric(i);
     return Done();
   }
+  if (what == "tells") {  // by which address it is to be reached
+    Send({{"type", "failed"}, {"class", "USER"}, {"message", "address " + start.at("address").get<std::string>()}});
+    return 1;
+  }
   if (what == "saves") return Save(start);
   if (what == "meets") return Meet(start);
   if (what == "resumes") {

@@ -202,7 +202,9 @@ TEST(TrainerFrames, StartTellsAllThatATrainerNeeds) {
                                              .work_dir = "/w",
                                              .resume_manifest = "/r/m",
                                              .interface = "eth1",
-                                             .collective_timeout = absl::Seconds(30)});
+                                             .address = "192.0.2.7",
+                                             .collective_timeout = absl::Seconds(30),
+                                             .collective_patience = absl::Minutes(2)});
   EXPECT_EQ(frame.at("type"), "start");
   EXPECT_EQ(frame.at("build_id"), BuildId());
   EXPECT_EQ(frame.at("job"), "projects/default/jobs/j");
@@ -214,7 +216,9 @@ TEST(TrainerFrames, StartTellsAllThatATrainerNeeds) {
   EXPECT_EQ(frame.at("resume_manifest"), "/r/m");
   EXPECT_EQ(frame.at("interface"), "eth1");
   EXPECT_EQ(frame.at("threads"), 3);
+  EXPECT_EQ(frame.at("address"), "192.0.2.7");
   EXPECT_EQ(frame.at("collective_timeout_seconds"), 30.0);
+  EXPECT_EQ(frame.at("collective_patience_seconds"), 120.0);
   EXPECT_EQ(frame.at("spec"), json::parse(MessageToJson(assignment.spec())));
 }
 

@@ -76,7 +76,7 @@ TEST_F(FrameTest, CarriesTheLongestFrameAndRefusesALongerOne) {
   ASSERT_TRUE(read.ok()) << read.status();
   EXPECT_EQ(*read, message);
   message["pad"] = message["pad"].get<std::string>() + "a";
-  EXPECT_TRUE(absl::IsInvalidArgument(WriteFrame(fds_[0], message)));
+  EXPECT_TRUE(absl::IsInternal(WriteFrame(fds_[0], message)));
 }
 
 TEST_F(FrameTest, RefusesAHugeAnnouncedLengthWithoutReadingOn) {
@@ -129,9 +129,7 @@ TEST_F(FrameTest, WritingToAPeerThatIsGoneIsAnErrorAndNotASignal) {
   ASSERT_EQ(::sigaction(SIGPIPE, &before, nullptr), 0);
 }
 
-TEST_F(FrameTest, RefusesTextThatIsNotUtf8) {
-  EXPECT_TRUE(absl::IsInvalidArgument(WriteFrame(fds_[0], {{"type", "\xff"}})));
-}
+TEST_F(FrameTest, RefusesTextThatIsNotUtf8) { EXPECT_TRUE(absl::IsInternal(WriteFrame(fds_[0], {{"type", "\xff"}}))); }
 
 TEST_F(FrameTest, ABadDescriptorIsUnavailable) {
   EXPECT_TRUE(absl::IsUnavailable(ReadFrame(-1).status()));

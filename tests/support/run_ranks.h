@@ -100,7 +100,7 @@ class ThreadGroup {
 class ThreadCollective final : public trainer::Collective {
  public:
   ThreadCollective(int rank, int world_size, absl::Duration timeout, ThreadGroup& group)
-      : Collective(rank, world_size, timeout), group_(group) {}
+      : Collective(rank, world_size, timeout, timeout), group_(group) {}
   ~ThreadCollective() override { group_.Leave(rank()); }
 
  private:
@@ -119,15 +119,6 @@ class ThreadCollective final : public trainer::Collective {
   }
   absl::Status DoAllReduceSum(float* data, int64_t count) override { return Sum("floats", data, count); }
   absl::Status DoAllReduceSum(double* data, int64_t count) override { return Sum("doubles", data, count); }
-  absl::Status DoBroadcast(void* data, size_t bytes, int root) override {
-    return group_.Meet(rank(), {absl::StrCat("broadcast of ", bytes, " from ", root), data, data}, timeout(),
-                       [bytes, root](const std::vector<Call>& calls) {
-                         for (const Call& call : calls) {
-                           const void* from = calls[static_cast<size_t>(root)].in;
-                           if (bytes > 0 && call.out != from) std::memcpy(call.out, from, bytes);
-                         }
-                       });
-  }
   absl::Status DoAllGather(const void* in, size_t bytes, void* out) override {
     return group_.Meet(rank(), {absl::StrCat("gather of ", bytes), in, out}, timeout(),
                        [bytes](const std::vector<Call>& calls) {
@@ -167,7 +158,7 @@ inline void RunGlooRanks(int world_size, const RankBody& body, absl::Duration ti
       trainer::GlooOptions options;
       options.rank = rank;
       options.world_size = world_size;
-      options.timeout = timeout;
+      options.timeout = options.patience = timeout;
       auto ranks = trainer::ConnectGloo(options, store);
       ASSERT_TRUE(ranks.ok()) << ranks.status();
       body(**ranks);

@@ -2,11 +2,12 @@
 #pragma once
 
 #include <memory>
-#include <string>
+#include <vector>
 
 #include "worker/trainer/counter_rng.h"
 #include "worker/trainer/data/dataset.h"
 #include "worker/trainer/models/small_cnn.h"
+#include "worker/trainer/train_spec.h"
 
 namespace ham::testing {
 

@@ -10,6 +10,7 @@
 
 #include "absl/strings/str_cat.h"
 #include "absl/synchronization/notification.h"
+#include "absl/time/clock.h"
 #include "worker/ipc/frame.h"
 
 namespace ham::trainer {
@@ -126,11 +127,32 @@ TEST_F(AgentChannelTest, ARefusedKeyIsUnavailableWithTheAgentsWords) {
 
 TEST_F(AgentChannelTest, ARefusalAfterTheTimeoutIsDeadlineExceeded) {
   absl::StatusOr<std::string> got;
-  std::thread getter([&] { got = channel_->store().Get("k", absl::ZeroDuration()); });
+  std::thread getter([&] { got = channel_->store().Get("k", absl::Milliseconds(1)); });
   const json request = Receive();
+  EXPECT_EQ(request.at("timeout_seconds"), 0.001);
+  const absl::Time begin = absl::Now();
+  while (absl::Now() - begin < absl::Milliseconds(2)) {
+  }
   Send({{"type", "store_reply"}, {"id", request.at("id")}, {"ok", false}, {"error", "not set"}});
   getter.join();
   EXPECT_TRUE(absl::IsDeadlineExceeded(got.status())) << got.status();
+}
+
+TEST_F(AgentChannelTest, AsksForNothingWhenNoTimeIsLeft) {
+  for (const absl::Duration timeout : {absl::ZeroDuration(), absl::Nanoseconds(1), absl::Seconds(-1)}) {
+    EXPECT_TRUE(absl::IsDeadlineExceeded(channel_->store().Get("k", timeout).status()));
+  }
+  ASSERT_TRUE(channel_->Send({{"type", "next"}}).ok());
+  EXPECT_EQ(Receive().at("type"), "next");
+}
+
+TEST_F(AgentChannelTest, AnAnswerThatIsNotBase64IsNoFaultOfTheUsers) {
+  absl::StatusOr<std::string> got;
+  std::thread getter([&] { got = channel_->store().Get("k", absl::Seconds(20)); });
+  const json request = Receive();
+  Send({{"type", "store_reply"}, {"id", request.at("id")}, {"ok", true}, {"value", "!"}});
+  getter.join();
+  EXPECT_TRUE(absl::IsFailedPrecondition(got.status())) << got.status();
 }
 
 TEST_F(AgentChannelTest, TheEndOfTheAgentWakesAllWhoWait) {
@@ -160,7 +182,7 @@ TEST_F(AgentChannelTest, ReportsCheckpoints) {
 TEST_F(AgentChannelTest, MessagesOutOfTheProtocolEndIt) {
   Send({{"type", "start"}});
   Send({{"type", "start"}});
-  EXPECT_TRUE(absl::IsInvalidArgument(End()));
+  EXPECT_TRUE(absl::IsFailedPrecondition(End()));
 }
 
 class BadFrameTest : public AgentChannelTest, public ::testing::WithParamInterface<const char*> {};
@@ -177,7 +199,7 @@ INSTANTIATE_TEST_SUITE_P(Frames, BadFrameTest,
 TEST_P(BadFrameTest, EndsTheChannelWithWhatIsWrong) {
   Send(json::parse(GetParam()));
   const absl::Status status = End();
-  EXPECT_TRUE(absl::IsInvalidArgument(status)) << status;
+  EXPECT_TRUE(absl::IsFailedPrecondition(status)) << status;
 }
 
 TEST_F(AgentChannelTest, ItsOwnDestructionIsNoEndOfTheAgent) {

@@ -1,6 +1,8 @@
 #include "worker/trainer/checkpoint_keeper.h"
 
 #include <filesystem>
+#include <set>
+#include <string>
 #include <thread>
 
 #include <ATen/ops/ones.h>
@@ -58,6 +60,35 @@ TEST_F(CheckpointKeeperTest, WaitsForTheNewestAndReportsItsUpload) {
   std::thread agent([&] { keeper.Acknowledge(*second, absl::ResourceExhaustedError("full")); });
   EXPECT_EQ(keeper.WaitForNewest(absl::Seconds(20)).code(), absl::StatusCode::kResourceExhausted);
   agent.join();
+}
+
+TEST_F(CheckpointKeeperTest, CountsWhatAnEarlierAttemptLeft) {
+  {
+    CheckpointKeeper before(directory_.path(), /*uploads=*/false);
+    Store(before, 999'999);
+    Store(before, 1'000'000);
+  }
+  CheckpointKeeper keeper(directory_.path(), /*uploads=*/false);
+  const auto again = Store(keeper, 1'000'000), next = Store(keeper, 1'000'001);
+  ASSERT_TRUE(again && next);
+  EXPECT_FALSE(std::filesystem::exists(directory_ / "epoch-999999"));
+  EXPECT_TRUE(std::filesystem::exists(*again));
+  EXPECT_TRUE(std::filesystem::exists(*next));
+}
+
+TEST_F(CheckpointKeeperTest, RemovesWhatAnInterruptedWriteLeftAndNothingElse) {
+  for (const char* name : {"epoch-000003.new-aB3xY9/f", "epoch-000004.new-aB3xY9.old/f", "epoch-000004.mine/f",
+                           "epoch-/f", "mine.new-aB3xY9/f"}) {
+    ham::testing::WriteTestFile(directory_ / name, "");
+  }
+  CheckpointKeeper keeper(directory_.path(), /*uploads=*/false);
+  for (int epoch = 5; epoch <= 7; ++epoch) Store(keeper, epoch);
+  std::set<std::string> names;
+  for (const auto& entry : std::filesystem::directory_iterator(directory_.path())) {
+    names.insert(entry.path().filename().string());
+  }
+  EXPECT_EQ(names,
+            (std::set<std::string>{"epoch-", "epoch-000004.mine", "epoch-000006", "epoch-000007", "mine.new-aB3xY9"}));
 }
 
 TEST_F(CheckpointKeeperTest, ReportsADirectoryThatCannotBeWritten) {

@@ -5,12 +5,21 @@
 #include <ATen/ops/full.h>
 #include <ATen/ops/tensor.h>
 #include <gtest/gtest.h>
+#include <linux/filter.h>
+#include <linux/seccomp.h>
+#include <sys/prctl.h>
+#include <sys/resource.h>
 #include <sys/stat.h>
+#include <sys/syscall.h>
 #include <unistd.h>
 
+#include <csignal>
+#include <cstddef>
 #include <cstdlib>
 #include <filesystem>
+#include <iterator>
 #include <string>
+#include <thread>
 
 #include "proto/sha256.h"
 #include "tests/support/temporary_directory.h"
@@ -46,6 +55,9 @@ class CheckpointTest : public ::testing::Test {
     return path.value_or("");
   }
   absl::Status Load() { return LoadCheckpoint(directory_ / "c/manifest.json").status(); }
+  int64_t Entries() const {
+    return std::distance(std::filesystem::directory_iterator(directory_.path()), std::filesystem::directory_iterator());
+  }
 
   testing::TemporaryDirectory directory_;
 };
@@ -92,9 +104,7 @@ TEST_F(CheckpointTest, ReplacesAnOlderOneAndLeavesNothingBeside) {
   newer.info.epoch = 8;
   Write(newer);
   EXPECT_EQ(LoadCheckpoint(directory_ / "c/manifest.json")->info.epoch, 8);
-  int entries = 0;
-  for ([[maybe_unused]] const auto& entry : std::filesystem::directory_iterator(directory_.path())) ++entries;
-  EXPECT_EQ(entries, 1);
+  EXPECT_EQ(Entries(), 1);
 }
 
 TEST_F(CheckpointTest, AFailureLeavesTheOldOneUntouched) {
@@ -115,7 +125,107 @@ TEST_F(CheckpointTest, RefusesScalarsThatJsonWouldChange) {
   EXPECT_FALSE(std::filesystem::exists(directory_ / "c"));
 }
 
-TEST_F(CheckpointTest, AMissingParentOrAFullDiskIsAnErrorAndLeavesNothing) {
+// Limits this process while it lives. RLIMIT_FSIZE: no file grows beyond it, writes come up short, then fail.
+class ResourceLimit {
+ public:
+  ResourceLimit(__rlimit_resource resource, rlim_t bytes)
+      : resource_(resource), handler_(std::signal(SIGXFSZ, SIG_IGN)) {
+    EXPECT_EQ(getrlimit(resource_, &before_), 0);
+    const rlimit now{bytes, before_.rlim_max};
+    EXPECT_EQ(setrlimit(resource_, &now), 0);
+  }
+  ~ResourceLimit() {
+    setrlimit(resource_, &before_);
+    std::signal(SIGXFSZ, handler_);
+  }
+  ResourceLimit(const ResourceLimit&) = delete;
+  ResourceLimit& operator=(const ResourceLimit&) = delete;
+
+ private:
+  const __rlimit_resource resource_;
+  void (*const handler_)(int);
+  rlimit before_{};
+};
+
+TEST_F(CheckpointTest, AWriteThatFailsAnywhereLeavesTheOldOneAndNothingElse) {
+  Checkpoint checkpoint = Example();
+  checkpoint.model["more"] = at::arange(4000, at::kFloat);
+  const std::string manifest = Write(checkpoint);
+  for (const rlim_t bytes : {0, 1, 700, 16'000}) {  // in the first file; none; in the second; in the first
+    absl::Status status;
+    {
+      const ResourceLimit limit(RLIMIT_FSIZE, bytes);
+      status = WriteCheckpoint(directory_ / "c", checkpoint).status();
+    }
+    EXPECT_TRUE(absl::IsResourceExhausted(status)) << bytes << ": " << status;
+    EXPECT_TRUE(Load().ok());
+    EXPECT_EQ(Entries(), 1);
+  }
+  EXPECT_TRUE(WriteCheckpoint(directory_ / "c", checkpoint).ok());
+}
+
+// From here on renames of this thread know no flags, as on NFS. False where the system does not allow it.
+bool ForbidRenameFlags() {
+  sock_filter program[] = {
+      BPF_STMT(BPF_LD | BPF_W | BPF_ABS, offsetof(seccomp_data, nr)),
+      BPF_JUMP(BPF_JMP | BPF_JEQ | BPF_K, SYS_renameat2, 0, 3),
+      BPF_STMT(BPF_LD | BPF_W | BPF_ABS, offsetof(seccomp_data, args[4])),
+      BPF_JUMP(BPF_JMP | BPF_JEQ | BPF_K, 0, 1, 0),
+      BPF_STMT(BPF_RET | BPF_K, SECCOMP_RET_ERRNO | EINVAL),
+      BPF_STMT(BPF_RET | BPF_K, SECCOMP_RET_ALLOW),
+  };
+  const sock_fprog filter{static_cast<unsigned short>(std::size(program)), program};
+  return prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) == 0 && prctl(PR_SET_SECCOMP, SECCOMP_MODE_FILTER, &filter) == 0;
+}
+
+TEST_F(CheckpointTest, ReplacesWhereTheFileSystemCannotExchange) {
+  bool forbidden = false;
+  std::thread on_nfs([&] {  // the filter is the thread's
+    forbidden = ForbidRenameFlags();
+    if (!forbidden) return;
+    Write();
+    Checkpoint newer = Example();
+    newer.info.epoch = 8;
+    Write(newer);
+  });
+  on_nfs.join();
+  if (!forbidden) GTEST_SKIP() << "this system does not allow seccomp filters";
+  ASSERT_TRUE(Load().ok()) << Load();
+  EXPECT_EQ(LoadCheckpoint(directory_ / "c/manifest.json")->info.epoch, 8);
+  EXPECT_EQ(Entries(), 1);
+}
+
+TEST_F(CheckpointTest, AFileLongerThanItMayBeIsRefusedUnread) {
+  Write();
+  std::filesystem::resize_file(directory_ / "c/model.safetensors", uint64_t{1} << 40);  // sparse
+  EXPECT_TRUE(absl::IsDataLoss(Load())) << Load();
+  Write();
+  std::filesystem::resize_file(directory_ / "c/manifest.json", (1 << 20) + 1);
+  EXPECT_TRUE(absl::IsDataLoss(Load()));
+  EXPECT_NE(Load().message().find("more than the 1048576"), std::string::npos) << Load();
+}
+
+#if !defined(__SANITIZE_ADDRESS__) && !defined(__SANITIZE_THREAD__)  // which end the program where memory does
+TEST_F(CheckpointTest, NoMemoryIsNoDamage) {
+  constexpr uint64_t kBytes = uint64_t{15} << 30;
+  const std::string path = Write();
+  json manifest = json::parse(ReadTestFile(path));
+  manifest["files"][0]["bytes"] = kBytes;
+  WriteTestFile(path, manifest.dump());
+  std::filesystem::resize_file(directory_ / "c/model.safetensors", kBytes);  // sparse
+  const ResourceLimit limit(RLIMIT_AS, kBytes);
+  EXPECT_TRUE(absl::IsResourceExhausted(Load())) << Load();
+}
+#endif
+
+TEST_F(CheckpointTest, ADirectoryIsMadeOnce) {
+  EXPECT_TRUE(MakeDirectory(directory_ / "d").ok());
+  EXPECT_TRUE(MakeDirectory(directory_ / "d").ok());
+  EXPECT_TRUE(std::filesystem::is_directory(directory_ / "d"));
+  EXPECT_TRUE(absl::IsUnavailable(MakeDirectory(directory_ / "no/d")));
+}
+
+TEST_F(CheckpointTest, AMissingParentIsAnErrorAndLeavesNothing) {
   EXPECT_TRUE(absl::IsUnavailable(WriteCheckpoint(directory_ / "no/c", Example()).status()));
   EXPECT_TRUE(absl::IsInvalidArgument(WriteCheckpoint(directory_ / "", Example()).status()));
   EXPECT_TRUE(std::filesystem::is_empty(directory_.path()));

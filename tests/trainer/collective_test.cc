@@ -1,6 +1,7 @@
 #include "worker/trainer/collective.h"
 
 #include <ATen/ops/arange.h>
+#include <ATen/ops/from_blob.h>
 #include <ATen/ops/zeros.h>
 #include <gtest/gtest.h>
 
@@ -46,6 +47,11 @@ INSTANTIATE_TEST_SUITE_P(Kinds, CollectiveTest,
                                            Kind{"Gloo1", 1, true}, Kind{"Gloo2", 2, true}, Kind{"Gloo3", 3, true}),
                          [](const auto& kind) { return kind.param.name; });
 
+absl::Status SumFloats(Collective& ranks, float* values, int64_t count) {
+  at::Tensor tensor = at::from_blob(values, {count}, at::kFloat);
+  return ranks.AllReduceSum(tensor);
+}
+
 // Values of one rank, of very different sizes, so that the order of adding shows in the last bits.
 std::vector<float> RaggedValues(uint32_t seed, int rank, int64_t count) {
   std::mt19937 random(seed * 101 + static_cast<uint32_t>(rank));
@@ -63,7 +69,7 @@ TEST_P(CollectiveTest, SumsAreRightAndEqualBitForBitOnAllRanks) {
     std::vector<std::vector<float>> results;
     Run([&](Collective& ranks) {
       std::vector<float> values = RaggedValues(kSeed, ranks.rank(), count);
-      ASSERT_TRUE(ranks.AllReduceSum(values.data(), count).ok());
+      ASSERT_TRUE(SumFloats(ranks, values.data(), count).ok());
       const std::lock_guard lock(mutex);
       results.push_back(std::move(values));
     });
@@ -90,7 +96,7 @@ TEST_P(CollectiveTest, TheSameSumTwiceHasTheSameBits) {
   for (std::vector<float>& result : results) {
     Run([&](Collective& ranks) {
       std::vector<float> values = RaggedValues(3, ranks.rank(), 10'000);
-      ASSERT_TRUE(ranks.AllReduceSum(values.data(), 10'000).ok());
+      ASSERT_TRUE(SumFloats(ranks, values.data(), 10'000).ok());
       if (ranks.rank() == 0) result = std::move(values);
     });
   }
@@ -118,7 +124,7 @@ TEST_P(CollectiveTest, ARankWithNothingToAddJoinsWithZeros) {
   Run([](Collective& ranks) {
     // Losses and hard rows of a rank: rank 0 one row of loss 4, the others none.
     float sums[2] = {ranks.rank() == 0 ? 4.0F : 0.0F, ranks.rank() == 0 ? 1.0F : 0.0F};
-    ASSERT_TRUE(ranks.AllReduceSum(sums, 2).ok());
+    ASSERT_TRUE(SumFloats(ranks, sums, 2).ok());
     EXPECT_EQ(sums[0] / sums[1], 4.0F);
   });
 }
@@ -126,19 +132,8 @@ TEST_P(CollectiveTest, ARankWithNothingToAddJoinsWithZeros) {
 TEST_P(CollectiveTest, NanReachesEveryRank) {
   Run([](Collective& ranks) {
     float value = ranks.rank() == ranks.world_size() - 1 ? NAN : 1.0F;
-    ASSERT_TRUE(ranks.AllReduceSum(&value, 1).ok());
+    ASSERT_TRUE(SumFloats(ranks, &value, 1).ok());
     EXPECT_TRUE(std::isnan(value));
-  });
-}
-
-TEST_P(CollectiveTest, BroadcastsFromEveryRoot) {
-  Run([](Collective& ranks) {
-    for (int root = 0; root < ranks.world_size(); ++root) {
-      std::vector<char> data(100'003, static_cast<char>(ranks.rank() + 1));
-      ASSERT_TRUE(ranks.Broadcast(data.data(), data.size(), root).ok());
-      for (const char c : data) ASSERT_EQ(c, root + 1);
-    }
-    ASSERT_TRUE(ranks.Broadcast(nullptr, 0).ok());
   });
 }
 
@@ -170,18 +165,14 @@ TEST_P(CollectiveTest, AMisuseFailsTheGroupForGood) {
   RunRanks(1, [](Collective& ranks) {
     at::Tensor wrong = at::zeros({2}, at::kLong);
     const absl::Status first = ranks.AllReduceSum(wrong);
-    EXPECT_TRUE(absl::IsInvalidArgument(first)) << first;
-    float good = 1;
+    EXPECT_TRUE(absl::IsInternal(first)) << first;
+    double good = 1;
     EXPECT_EQ(ranks.AllReduceSum(&good, 1), first);
     EXPECT_EQ(ranks.sequence(), 0);
   });
   RunRanks(1, [](Collective& ranks) {
     at::Tensor strided = at::zeros({4, 4}).t().slice(0, 0, 2);
-    EXPECT_TRUE(absl::IsInvalidArgument(ranks.AllReduceSum(strided)));
-  });
-  RunRanks(1, [](Collective& ranks) {
-    char byte = 0;
-    EXPECT_TRUE(absl::IsInvalidArgument(ranks.Broadcast(&byte, 1, 1)));
+    EXPECT_TRUE(absl::IsInternal(ranks.AllReduceSum(strided)));
   });
 }
 
@@ -191,7 +182,7 @@ TEST(ThreadCollectiveTest, ARankThatLeavesOrDiffersFailsTheOthers) {
     EXPECT_TRUE(absl::IsUnavailable(ranks.Barrier()));
   });
   RunRanks(2, [](Collective& ranks) {
-    float values[2] = {0, 0};
+    double values[2] = {0, 0};
     EXPECT_TRUE(absl::IsInvalidArgument(ranks.AllReduceSum(values, 1 + ranks.rank())));
   });
 }
@@ -213,7 +204,7 @@ TEST(ConnectGlooTest, NamesTheRankThatDidNotComeUp) {
   GlooOptions options;
   options.rank = 1;
   options.world_size = 2;
-  options.timeout = absl::Milliseconds(300);
+  options.patience = absl::Milliseconds(300);
   const absl::Time begin = absl::Now();
   const absl::Status status = ConnectGloo(options, store).status();
   EXPECT_TRUE(absl::IsDeadlineExceeded(status)) << status;
@@ -225,19 +216,20 @@ TEST(ConnectGlooTest, RefusesBadOptions) {
   testing::MemoryStore store;
   GlooOptions options;
   options.world_size = 2;
-  options.timeout = absl::Milliseconds(300);
+  options.patience = absl::Milliseconds(300);
   const auto refused = [&](auto change) {
     GlooOptions changed = options;
     change(changed);
-    return absl::IsInvalidArgument(ConnectGloo(changed, store).status());
+    return absl::IsFailedPrecondition(ConnectGloo(changed, store).status());
   };
   EXPECT_TRUE(refused([](GlooOptions& o) { o.rank = 2; }));
   EXPECT_TRUE(refused([](GlooOptions& o) { o.rank = -1; }));
   EXPECT_TRUE(refused([](GlooOptions& o) { o.world_size = 0; }));
   EXPECT_TRUE(refused([](GlooOptions& o) { o.timeout = absl::ZeroDuration(); }));
   EXPECT_TRUE(refused([](GlooOptions& o) { o.timeout = absl::InfiniteDuration(); }));
+  EXPECT_TRUE(refused([](GlooOptions& o) { o.patience = absl::ZeroDuration(); }));
   EXPECT_TRUE(refused([](GlooOptions& o) { o.interface = "no-such-if0"; }));
-  EXPECT_TRUE(refused([](GlooOptions& o) { o.host = "192.0.2.1"; }));
+  EXPECT_TRUE(refused([](GlooOptions& o) { o.address = "192.0.2.1"; }));
 }
 
 TEST(ConnectGlooTest, AStoreThatFailsIsSeen) {

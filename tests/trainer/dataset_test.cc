@@ -1,6 +1,7 @@
 #include "worker/trainer/data/dataset.h"
 
 #include <gtest/gtest.h>
+#include <sys/resource.h>
 #include <zlib.h>
 
 #include <algorithm>
@@ -193,6 +194,28 @@ TEST_F(DataSetTest, HeadersThatAnnounceTooMuchAreSeen) {
   ExpectDamaged(kTrainImages, magic + big + BigEndian(28) + BigEndian(28), "more than");
   ExpectDamaged(kTrainImages, magic + BigEndian(4) + BigEndian(28) + BigEndian(28) + std::string(3 * kPixels, 'x'),
                 "is cut");
+}
+
+// The most memory that this process has held, in MiB.
+int64_t PeakMiB() {
+  rusage usage{};
+  getrusage(RUSAGE_SELF, &usage);
+  return usage.ru_maxrss >> 10;
+}
+
+TEST_F(DataSetTest, AFileThatHoldsMoreThanItAnnouncesIsNotRead) {
+  std::filesystem::resize_file(Path(kTrainImages), uint64_t{1} << 36);  // sparse
+  const int64_t before = PeakMiB();
+  EXPECT_NE(Load().status().message().find("after the last"), std::string::npos) << Load().status();
+  std::filesystem::remove(Path(kTrainImages));
+  // 256 MiB in about one.
+  const gzFile bomb = gzopen((Path(kTrainImages) + ".gz").c_str(), "wb1");
+  const std::string start = Images(3), zeros(1 << 20, '\0');
+  gzwrite(bomb, start.data(), static_cast<unsigned>(start.size()));
+  for (int i = 0; i < 256; ++i) gzwrite(bomb, zeros.data(), static_cast<unsigned>(zeros.size()));
+  ASSERT_EQ(gzclose(bomb), Z_OK);
+  EXPECT_NE(Load().status().message().find("after the last"), std::string::npos) << Load().status();
+  EXPECT_LT(PeakMiB() - before, 64);
 }
 
 TEST_F(DataSetTest, WrongSizesAndLabelsAreSeen) {

@@ -1,6 +1,10 @@
 #include "worker/trainer/evaluator.h"
 
+#include <algorithm>
+#include <iterator>
+#include <limits>
 #include <numeric>
+#include <set>
 
 #include <ATen/Parallel.h>
 #include <gtest/gtest.h>
@@ -51,12 +55,25 @@ class EvaluatorTest : public ::testing::Test {
     return out;
   }
 
+  // The rows that `attacks` leave right, one by one: from counts over ever more rows.
+  std::set<int64_t> Robust(const std::vector<EvaluationAttack>& attacks) {
+    std::set<int64_t> out;
+    int64_t before = 0;
+    for (int64_t rows = 1; rows <= 80; ++rows) {
+      const int64_t count = Sum(Run({{"s", 0.3, attacks}}, 1, rows).robust[0]);
+      if (count > before) out.insert(rows - 1);
+      before = count;
+    }
+    return out;
+  }
+
   const ImageSet train_ = ToyImages(200, 1);
   const ImageSet images_ = ToyImages(150, 2);
   const std::unique_ptr<Model> model_ = ToyModel();
   ParameterSet weights_{model_->parameters()};
 };
 
+const EvaluationAttack kNothing{AttackLoss::kMargin, 1, 1e-12, 1, false};
 const EvaluationAttack kWeak{AttackLoss::kCrossEntropy, 2, 0.02, 1, true};
 const EvaluationAttack kMargin{AttackLoss::kMargin, 5, 0.02, 2, true};
 
@@ -79,20 +96,52 @@ TEST_F(EvaluatorTest, DoesNotDependOnWorldSize) {
   }
 }
 
-TEST_F(EvaluatorTest, RobustIsTheWorstOverAttacksAndRestarts) {
-  const EvaluationCounts counts =
-      Run({{"weak", 0.02, {kWeak}}, {"margin", 0.02, {kMargin}}, {"weak-too", 0.02, {kWeak, kMargin}}});
-  for (size_t k = 0; k < 4; ++k) {
-    EXPECT_LE(counts.robust[0][k], counts.clean[k]);
-    EXPECT_LE(counts.robust[2][k], counts.robust[0][k]);
-  }
-  EXPECT_GT(Sum(counts.clean), 0);
-  const EvaluationCounts strong = Run({{"strong", 0.5, {{AttackLoss::kCrossEntropy, 20, 0.1, 2, true}}}});
-  EXPECT_LT(Sum(strong.robust[0]), Sum(strong.clean));
+TEST_F(EvaluatorTest, ARowIsRobustWhereNoAttackBreaksIt) {
+  // In both places of a suite, as start points depend on the place.
+  const EvaluationAttack noise{AttackLoss::kCrossEntropy, 1, 0.12, 1, true};
+  const std::set<int64_t> clean = Robust({kNothing});
+  const std::set<int64_t> first = Robust({noise}), second = Robust({kNothing, noise}), both = Robust({noise, noise});
+  std::set<int64_t> expected;
+  std::set_intersection(first.begin(), first.end(), second.begin(), second.end(),
+                        std::inserter(expected, expected.end()));
+  EXPECT_EQ(both, expected);
+  // Each breaks rows that the other does not, or the above would say little.
+  EXPECT_LT(first.size(), clean.size());
+  EXPECT_LT(both.size(), first.size());
+  EXPECT_LT(both.size(), second.size());
+}
+
+TEST_F(EvaluatorTest, EachRestartBreaksMore) {
+  EvaluationAttack noise{AttackLoss::kCrossEntropy, 1, 0.12, 1, true};
+  const std::set<int64_t> once = Robust({noise});
+  noise.restarts = 2;
+  const std::set<int64_t> twice = Robust({noise});
+  EXPECT_TRUE(std::includes(once.begin(), once.end(), twice.begin(), twice.end()));
+  EXPECT_LT(twice.size(), once.size());
+}
+
+TEST_F(EvaluatorTest, ANetworkThatSaysNoNumbersIsNeverRight) {
+  weights_.flat().fill_(std::numeric_limits<float>::quiet_NaN());
+  const EvaluationCounts counts = Run({{"a", 0.05, {kWeak}}});
+  EXPECT_EQ(Sum(counts.rows), 150);
+  EXPECT_EQ(Sum(counts.clean), 0);
+  EXPECT_EQ(Sum(counts.robust[0]), 0);
+}
+
+TEST_F(EvaluatorTest, RanksMeetAfterEachBlockHoweverManyRowsSurvive) {
+  constexpr int64_t kRows = 520;  // 3 blocks on rank 0, 260 rows a rank
+  ImageSet images = ToyImages(kRows, 3);
+  for (int64_t row = 1; row < kRows; row += 2)
+    images.labels[row] = (images.labels[row] + 1) % 4;  // rank 1: mostly wrong
+  RunRanks(2, [&](Collective& ranks) {
+    at::set_num_threads(1);
+    ASSERT_TRUE(Evaluate(*model_, weights_, images, kRows, {{"a", 0.05, {kWeak, kMargin}}}, 5, ranks, [] {}).ok());
+    EXPECT_EQ(ranks.sequence(), 3 * (1 + 1 + 2) + 2);  // clean, one run, two restarts; the end
+  });
 }
 
 TEST_F(EvaluatorTest, AnAttackThatCannotMoveLeavesCleanAccuracy) {
-  const EvaluationCounts counts = Run({{"none", 1e-12, {{AttackLoss::kMargin, 1, 1e-12, 1, false}}}});
+  const EvaluationCounts counts = Run({{"none", 1e-12, {kNothing}}});
   EXPECT_EQ(counts.robust[0], counts.clean);
 }
 

@@ -23,7 +23,7 @@ class GlooFailureTest : public ::testing::Test {
   }
 
   // This process is rank 0.
-  void Start(int world_size, absl::Duration timeout) {
+  void Start(int world_size, absl::Duration timeout, absl::Duration patience = absl::Seconds(30)) {
     for (int rank = 1; rank < world_size; ++rank) {
       const std::string rank_text = absl::StrCat(rank), size_text = absl::StrCat(world_size);
       const std::vector<const char*> arguments{HAM_GLOO_PEER, directory_.path().c_str(), rank_text.c_str(),
@@ -35,6 +35,7 @@ class GlooFailureTest : public ::testing::Test {
     GlooOptions options;
     options.world_size = world_size;
     options.timeout = timeout;
+    options.patience = patience;
     const auto store = MakeFileStore(directory_.path());
     auto ranks = ConnectGloo(options, *store);
     ASSERT_TRUE(ranks.ok()) << ranks.status();
@@ -43,7 +44,7 @@ class GlooFailureTest : public ::testing::Test {
   }
 
   int Sum() {
-    float one = 1;
+    double one = 1;
     last_ = ranks_->AllReduceSum(&one, 1);
     return last_.ok() ? static_cast<int>(one) : -1;
   }
@@ -104,6 +105,16 @@ TEST_F(GlooFailureTest, AFrozenPeerEndsTheCallAtTheTimeout) {
   EXPECT_GE(absl::Now() - begin, absl::Seconds(1.9));
   EXPECT_LT(absl::Now() - begin, absl::Seconds(10));
   EXPECT_TRUE(absl::IsDeadlineExceeded(ranks_->Barrier()));
+}
+
+TEST_F(GlooFailureTest, ABarrierWaitsForItsOwnTime) {
+  ASSERT_NO_FATAL_FAILURE(Start(2, absl::Milliseconds(500), absl::Seconds(2)));
+  ASSERT_EQ(::kill(peers_[0], SIGSTOP), 0);
+  const absl::Time begin = absl::Now();
+  absl::Status status = ranks_->Barrier();
+  EXPECT_TRUE(absl::IsDeadlineExceeded(status)) << status;
+  EXPECT_GE(absl::Now() - begin, absl::Seconds(1.9));
+  EXPECT_LT(absl::Now() - begin, absl::Seconds(20));
 }
 
 }  // namespace

@@ -1,6 +1,6 @@
 // One rank in a process of its own, for tests that kill or freeze it:
 //   gloo_peer STORE_DIRECTORY RANK WORLD_SIZE
-// Sums one float with the others until that fails, then ends. The group's timeout is long, so that only a
+// Sums one number with the others until that fails, then ends. The group's timeout is long, so that only a
 // lost peer ends it.
 #include <cstdlib>
 
@@ -16,7 +16,7 @@ int main(int argc, char** argv) {
   options.timeout = absl::Seconds(30);
   auto ranks = ConnectGloo(options, *store);
   if (!ranks.ok()) return 1;
-  float one = 1;
+  double one = 1;
   while ((*ranks)->AllReduceSum(&one, 1).ok()) one = 1;
   return 0;
 }

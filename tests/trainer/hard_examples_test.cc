@@ -1,6 +1,7 @@
 #include "worker/trainer/hard_examples.h"
 
 #include <cmath>
+#include <limits>
 
 #include <ATen/ops/empty.h>
 #include <ATen/ops/tensor.h>
@@ -25,6 +26,15 @@ TEST(HardExamplesTest, KeepsWhatIsMisclassified) {
   EXPECT_THAT(mined->keep, ElementsAre(0, 1, 0));
   EXPECT_EQ(mined->hard_count, 1);
   EXPECT_EQ(mined->kept_count, 1);
+}
+
+TEST(HardExamplesTest, ARowThatIsNotFiniteIsHardAndHasNoPrediction) {
+  const float nan = std::numeric_limits<float>::quiet_NaN(), inf = std::numeric_limits<float>::infinity();
+  const at::Tensor logits = at::tensor({nan, nan, 1.0f, nan, inf, 1.0f, 2.0f, -inf, 1.0f, 0.0f}).view({5, 2});
+  EXPECT_THAT(Predictions(logits), ElementsAre(-1, -1, -1, -1, 0));
+  const auto mined = FindHardExamples(logits, at::zeros({5}, at::kLong), {0, 1, 2, 3, 4}, 1, 1, 0);
+  ASSERT_TRUE(mined.ok());
+  EXPECT_THAT(mined->is_hard, ElementsAre(1, 1, 1, 1, 0));
 }
 
 TEST(HardExamplesTest, NoHardRowIsNormal) {

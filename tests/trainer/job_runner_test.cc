@@ -8,6 +8,7 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
+#include <cstdlib>
 #include <filesystem>
 
 #include <gmock/gmock.h>
@@ -134,7 +135,9 @@ class UnderAgentTest : public JobRunnerTest {
                   {"threads", 1},
                   {"resume_manifest", ""},
                   {"interface", ""},
-                  {"collective_timeout_seconds", 20}};
+                  {"address", ""},
+                  {"collective_timeout_seconds", 20},
+                  {"collective_patience_seconds", 20}};
     start.update(changes);
     EXPECT_EQ(Next("hello")["build_id"], BuildId());
     ASSERT_TRUE(ipc::WriteFrame(agent_, start).ok());
@@ -243,14 +246,46 @@ json SpecWith(const char* pointer, const json& value) {
 
 INSTANTIATE_TEST_SUITE_P(
     Starts, BadStartTest,
-    ::testing::Values(
-        BadStart{SpecWith("/train/tampered", 1), "USER", "train.tampered is not known"},
-        BadStart{SpecWith("/train/data/train_rows", 65), "USER", "train.data.train_rows is 65"},
-        BadStart{SpecWith("/train/data/name", "cifar-10"), "USER", "cifar-10"},
-        BadStart{{{"data_root", "/nowhere"}}, "USER", "fashion-mnist"},
-        BadStart{{{"build_id", "000000000000"}}, "INFRASTRUCTURE", "of build 000000000000"},
-        BadStart{{{"resume_manifest", "/nowhere/manifest.json"}}, "INFRASTRUCTURE", "cannot resume"},
-        BadStart{{{"world_size", 2}, {"rank", 1}, {"collective_timeout_seconds", 0.2}}, "INFRASTRUCTURE", ""}));
+    ::testing::Values(BadStart{SpecWith("/train/tampered", 1), "USER", "train.tampered is not known"},
+                      BadStart{SpecWith("/train/data/train_rows", 65), "USER", "train.data.train_rows is 65"},
+                      BadStart{SpecWith("/train/data/name", "cifar-10"), "USER", "cifar-10"},
+                      BadStart{{{"data_root", "/nowhere"}}, "USER", "fashion-mnist"},
+                      BadStart{{{"build_id", "000000000000"}}, "INFRASTRUCTURE", "of build 000000000000"},
+                      BadStart{{{"resume_manifest", "/nowhere/manifest.json"}}, "INFRASTRUCTURE", "cannot resume"},
+                      BadStart{{{"world_size", 2}, {"interface", "no-such-if0"}}, "INFRASTRUCTURE", "\"no-such-if0\""},
+                      BadStart{{{"world_size", 2}, {"address", "192.0.2.1"}}, "INFRASTRUCTURE", "192.0.2.1"},
+                      BadStart{{{"world_size", 2}, {"rank", 2}}, "INFRASTRUCTURE", "rank 2 of 2"}));
+
+TEST_F(UnderAgentTest, NamesTheRankThatDoesNotComeUp) {
+  SendStart({{"world_size", 2}, {"rank", 1}, {"collective_patience_seconds", 0.2}});
+  json frame;
+  do {
+    const auto next = ipc::ReadFrame(agent_);
+    ASSERT_TRUE(next.ok()) << next.status();
+    frame = *next;
+    if (frame["type"] == "store_set" || frame["type"] == "store_get") {
+      const bool set = frame["type"] == "store_set";
+      ASSERT_TRUE(
+          ipc::WriteFrame(
+              agent_,
+              {{"type", "store_reply"}, {"id", frame["id"]}, {"ok", set}, {"value", ""}, {"error", "nobody set it"}})
+              .ok());
+      if (!set) {
+        EXPECT_LE(frame["timeout_seconds"], 0.2);
+      }
+    }
+  } while (frame["type"] != "failed");
+  EXPECT_EQ(frame["class"], "INFRASTRUCTURE");
+  EXPECT_THAT(frame["message"].get<std::string>(), HasSubstr("0\": nobody set it"));
+  EXPECT_EQ(ExitStatus(), 1);
+}
+
+TEST_F(UnderAgentTest, ABrokenFrameOfTheAgentsIsSaidAndEndsIt) {
+  Next("hello");
+  ASSERT_TRUE(ipc::WriteFrame(agent_, {{"type", "launch"}}).ok());
+  EXPECT_EQ(ExitStatus(), 1);
+  EXPECT_THAT(ham::testing::ReadTestFile(directory_ / "out.err"), HasSubstr("unknown type \"launch\""));
+}
 
 class AloneTest : public JobRunnerTest {
  protected:
@@ -301,6 +336,74 @@ TEST_F(AloneTest, TwoRanksMeetInADirectory) {
   EXPECT_EQ(Output("one"), "");
 }
 
+TEST_F(AloneTest, GoesOnWithAnotherNumberOfRanksAndSaysSo) {
+  ASSERT_EQ(Run({}, "alone"), 0) << Output("alone.err");
+  EXPECT_EQ(Output("alone.err"), "");
+  const std::string manifest = directory_ / "work-alone/checkpoints/epoch-000001/manifest.json";
+  const std::string meet = directory_ / "meet";
+  const std::vector<std::string> both = {"--world-size", "2", "--rendezvous-dir", meet, "--resume", manifest, "--rank"};
+  std::vector<std::string> first = both, second = both;
+  first.push_back("0");
+  second.push_back("1");
+  const pid_t one = Start(Arguments(second, "one"), directory_ / "one");
+  EXPECT_EQ(Run(first, "zero"), 0) << Output("zero.err");
+  EXPECT_EQ(WaitForExit(one), 0) << Output("one.err");
+  EXPECT_THAT(Output("zero.err"), HasSubstr("made with 1 ranks, this run has 2: results are equal up to rounding"));
+  EXPECT_EQ(Output("one.err"), "");
+  EXPECT_THAT(Output("zero"), HasSubstr("done"));
+}
+
+TEST_F(AloneTest, SaysThatAnotherBuildMadeTheCheckpoint) {
+  ASSERT_EQ(Run({}, "first"), 0) << Output("first.err");
+  const std::string manifest = directory_ / "work-first/checkpoints/epoch-000001/manifest.json";
+  json changed = json::parse(Output("work-first/checkpoints/epoch-000001/manifest.json"));
+  changed["build_id"] = "000000000000";
+  ham::testing::WriteTestFile(manifest, changed.dump());
+  EXPECT_EQ(Run({"--resume", manifest}, "second"), 0);
+  EXPECT_THAT(Output("second.err"), HasSubstr("made with build 000000000000"));
+}
+
+TEST_F(AloneTest, RanksThatResumeFromDifferentPlacesRefuseToStart) {
+  ASSERT_EQ(Run({}, "first"), 0) << Output("first.err");
+  const std::string manifest = directory_ / "work-first/checkpoints/epoch-000001/manifest.json";
+  const std::vector<std::string> both = {"--world-size", "2", "--rendezvous-dir", directory_ / "meet", "--rank"};
+  std::vector<std::string> zero = both, one = both;
+  zero.push_back("0");
+  one.insert(one.end(), {"1", "--resume", manifest});
+  const pid_t other = Start(Arguments(one, "one"), directory_ / "one");
+  EXPECT_EQ(Run(zero, "zero"), 1);
+  EXPECT_EQ(WaitForExit(other), 1);
+  for (const char* errors : {"zero.err", "one.err"}) {
+    EXPECT_THAT(Output(errors), HasSubstr("rank 1 has another first iteration than rank 0"));
+  }
+}
+
+TEST_F(AloneTest, TheSpecSaysHowManyRanks) {
+  spec_["train"]["resources"]["world_size"] = 2;
+  EXPECT_EQ(Run({}, "two"), 1);
+  EXPECT_THAT(Output("two.err"), HasSubstr("the 2 ranks meet in an empty directory"));
+  EXPECT_EQ(Run({"--world-size", "1"}, "one"), 0) << Output("one.err");
+}
+
+TEST_F(AloneTest, ASpecIsEnough) {
+  // The data set under its default root is Debian's; here the root is named.
+  ham::testing::WriteTestFile(directory_ / "job.json", spec_.dump());
+  for (const char* made : {"ham-run", "ham-run-2"}) {
+    const std::string command = absl::StrCat("cd ", directory_.path(), " && ", HAM_TRAINER_PROGRAM,
+                                             " --spec job.json --data-root data >out.txt 2>err.txt");
+    ASSERT_EQ(std::system(command.c_str()), 0) << Output("err.txt");
+    EXPECT_THAT(Output("err.txt"), HasSubstr(absl::StrCat("checkpoints go to ", made, "/checkpoints\n")));
+    EXPECT_TRUE(std::filesystem::exists(directory_ / (std::string(made) + "/checkpoints/epoch-000002")));
+  }
+}
+
+TEST_F(AloneTest, AnIncompleteSpecIsToldHowToBecomeWhole) {
+  spec_["train"]["attack"].erase("steps");
+  EXPECT_EQ(Run({}, "short"), 1);
+  EXPECT_THAT(Output("short.err"), HasSubstr("train.attack.steps is missing"));
+  EXPECT_THAT(Output("short.err"), HasSubstr("`hamctl submit --dry-run FILE -o json` prints a complete spec"));
+}
+
 TEST_F(AloneTest, BadFlagsAndFilesAreOneSentence) {
   EXPECT_EQ(Run({"--rank", "1"}, "rank"), 1);
   EXPECT_THAT(Output("rank.err"), HasSubstr("--rank is 1"));
@@ -334,6 +437,7 @@ TEST(FailureClassTest, FollowsTheCode) {
   EXPECT_STREQ(FailureClassOf(absl::InternalError("")), "TRAINER_CRASH");
   EXPECT_STREQ(FailureClassOf(absl::UnavailableError("")), "INFRASTRUCTURE");
   EXPECT_STREQ(FailureClassOf(absl::ResourceExhaustedError("")), "INFRASTRUCTURE");
+  EXPECT_STREQ(FailureClassOf(absl::FailedPreconditionError("")), "INFRASTRUCTURE");
 }
 
 }  // namespace

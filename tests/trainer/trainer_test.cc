@@ -23,6 +23,12 @@ using ham::testing::ToySpec;
 using nlohmann::json;
 using ::testing::HasSubstr;
 
+// By weights that are finite themselves: of every row that is not of class 0.
+void MakeLossInfinite(Checkpoint* checkpoint) {
+  checkpoint->model["fc2.bias"].fill_(-3e38F);
+  checkpoint->model["fc2.bias"].mutable_data_ptr<float>()[0] = 3e38F;
+}
+
 class RecordingObserver : public RunObserver {
  public:
   absl::Status OnTick(const Position& position) override {
@@ -215,7 +221,7 @@ TEST_F(TrainerTest, NonFiniteNumbersSkipTheStepAndFiftyInARowEndTheRun) {
   observer.stop_after = 1;
   EXPECT_FALSE(Make(*local, observer).Run().ok());
   Checkpoint poisoned = observer.checkpoints.back();
-  poisoned.model["fc2.bias"].fill_(std::numeric_limits<float>::quiet_NaN());
+  MakeLossInfinite(&poisoned);
   spec_.epochs = 60;
   spec_.optimizer.schedule = Schedule::kConstant;
   observer.stop_after = -1;
@@ -228,6 +234,61 @@ TEST_F(TrainerTest, NonFiniteNumbersSkipTheStepAndFiftyInARowEndTheRun) {
   EXPECT_EQ(observer.Kind("train").back()["train"]["loss"], "NaN");
   EXPECT_EQ(observer.Kind("train").back()["train"]["skipped_iterations"], 5);
   EXPECT_EQ(trainer.MakeCheckpoint().scalars["updates"], 5);
+}
+
+TEST_F(TrainerTest, ARunThatEndsWithNonFiniteNumbersFailsAndIsNotSaved) {
+  const auto local = MakeLocalCollective();
+  RecordingObserver observer;
+  observer.stop_after = 2;
+  EXPECT_FALSE(Make(*local, observer).Run().ok());
+  Checkpoint poisoned = observer.checkpoints.back();
+  MakeLossInfinite(&poisoned);
+  observer.stop_after = -1;
+  Trainer trainer = Make(*local, observer);
+  ASSERT_TRUE(trainer.Restore(poisoned).ok());
+  const absl::Status status = trainer.Run();
+  EXPECT_EQ(status.code(), absl::StatusCode::kInvalidArgument);
+  EXPECT_THAT(std::string(status.message()), HasSubstr("not finite since iteration 11; lower"));
+  EXPECT_EQ(observer.checkpoints.size(), 2);
+  EXPECT_TRUE(observer.Kind("summary").empty());
+}
+
+TEST_F(TrainerTest, RanksMeetAfterASave) {
+  class Watcher : public RecordingObserver {
+   public:
+    explicit Watcher(const Collective& ranks) : ranks_(ranks) {}
+    absl::Status OnTick(const Position& position) override {
+      if (std::string(position.phase) == "evaluate" && calls < 0) calls = ranks_.sequence();
+      return absl::OkStatus();
+    }
+    int64_t calls = -1;  // of the collective, before the evaluation
+
+   private:
+    const Collective& ranks_;
+  };
+  spec_.epochs = 1;
+  RunRanks(2, [&](Collective& ranks) {
+    at::set_num_threads(1);
+    Watcher watcher(ranks);
+    ASSERT_TRUE(Make(ranks, watcher).Run().ok());
+    EXPECT_EQ(watcher.calls, 5 + 1);  // a sum an iteration; the save
+  });
+}
+
+TEST_F(TrainerTest, WeightsThatAreNotFiniteAreNotSaved) {
+  const auto local = MakeLocalCollective();
+  RecordingObserver observer;
+  observer.stop_after = 1;
+  EXPECT_FALSE(Make(*local, observer).Run().ok());
+  Checkpoint poisoned = observer.checkpoints.back();
+  poisoned.model["fc2.bias"].fill_(std::numeric_limits<float>::quiet_NaN());
+  observer.stop_after = -1;
+  Trainer trainer = Make(*local, observer);
+  ASSERT_TRUE(trainer.Restore(poisoned).ok());
+  const absl::Status status = trainer.Run();
+  EXPECT_EQ(status.code(), absl::StatusCode::kInvalidArgument);
+  EXPECT_THAT(std::string(status.message()), HasSubstr("weights are not finite after iteration 10; lower"));
+  EXPECT_EQ(observer.checkpoints.size(), 1);
 }
 
 TEST_F(TrainerTest, EvaluatesAveragedWeightsOnlyWhenThereAreAny) {

@@ -66,8 +66,9 @@ CommandLine ParseCommandLine(int argc, const char* const* argv) {
       ->check(CLI::Range(0, kMostSlots));
   app.add_option("--data-root", options.data_root, "Folder with the data sets")->capture_default_str();
   app.add_option("--trainer", options.trainer, "Trainer program (default: ham-trainer beside this one)");
-  app.add_option("--data-interface", options.data_interface,
-                 "Network interface for traffic between ranks, which is not encrypted (default: the host's)");
+  app.add_option(
+      "--data-interface", options.data_interface,
+      "Network interface for traffic between ranks, which is not encrypted (default: that towards the coordinator)");
   app.add_flag("--no-gpu", options.no_gpu, "Leave GPUs alone");
   try {
     app.parse(argc, argv);

@@ -12,6 +12,7 @@
 #include "absl/strings/str_cat.h"
 #include "absl/time/clock.h"
 #include "proto/version.h"
+#include "worker/agent/local_address.h"
 #include "worker/agent/log_text.h"
 #include "worker/agent/slots.h"
 #include "worker/ipc/frame.h"
@@ -154,6 +155,16 @@ absl::Status Rank::Greet() {
     return absl::FailedPreconditionError(absl::StrCat("the trainer is of build ", hello->build_id, ", this worker of ",
                                                       BuildId(), ": install both from one build"));
   }
+  std::string address;
+  if (host_.data_interface.empty() && assignment_.world_size() > 1) {
+    const absl::StatusOr<std::string> found =
+        LocalAddressTowards(host_.link->config().endpoints[host_.link->endpoint()]);
+    if (!found.ok()) {
+      return absl::UnavailableError(absl::StrCat("cannot tell by which address other hosts reach this one (",
+                                                 found.status().message(), "): name it with --data-interface"));
+    }
+    address = *found;
+  }
   uploader_ =
       std::make_unique<CheckpointUploader>([this](const CheckpointFrame& checkpoint) { return Upload(checkpoint); },
                                            [this](const CheckpointFrame& checkpoint, const absl::Status& status) {
@@ -163,7 +174,8 @@ absl::Status Rank::Greet() {
   Send(StartFrame(assignment_, {.data_root = host_.data_root,
                                 .work_dir = directory_,
                                 .resume_manifest = resume_manifest_,
-                                .interface = host_.data_interface}))
+                                .interface = host_.data_interface,
+                                .address = address}))
       .IgnoreError();  // a trainer that is gone is seen in the next read
   return absl::OkStatus();
 }

@@ -148,7 +148,9 @@ json StartFrame(const ham::v1::Assignment& assignment, const RankPlace& place) {
           {"threads", assignment.spec().train().resources().threads_per_rank()},
           {"resume_manifest", place.resume_manifest},
           {"interface", place.interface},
-          {"collective_timeout_seconds", absl::ToDoubleSeconds(place.collective_timeout)}};
+          {"address", place.address},
+          {"collective_timeout_seconds", absl::ToDoubleSeconds(place.collective_timeout)},
+          {"collective_patience_seconds", absl::ToDoubleSeconds(place.collective_patience)}};
 }
 
 json StoreReplyFrame(int64_t id, const absl::StatusOr<std::string>& value) {

@@ -47,8 +47,11 @@ struct RankPlace {
   std::string data_root;
   std::string work_dir;
   std::string resume_manifest;  // "" = from scratch
+  // Of the gang's traffic; see the frame.
   std::string interface;
+  std::string address;
   absl::Duration collective_timeout = absl::Minutes(1);
+  absl::Duration collective_patience = absl::Minutes(10);  // a slow disk, a large checkpoint to fetch, an evaluation
 };
 
 nlohmann::json StartFrame(const ham::v1::Assignment& assignment, const RankPlace& place);

@@ -92,11 +92,11 @@ absl::Status WriteFrame(int fd, const nlohmann::json& message) {
   try {
     frame += message.dump();
   } catch (const nlohmann::json::exception& e) {  // text that is not UTF-8
-    return absl::InvalidArgumentError(absl::StrCat("message cannot be written as JSON: ", e.what()));
+    return absl::InternalError(absl::StrCat("message cannot be written as JSON: ", e.what()));
   }
   const size_t size = frame.size() - kHeaderBytes;
   if (size > kMaxFrameBytes) {
-    return absl::InvalidArgumentError(
+    return absl::InternalError(
         absl::StrCat("a frame of ", size, " bytes is too long: at most ", kMaxFrameBytes, " are allowed"));
   }
   for (size_t i = 0; i < kHeaderBytes; ++i) frame[i] = static_cast<char>(size >> (8 * i));

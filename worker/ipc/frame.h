@@ -7,7 +7,8 @@
 //   hello        {build_id}                                  first frame
 //   progress     {phase, tick, iteration, epoch, collective_sequence}   at most 10 a second, and at each phase change
 //   metric       {point}                                     rank 0; a MetricPoint as protobuf JSON (proto field names)
-//   checkpoint   {manifest, iteration, epoch}                rank 0; absolute path of a complete manifest, to be uploaded;
+//   checkpoint   {manifest, iteration, epoch}                rank 0; absolute path of a complete manifest, to be
+//   uploaded;
 //                                                            its files lie beside it and stay until `checkpoint_done`
 //   store_set    {id, key, value}                            rendezvous; value is base64
 //   store_get    {id, key, timeout_seconds}                  waits until the key is set
@@ -15,10 +16,12 @@
 //   done         {}                                          then exit status 0
 // Agent to trainer:
 //   start        {build_id, job, attempt, rank, world_size, spec, data_root, work_dir, threads, resume_manifest,
-//                 interface, collective_timeout_seconds}     after hello. spec is the JobSpec as protobuf JSON with
+//                 interface, address, collective_timeout_seconds, collective_patience_seconds}
+//                                                            after hello. spec is the JobSpec as protobuf JSON with
 //                                                            proto field names and all primitive fields;
-//                                                            resume_manifest "" = from scratch; interface "" = loopback
-//                                                            or the host's default
+//                                                            resume_manifest "" = from scratch. Traffic of a gang goes
+//                                                            through `interface`, where that is "" from `address` of
+//                                                            this host, and where both are "" over loopback
 //   store_reply  {id, ok, value, error}                      value is base64
 //   checkpoint_done {manifest, ok, error}
 // End of stream means the other side is gone: the trainer then exits at once.
@@ -27,9 +30,9 @@
 #include <cstdint>
 #include <string>
 
+#include <nlohmann/json.hpp>
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
-#include <nlohmann/json.hpp>
 
 namespace ham::ipc {
 
@@ -39,7 +42,8 @@ inline constexpr uint32_t kMaxFrameBytes = 4 << 20;
 // InvalidArgument says where. Any thread.
 absl::StatusOr<nlohmann::json> ParseStrictJson(const std::string& text);
 
-// Writes one frame to a blocking descriptor, whole. Callers serialise. Unavailable when the peer is gone.
+// Writes one frame to a blocking descriptor, whole. Callers serialise. Unavailable when the peer is gone; Internal for
+// a message that is too long or holds text that is not UTF-8.
 absl::Status WriteFrame(int fd, const nlohmann::json& message);
 
 // Reads one frame from a blocking descriptor. OutOfRange at a clean end of stream; InvalidArgument for a

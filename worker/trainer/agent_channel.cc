@@ -7,14 +7,15 @@
 #include <utility>
 
 #include "absl/strings/str_cat.h"
-#include "absl/time/clock.h"
 #include "worker/ipc/frame.h"
+#include "worker/trainer/stopwatch.h"
 
 namespace ham::trainer {
 namespace {
 
 // The agent bounds a store_get by itself; this much longer and it is the agent that hangs.
 constexpr absl::Duration kReplyGrace = absl::Seconds(5);
+constexpr absl::Duration kLeastTimeout = absl::Milliseconds(1);  // the agent refuses one of zero
 constexpr absl::Duration kSetTimeout = absl::Seconds(30);
 
 absl::Status CheckField(const nlohmann::json& message, const char* key, bool good) {
@@ -42,6 +43,9 @@ class AgentChannel::Store final : public KeyValueStore {
         .status();
   }
   absl::StatusOr<std::string> Get(const std::string& key, absl::Duration timeout) override {
+    if (timeout < kLeastTimeout) {
+      return absl::DeadlineExceededError(absl::StrCat("rendezvous key \"", key, "\": no time is left to ask for it"));
+    }
     const double seconds = absl::ToDoubleSeconds(std::min(timeout, absl::Hours(24)));
     return channel_.CallStore({{"type", "store_get"}, {"key", key}, {"timeout_seconds", seconds}}, timeout);
   }
@@ -90,22 +94,27 @@ absl::StatusOr<std::string> AgentChannel::CallStore(nlohmann::json request, absl
     replies_[id] = nullptr;
   }
   request["id"] = id;
+  const Stopwatch waited;
   const absl::Status sent = Send(request);
   absl::MutexLock lock(&mutex_);
   const auto ready = [this, id]()
                          ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_) { return !replies_.at(id).is_null() || !end_.ok(); };
-  const absl::Time begin = absl::Now();
   if (sent.ok()) mutex_.AwaitWithTimeout(absl::Condition(&ready), timeout + kReplyGrace);
   const nlohmann::json reply = std::move(replies_.at(id));
   replies_.erase(id);
   if (!sent.ok()) return sent;
   const std::string key = request.at("key").get<std::string>();
   if (reply.is_null() && !end_.ok()) return end_;
-  if (!reply.is_null() && reply.at("ok").get<bool>()) return ipc::Base64Decode(reply.at("value").get<std::string>());
+  if (!reply.is_null() && reply.at("ok").get<bool>()) {
+    absl::StatusOr<std::string> value = ipc::Base64Decode(reply.at("value").get<std::string>());
+    if (value.ok()) return value;
+    return absl::FailedPreconditionError(
+        absl::StrCat("rendezvous key \"", key, "\": the agent's answer is not base64"));
+  }
   const std::string why = reply.is_null() ? "the agent did not answer" : reply.at("error").get<std::string>();
   const std::string text = absl::StrCat("rendezvous key \"", key, "\": ", why);
-  return reply.is_null() || absl::Now() - begin >= timeout ? absl::DeadlineExceededError(text)
-                                                           : absl::UnavailableError(text);
+  return reply.is_null() || absl::Seconds(waited.Elapsed()) >= timeout ? absl::DeadlineExceededError(text)
+                                                                       : absl::UnavailableError(text);
 }
 
 void AgentChannel::ReadFrames() {
@@ -115,6 +124,7 @@ void AgentChannel::ReadFrames() {
     end = message.ok() ? Dispatch(*message) : message.status();
   }
   if (absl::IsOutOfRange(end)) end = absl::UnavailableError("the agent closed its end");
+  if (absl::IsInvalidArgument(end)) end = absl::FailedPreconditionError(end.message());  // no fault of the user's
   bool expected = false;
   {
     absl::MutexLock lock(&mutex_);

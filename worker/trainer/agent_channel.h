@@ -23,8 +23,8 @@ namespace ham::trainer {
 class AgentChannel {
  public:
   struct Callbacks {
-    // The agent is gone, or sent something that is no frame of the protocol. The trainer must end at once.
-    // Called at most once, and not for the end that the destructor makes.
+    // The agent is gone (Unavailable), or sent something that is no frame of the protocol (FailedPrecondition). The
+    // trainer must end at once. Called at most once, and not for the end that the destructor makes.
     std::function<void(const absl::Status&)> on_end;
     // Answer to a `checkpoint` frame: the files may go now. Optional.
     std::function<void(const std::string& manifest, const absl::Status&)> on_checkpoint_done;
@@ -36,10 +36,10 @@ class AgentChannel {
   AgentChannel(const AgentChannel&) = delete;
   AgentChannel& operator=(const AgentChannel&) = delete;
 
-  // Sends one frame, whole. Unavailable when the agent is gone.
+  // Sends one frame, whole. Unavailable when the agent is gone, Internal for a message that is no frame.
   absl::Status Send(const nlohmann::json& message);
 
-  // Waits for the `start` frame. DeadlineExceeded, or the channel's end as Unavailable.
+  // Waits for the `start` frame. DeadlineExceeded, or what on_end is told.
   absl::StatusOr<nlohmann::json> WaitForStart(absl::Duration timeout);
 
   // Rendezvous through the agent; valid as long as this object.

@@ -12,6 +12,7 @@
 #include <filesystem>
 #include <fstream>
 #include <limits>
+#include <new>
 #include <set>
 #include <utility>
 
@@ -30,10 +31,13 @@ constexpr char kStateFile[] = "state.safetensors";
 constexpr char kManifestFile[] = "manifest.json";
 constexpr char kScalars[] = "scalars";  // key in the metadata of kStateFile
 constexpr uint64_t kMaxFileBytes = uint64_t{16} << 30;
+constexpr uint64_t kMaxManifestBytes = 1 << 20;
 
 absl::Status SystemError(const std::string& what, const std::string& path) {
   const std::string text = absl::StrCat(what, " ", path, " failed: ", std::strerror(errno));
-  if (errno == ENOSPC || errno == EDQUOT) return absl::ResourceExhaustedError(absl::StrCat(text, "; free some space"));
+  if (errno == ENOSPC || errno == EDQUOT || errno == EFBIG) {
+    return absl::ResourceExhaustedError(absl::StrCat(text, "; free some space, or raise the quota or limit"));
+  }
   return absl::UnavailableError(text);
 }
 
@@ -64,15 +68,16 @@ absl::Status WriteFile(const std::string& path, const std::string& bytes) {
   return status;
 }
 
-absl::StatusOr<std::string> ReadWholeFile(const std::string& path) {
+// Refuses a file of more than `most` bytes before it is read.
+absl::StatusOr<std::string> ReadWholeFile(const std::string& path, uint64_t most) {
   std::ifstream file(path, std::ios::binary | std::ios::ate);
   if (!file || std::filesystem::is_directory(path)) {
     return absl::NotFoundError(
         absl::StrCat(path, " cannot be opened: a checkpoint's files must lie beside its manifest"));
   }
   const std::streamoff size = file.tellg();
-  if (size < 0 || static_cast<uint64_t>(size) > kMaxFileBytes) {
-    return absl::DataLossError(absl::StrCat(path, " is larger than a checkpoint's file can be"));
+  if (size < 0 || static_cast<uint64_t>(size) > most) {
+    return absl::DataLossError(absl::StrCat(path, " has ", size, " bytes, more than the ", most, " it may have"));
   }
   std::string bytes(static_cast<size_t>(size), '\0');
   file.seekg(0);
@@ -125,7 +130,22 @@ absl::StatusOr<std::array<File, 3>> Encode(const Checkpoint& checkpoint) {
   return files;
 }
 
-// Puts the finished directory in place; one of that name is exchanged, so that there is one at any moment.
+// MoveIntoPlace for file systems that cannot exchange (NFS, Lustre): there is a moment without.
+absl::Status MoveAsideAndIntoPlace(const std::string& temporary, const std::string& directory) {
+  if (::rename(temporary.c_str(), directory.c_str()) == 0) return absl::OkStatus();
+  if (errno != EEXIST && errno != ENOTEMPTY && errno != ENOTDIR) return SystemError("renaming to", directory);
+  const std::string aside = temporary + ".old";
+  if (::rename(directory.c_str(), aside.c_str()) != 0) return SystemError("moving aside", directory);
+  if (::rename(temporary.c_str(), directory.c_str()) != 0) {
+    absl::Status status = SystemError("renaming to", directory);
+    ::rename(aside.c_str(), directory.c_str());
+    return status;
+  }
+  ::rename(aside.c_str(), temporary.c_str());  // as after an exchange
+  return absl::OkStatus();
+}
+
+// Puts the finished directory in place; one of that name gets the temporary name in exchange.
 absl::Status MoveIntoPlace(const std::string& temporary, const std::string& directory) {
   if (::renameat2(AT_FDCWD, temporary.c_str(), AT_FDCWD, directory.c_str(), RENAME_NOREPLACE) == 0) {
     return absl::OkStatus();
@@ -133,6 +153,7 @@ absl::Status MoveIntoPlace(const std::string& temporary, const std::string& dire
   if (errno == EEXIST && ::renameat2(AT_FDCWD, temporary.c_str(), AT_FDCWD, directory.c_str(), RENAME_EXCHANGE) == 0) {
     return absl::OkStatus();
   }
+  if (errno == EINVAL || errno == ENOSYS) return MoveAsideAndIntoPlace(temporary, directory);
   return SystemError("renaming to", directory);
 }
 
@@ -250,7 +271,7 @@ absl::StatusOr<Manifest> ParseManifest(const std::string& text, const std::strin
 }
 
 absl::StatusOr<Safetensors> LoadFile(const std::string& path, const Manifest::Entry& expected) {
-  const absl::StatusOr<std::string> bytes = ReadWholeFile(path);
+  const absl::StatusOr<std::string> bytes = ReadWholeFile(path, static_cast<uint64_t>(expected.bytes));
   if (!bytes.ok()) return bytes.status();
   if (bytes->size() != static_cast<uint64_t>(expected.bytes)) {
     return absl::DataLossError(
@@ -260,11 +281,20 @@ absl::StatusOr<Safetensors> LoadFile(const std::string& path, const Manifest::En
     return absl::DataLossError(absl::StrCat(path, " is damaged: its SHA-256 is not the manifest's"));
   }
   absl::StatusOr<Safetensors> content = DecodeSafetensors(*bytes);
-  if (!content.ok()) return absl::DataLossError(absl::StrCat(path, ": ", content.status().message()));
+  if (!content.ok()) return absl::Status(content.status().code(), absl::StrCat(path, ": ", content.status().message()));
   return content;
 }
 
 }  // namespace
+
+absl::Status MakeDirectory(const std::string& directory) {
+  std::error_code error;
+  const bool made = std::filesystem::create_directory(directory, error);
+  if (error) return absl::UnavailableError(absl::StrCat("cannot make ", directory, ": ", error.message()));
+  if (!made) return absl::OkStatus();
+  const std::filesystem::path path(directory);
+  return SyncDirectory(path.has_parent_path() ? path.parent_path().string() : ".");
+}
 
 absl::StatusOr<std::string> WriteCheckpoint(const std::string& directory, const Checkpoint& checkpoint) {
   const std::filesystem::path target(directory);
@@ -287,6 +317,8 @@ absl::StatusOr<std::string> WriteCheckpoint(const std::string& directory, const 
     if (status.ok()) status = SyncDirectory(parent);
     if (!status.ok()) return status;
     return absl::StrCat(directory, "/", kManifestFile);
+  } catch (const std::bad_alloc&) {
+    return absl::ResourceExhaustedError(absl::StrCat("no memory to write ", directory));
   } catch (const std::exception& e) {
     return absl::InvalidArgumentError(absl::StrCat("checkpoint cannot be stored: ", e.what()));
   }
@@ -294,7 +326,7 @@ absl::StatusOr<std::string> WriteCheckpoint(const std::string& directory, const 
 
 absl::StatusOr<Checkpoint> LoadCheckpoint(const std::string& manifest_path) {
   try {
-    const absl::StatusOr<std::string> text = ReadWholeFile(manifest_path);
+    const absl::StatusOr<std::string> text = ReadWholeFile(manifest_path, kMaxManifestBytes);
     if (!text.ok()) return text.status();
     const absl::StatusOr<Manifest> manifest = ParseManifest(*text, manifest_path);
     if (!manifest.ok()) return manifest.status();
@@ -310,6 +342,8 @@ absl::StatusOr<Checkpoint> LoadCheckpoint(const std::string& manifest_path) {
     if (parsed.ok() && !parsed->is_object()) parsed = absl::InvalidArgumentError("its scalars are no object");
     if (!parsed.ok()) return absl::DataLossError(absl::StrCat(state_path, ": ", parsed.status().message()));
     return Checkpoint{manifest->info, std::move(model->tensors), std::move(state->tensors), *std::move(parsed)};
+  } catch (const std::bad_alloc&) {
+    return absl::ResourceExhaustedError(absl::StrCat("no memory to read ", manifest_path));
   } catch (const std::exception& e) {
     return absl::DataLossError(absl::StrCat(manifest_path, ": ", e.what()));
   }

@@ -34,13 +34,19 @@ struct Checkpoint {
   nlohmann::json scalars = nlohmann::json::object();  // finite numbers, strings, booleans, nested as wanted; no nulls
 };
 
-// Writes the directory, replacing one of that name in one step, and returns the path of its manifest.json.
-// The parent directory must exist. ResourceExhausted for a full disk; InvalidArgument for content that
-// cannot be stored; Unavailable for other input/output errors. After an error the old one is untouched.
+// Makes one directory if it is missing, such that it outlives a loss of power. Unavailable.
+absl::Status MakeDirectory(const std::string& directory);
+
+// Writes the directory, replacing one of that name, and returns the path of its manifest.json. The parent directory
+// must exist. ResourceExhausted for a full disk or no memory; InvalidArgument for content that cannot be stored;
+// Unavailable for other input/output errors. After an error the name holds the old one, untouched, or, where only the
+// last sync failed, the new one, whole. The two change places in one step, but on file systems that cannot exchange
+// names (NFS): there the old one is moved aside first.
 absl::StatusOr<std::string> WriteCheckpoint(const std::string& directory, const Checkpoint& checkpoint);
 
 // Reads what WriteCheckpoint wrote; the files lie beside the manifest. NotFound if the manifest or a file is
-// missing; DataLoss names the file that is damaged; FailedPrecondition for another format_version.
+// missing; DataLoss names the file that is damaged; FailedPrecondition for another format_version;
+// ResourceExhausted without memory for it.
 absl::StatusOr<Checkpoint> LoadCheckpoint(const std::string& manifest_path);
 
 }  // namespace ham::trainer

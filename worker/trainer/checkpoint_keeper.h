@@ -15,15 +15,17 @@
 
 namespace ham::trainer {
 
-// Keeps the newest two checkpoints of a run. With `uploads`, one that was not yet acknowledged stays, as its files
-// are being read; while two wait, further ones are left out (training does not wait for a slow network), but the last
-// one never is. Any thread may call any method.
+// Keeps the newest two checkpoints of a run, those counted in that an earlier attempt left in the directory. With
+// `uploads`, one that was not yet acknowledged stays, as its files are being read; while two wait, further ones are
+// left out (training does not wait for a slow network), but the last one never is. Any thread may call any method.
 class CheckpointKeeper {
  public:
   // Directories are made in `parent`, which must exist.
   CheckpointKeeper(std::string parent, bool uploads) : parent_(std::move(parent)), uploads_(uploads) {}
 
-  // Writes the checkpoint and returns its manifest, or nothing where it was left out. Errors of WriteCheckpoint.
+  // The first call also looks through the directory, and removes what an interrupted write left. (Not the constructor:
+  // only the rank that stores may remove.) Writes the checkpoint and returns its manifest, or nothing where it was left
+  // out. Errors of WriteCheckpoint.
   absl::StatusOr<std::optional<std::string>> Store(const Checkpoint& checkpoint, bool last);
 
   // The upload of `manifest` ended. An unknown manifest is ignored.
@@ -33,6 +35,8 @@ class CheckpointKeeper {
   absl::Status WaitForNewest(absl::Duration timeout);
 
  private:
+  void AdoptOlder() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+
   struct Entry {
     std::string directory;
     std::string manifest;
@@ -43,6 +47,7 @@ class CheckpointKeeper {
   const std::string parent_;
   const bool uploads_;
   absl::Mutex mutex_;
+  bool adopted_ ABSL_GUARDED_BY(mutex_) = false;
   std::deque<Entry> entries_ ABSL_GUARDED_BY(mutex_);  // oldest first
 };
 

@@ -11,12 +11,11 @@ namespace {
 
 class LocalCollective final : public Collective {
  public:
-  LocalCollective() : Collective(0, 1, absl::InfiniteDuration()) {}
+  LocalCollective() : Collective(0, 1, absl::InfiniteDuration(), absl::InfiniteDuration()) {}
 
  private:
   absl::Status DoAllReduceSum(float*, int64_t) override { return absl::OkStatus(); }
   absl::Status DoAllReduceSum(double*, int64_t) override { return absl::OkStatus(); }
-  absl::Status DoBroadcast(void*, size_t, int) override { return absl::OkStatus(); }
   absl::Status DoAllGather(const void* in, size_t bytes, void* out) override {
     if (bytes > 0) std::memcpy(out, in, bytes);
     return absl::OkStatus();
@@ -33,16 +32,9 @@ absl::Status Collective::Run(const std::function<absl::Status()>& operation) {
   return first_error_;
 }
 
-absl::Status Collective::AllReduceSum(float* data, int64_t count) {
-  return Run([&] {
-    if (count < 0) return absl::InvalidArgumentError(absl::StrCat("count ", count, " is negative"));
-    return DoAllReduceSum(data, count);
-  });
-}
-
 absl::Status Collective::AllReduceSum(double* data, int64_t count) {
   return Run([&] {
-    if (count < 0) return absl::InvalidArgumentError(absl::StrCat("count ", count, " is negative"));
+    if (count < 0) return absl::InternalError(absl::StrCat("count ", count, " is negative"));
     return DoAllReduceSum(data, count);
   });
 }
@@ -50,21 +42,12 @@ absl::Status Collective::AllReduceSum(double* data, int64_t count) {
 absl::Status Collective::AllReduceSum(at::Tensor& flat) {
   return Run([&]() -> absl::Status {
     if (!flat.defined() || !flat.is_cpu() || !flat.is_contiguous()) {
-      return absl::InvalidArgumentError("only a contiguous tensor on the CPU can be summed over ranks");
+      return absl::InternalError("only a contiguous tensor on the CPU can be summed over ranks");
     }
     if (flat.scalar_type() == at::kFloat) return DoAllReduceSum(flat.mutable_data_ptr<float>(), flat.numel());
     if (flat.scalar_type() == at::kDouble) return DoAllReduceSum(flat.mutable_data_ptr<double>(), flat.numel());
-    return absl::InvalidArgumentError(absl::StrCat("only float32 and float64 tensors are summed over ranks, not ",
-                                                   c10::toString(flat.scalar_type())));
-  });
-}
-
-absl::Status Collective::Broadcast(void* data, size_t bytes, int root) {
-  return Run([&] {
-    if (root < 0 || root >= world_size_) {
-      return absl::InvalidArgumentError(absl::StrCat("root ", root, " is no rank: allowed are 0 to ", world_size_ - 1));
-    }
-    return DoBroadcast(data, bytes, root);
+    return absl::InternalError(absl::StrCat("only float32 and float64 tensors are summed over ranks, not ",
+                                            c10::toString(flat.scalar_type())));
   });
 }
 

@@ -1,6 +1,7 @@
 #include "worker/trainer/evaluator.h"
 
 #include <algorithm>
+#include <utility>
 
 #include "worker/trainer/batch.h"
 #include "worker/trainer/hard_examples.h"
@@ -9,24 +10,31 @@
 namespace ham::trainer {
 namespace {
 
-constexpr size_t kBatchRows = 128;
+constexpr int64_t kBatchRows = 128;
 constexpr uint32_t kRestartsPerAttack = 128;  // more than a spec may ask for: keys of attacks do not overlap
 
 // Rows of one rank under one set of weights.
 class Shard {
  public:
-  Shard(const Model& model, const ParameterSet& weights, const ImageSet& data, uint64_t seed,
-        const std::function<void()>& tick)
-      : model_(model), weights_(weights), data_(data), seed_(seed), tick_(tick) {}
+  // `blocks`: of the rank with most rows, so that all ranks meet as often, however many rows survive on each.
+  Shard(const Model& model, const ParameterSet& weights, const ImageSet& data, uint64_t seed, Collective& collective,
+        int64_t blocks, const std::function<void()>& tick)
+      : model_(model),
+        weights_(weights),
+        data_(data),
+        seed_(seed),
+        collective_(collective),
+        blocks_(blocks),
+        tick_(tick) {}
 
   // Those of `ids` that are classified right.
-  std::vector<uint32_t> Right(const std::vector<uint32_t>& ids) const {
+  absl::StatusOr<std::vector<uint32_t>> Right(const std::vector<uint32_t>& ids) const {
     return Survivors(ids, [](const Batch& batch) { return batch.x; });
   }
 
   // Those of `ids` that are still classified right after one run of `attack`.
-  std::vector<uint32_t> Unbroken(const std::vector<uint32_t>& ids, const EvaluationAttack& attack, double epsilon,
-                                 uint32_t run) const {
+  absl::StatusOr<std::vector<uint32_t>> Unbroken(const std::vector<uint32_t>& ids, const EvaluationAttack& attack,
+                                                 double epsilon, uint32_t run) const {
     return Survivors(ids, [&](const Batch& batch) {
       const at::Tensor start =
           attack.random_start
@@ -43,10 +51,13 @@ class Shard {
 
  private:
   template <typename Perturb>
-  std::vector<uint32_t> Survivors(const std::vector<uint32_t>& ids, const Perturb& perturb) const {
+  absl::StatusOr<std::vector<uint32_t>> Survivors(const std::vector<uint32_t>& ids, const Perturb& perturb) const {
     std::vector<uint32_t> out;
-    for (size_t begin = 0; begin < ids.size(); begin += kBatchRows) {
+    for (int64_t block = 0; block < blocks_; ++block) {
+      if (absl::Status status = collective_.Barrier(); !status.ok()) return status;
+      const size_t begin = std::min(ids.size(), static_cast<size_t>(block * kBatchRows));
       const size_t end = std::min(ids.size(), begin + kBatchRows);
+      if (begin == end) continue;
       const Batch batch = GatherBatch(data_, {ids.begin() + begin, ids.begin() + end});
       const auto predictions = Predictions(PaddedLogits(model_, weights_, perturb(batch)));
       for (size_t i = begin; i < end; ++i) {
@@ -61,6 +72,8 @@ class Shard {
   const ParameterSet& weights_;
   const ImageSet& data_;
   const uint64_t seed_;
+  Collective& collective_;
+  const int64_t blocks_;
   const std::function<void()>& tick_;
 };
 
@@ -75,20 +88,25 @@ absl::StatusOr<EvaluationCounts> Evaluate(const Model& model, const ParameterSet
   for (int64_t id = collective.rank(); id < rows; id += collective.world_size()) {
     ids.push_back(static_cast<uint32_t>(id));
   }
-  const Shard shard(model, weights, data, seed, tick);
-  const std::vector<uint32_t> right = shard.Right(ids);
+  const int64_t most = (rows + collective.world_size() - 1) / collective.world_size();
+  const Shard shard(model, weights, data, seed, collective, (most + kBatchRows - 1) / kBatchRows, tick);
+  const absl::StatusOr<std::vector<uint32_t>> right = shard.Right(ids);
+  if (!right.ok()) return right.status();
   shard.CountClasses(ids, &counts[0]);
-  shard.CountClasses(right, &counts[classes]);
+  shard.CountClasses(*right, &counts[classes]);
   for (size_t s = 0; s < suites.size(); ++s) {
-    std::vector<uint32_t> unbroken = right;
+    std::vector<uint32_t> unbroken = *right;
     for (uint32_t a = 0; a < suites[s].attacks.size(); ++a) {
       const EvaluationAttack& attack = suites[s].attacks[a];
       for (int restart = 0; restart < attack.restarts; ++restart) {
-        unbroken = shard.Unbroken(unbroken, attack, suites[s].epsilon, a * kRestartsPerAttack + restart);
+        auto left = shard.Unbroken(unbroken, attack, suites[s].epsilon, a * kRestartsPerAttack + restart);
+        if (!left.ok()) return left.status();
+        unbroken = *std::move(left);
       }
     }
     shard.CountClasses(unbroken, &counts[(2 + s) * classes]);
   }
+  if (absl::Status status = collective.Barrier(); !status.ok()) return status;
   if (auto status = collective.AllReduceSum(counts.data(), static_cast<int64_t>(counts.size())); !status.ok()) {
     return status;
   }

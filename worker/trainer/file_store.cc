@@ -12,8 +12,8 @@
 #include <sstream>
 
 #include "absl/strings/str_cat.h"
-#include "absl/time/clock.h"
 #include "worker/trainer/key_value_store.h"
+#include "worker/trainer/stopwatch.h"
 
 namespace ham::trainer {
 namespace {
@@ -80,14 +80,14 @@ class FileStore final : public KeyValueStore {
     if (absl::Status status = Prepare(key); !status.ok()) return status;
     const Descriptor watch(::inotify_init1(IN_CLOEXEC | IN_NONBLOCK));
     if (watch.get() >= 0) ::inotify_add_watch(watch.get(), directory_.c_str(), IN_CREATE);
-    const absl::Time deadline = absl::Now() + timeout;
+    const Stopwatch waited;
     while (true) {
       if (std::ifstream file(Path(key), std::ios::binary); file) {
         std::ostringstream value;
         value << file.rdbuf();
         return value.str();
       }
-      const absl::Duration left = deadline - absl::Now();
+      const absl::Duration left = timeout - absl::Seconds(waited.Elapsed());
       if (left <= absl::ZeroDuration()) {
         return absl::DeadlineExceededError(
             absl::StrCat("rendezvous key \"", key, "\" was not set within ", absl::FormatDuration(timeout)));

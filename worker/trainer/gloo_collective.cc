@@ -3,7 +3,6 @@
 #include <gloo/allgather.h>
 #include <gloo/allreduce.h>
 #include <gloo/barrier.h>
-#include <gloo/broadcast.h>
 #include <gloo/math.h>
 #include <gloo/rendezvous/context.h>
 #include <gloo/transport/tcp/device.h>
@@ -19,7 +18,7 @@
 #include "absl/strings/numbers.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/strip.h"
-#include "absl/time/clock.h"
+#include "worker/trainer/stopwatch.h"
 
 namespace ham::trainer {
 namespace {
@@ -33,15 +32,16 @@ struct StoreError : std::exception {
 // Gloo's view of our store. Gloo's keys are "rank_R" (host name) and "R" (addresses) for rank R.
 class StoreAdapter final : public gloo::rendezvous::Store {
  public:
-  StoreAdapter(KeyValueStore& store, absl::Duration timeout)
-      : store_(store), timeout_(timeout), deadline_(absl::Now() + timeout) {}
+  StoreAdapter(KeyValueStore& store, absl::Duration timeout) : store_(store), timeout_(timeout) {}
 
   void set(const std::string& key, const std::vector<char>& data) override {
     const absl::Status status = store_.Set(Name(key), std::string(data.begin(), data.end()));
     if (!status.ok()) throw StoreError(status);
   }
   std::vector<char> get(const std::string& key) override {
-    absl::StatusOr<std::string> value = store_.Get(Name(key), std::max(deadline_ - absl::Now(), absl::ZeroDuration()));
+    const absl::Duration left = timeout_ - absl::Seconds(waited_.Elapsed());
+    absl::StatusOr<std::string> value = absl::DeadlineExceededError("");
+    if (left > absl::ZeroDuration()) value = store_.Get(Name(key), left);
     if (absl::IsDeadlineExceeded(value.status())) {
       throw StoreError(absl::DeadlineExceededError(absl::StrCat(
           "rank ", absl::StripPrefix(key, "rank_"), " did not come up within ", absl::FormatDuration(timeout_))));
@@ -59,19 +59,19 @@ class StoreAdapter final : public gloo::rendezvous::Store {
 
   KeyValueStore& store_;
   const absl::Duration timeout_;
-  const absl::Time deadline_;
+  const Stopwatch waited_;
 };
 
 class GlooCollective final : public Collective {
  public:
   GlooCollective(const GlooOptions& options, std::shared_ptr<gloo::Context> context)
-      : Collective(options.rank, options.world_size, options.timeout), context_(std::move(context)) {}
+      : Collective(options.rank, options.world_size, options.timeout, options.patience), context_(std::move(context)) {}
 
  private:
   template <typename T>
   absl::Status SumRing(T* data, int64_t count) {
     if (count == 0) return absl::OkStatus();
-    return Guard("sum", [&] {
+    return Guard("sum", timeout(), [&] {
       gloo::AllreduceOptions options(context_);
       // The ring adds each element on one rank and passes the sum on: equal bits everywhere.
       options.setAlgorithm(gloo::AllreduceOptions::Algorithm::RING);
@@ -83,19 +83,9 @@ class GlooCollective final : public Collective {
   absl::Status DoAllReduceSum(float* data, int64_t count) override { return SumRing(data, count); }
   absl::Status DoAllReduceSum(double* data, int64_t count) override { return SumRing(data, count); }
 
-  absl::Status DoBroadcast(void* data, size_t bytes, int root) override {
-    if (bytes == 0) return absl::OkStatus();
-    return Guard("broadcast", [&] {
-      gloo::BroadcastOptions options(context_);
-      options.setOutput(static_cast<char*>(data), bytes);
-      options.setRoot(root);
-      gloo::broadcast(options);
-    });
-  }
-
   absl::Status DoAllGather(const void* in, size_t bytes, void* out) override {
     if (bytes == 0) return absl::OkStatus();
-    return Guard("all-gather", [&] {
+    return Guard("all-gather", timeout(), [&] {
       gloo::AllgatherOptions options(context_);
       options.setInput(static_cast<char*>(const_cast<void*>(in)), bytes);  // only read
       options.setOutput(static_cast<char*>(out), bytes * static_cast<size_t>(world_size()));
@@ -104,14 +94,15 @@ class GlooCollective final : public Collective {
   }
 
   absl::Status DoBarrier() override {
-    return Guard("barrier", [&] {
+    return Guard("barrier", patience(), [&] {
       gloo::BarrierOptions options(context_);
+      options.setTimeout(absl::ToChronoMilliseconds(patience()));
       gloo::barrier(options);
     });
   }
 
   template <typename Operation>
-  absl::Status Guard(const char* what, const Operation& operation) {
+  absl::Status Guard(const char* what, absl::Duration timeout, const Operation& operation) {
     try {
       operation();
       return absl::OkStatus();
@@ -121,7 +112,7 @@ class GlooCollective final : public Collective {
       if (absl::StrContains(e.what(), "Timed out waiting")) {
         return absl::DeadlineExceededError(
             absl::StrCat(what, " over ", world_size(), " ranks: nothing arrived from a peer for ",
-                         absl::FormatDuration(timeout()), "; a rank hangs or is too slow"));
+                         absl::FormatDuration(timeout), "; a rank hangs or is too slow"));
       }
       const std::optional<int> lost = LostRank();
       return absl::UnavailableError(absl::StrCat(what, " over ", world_size(), " ranks: lost the connection to ",
@@ -148,12 +139,14 @@ class GlooCollective final : public Collective {
 
 absl::Status CheckOptions(const GlooOptions& options) {
   if (options.world_size < 1 || options.rank < 0 || options.rank >= options.world_size) {
-    return absl::InvalidArgumentError(absl::StrCat("rank ", options.rank, " of ", options.world_size,
-                                                   ": a rank is in [0, world_size), and world_size at least 1"));
+    return absl::FailedPreconditionError(absl::StrCat("rank ", options.rank, " of ", options.world_size,
+                                                      ": a rank is in [0, world_size), and world_size at least 1"));
   }
-  if (options.timeout < absl::Milliseconds(1) || options.timeout > absl::Hours(24)) {
-    return absl::InvalidArgumentError(
-        absl::StrCat("collective timeout ", absl::FormatDuration(options.timeout), ": allowed are 1ms to 24h"));
+  for (const absl::Duration timeout : {options.timeout, options.patience}) {
+    if (timeout < absl::Milliseconds(1) || timeout > absl::Hours(24)) {
+      return absl::FailedPreconditionError(
+          absl::StrCat("collective timeout ", absl::FormatDuration(timeout), ": allowed are 1ms to 24h"));
+    }
   }
   return absl::OkStatus();
 }
@@ -161,13 +154,13 @@ absl::Status CheckOptions(const GlooOptions& options) {
 absl::StatusOr<std::shared_ptr<gloo::transport::Device>> MakeDevice(const GlooOptions& options) {
   gloo::transport::tcp::attr attributes;
   attributes.iface = options.interface;
-  attributes.hostname = options.host.empty() ? "127.0.0.1" : options.host;
+  attributes.hostname = options.address.empty() ? "127.0.0.1" : options.address;
   try {
     return gloo::transport::tcp::CreateDevice(attributes);
   } catch (const std::exception& e) {
-    const std::string name = options.interface.empty() ? absl::StrCat("host \"", attributes.hostname, "\"")
+    const std::string name = options.interface.empty() ? absl::StrCat("address \"", attributes.hostname, "\"")
                                                        : absl::StrCat("network interface \"", options.interface, "\"");
-    return absl::InvalidArgumentError(
+    return absl::FailedPreconditionError(
         absl::StrCat(name, " has no address that collectives can use: name one of this machine (", e.what(), ")"));
   }
 }
@@ -183,14 +176,15 @@ absl::StatusOr<std::unique_ptr<Collective>> ConnectGloo(const GlooOptions& optio
   try {
     auto context = std::make_shared<gloo::rendezvous::Context>(options.rank, options.world_size);
     context->setTimeout(absl::ToChronoMilliseconds(options.timeout));
-    StoreAdapter adapter(store, options.timeout);
+    StoreAdapter adapter(store, options.patience);
     context->connectFullMesh(adapter, *device);
     return std::make_unique<GlooCollective>(options, std::move(context));
   } catch (const StoreError& e) {
     return e.status;
   } catch (const std::exception& e) {
     return absl::UnavailableError(absl::StrCat("connecting rank ", options.rank, " with the ", options.world_size - 1,
-                                               " others failed: ", e.what()));
+                                               " others failed: ", e.what(),
+                                               "; ranks of several hosts need an interface that all of them reach"));
   }
 }
 

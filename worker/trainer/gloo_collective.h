@@ -13,17 +13,18 @@
 namespace ham::trainer {
 
 struct GlooOptions {
-  int rank = 0;                               // [0, world_size)
-  int world_size = 1;                         // >= 1
-  std::string interface;                      // network interface to bind, for example "eth0"; "" = `host`
-  std::string host;                           // address or name to bind; "" = 127.0.0.1
-  absl::Duration timeout = absl::Minutes(1);  // silence of a peer; connecting in all; [1 ms, 1 day]
+  int rank = 0;                                 // [0, world_size)
+  int world_size = 1;                           // >= 1
+  std::string interface;                        // network interface to bind, for example "eth0"; "" = `address`
+  std::string address;                          // or name to bind; "" = loopback, for ranks of one host
+  absl::Duration timeout = absl::Minutes(1);    // silence of a peer; [1 ms, 1 day]
+  absl::Duration patience = absl::Minutes(10);  // of a barrier, and connecting in all; [1 ms, 1 day]
 };
 
 // Connects this rank with all others (full mesh). `store` is used during this call only and must be shared
 // by the ranks of this group and no other. The process ignores SIGPIPE from then on.
-// InvalidArgument for a bad option or an unknown interface; DeadlineExceeded when ranks do not come up
-// within the timeout (it names the first missing one); Unavailable when connecting failed.
+// FailedPrecondition for a bad option, or an interface or address that is not this host's; DeadlineExceeded when ranks
+// do not come up in time (it names the first missing one); Unavailable when connecting failed; the store's errors.
 absl::StatusOr<std::unique_ptr<Collective>> ConnectGloo(const GlooOptions& options, KeyValueStore& store);
 
 // Debian's Gloo and LibTorch's own copy export the same names; this program must have bound Debian's.

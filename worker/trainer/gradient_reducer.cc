@@ -9,6 +9,8 @@ namespace {
 
 enum Sum { kLoss, kWeight, kRows, kHardRows, kKeptRows, kNonFiniteRanks, kSums };
 
+}  // namespace
+
 // x * 0 is 0 for finite x and NaN otherwise; sums of these stay one or the other.
 bool AllFinite(const float* values, int64_t count) {
   float poison[8] = {};
@@ -21,8 +23,6 @@ bool AllFinite(const float* values, int64_t count) {
   for (float p : poison) total += p;
   return total == 0;
 }
-
-}  // namespace
 
 GradientReducer::GradientReducer(const std::vector<ParameterSpec>& specs)
     : bucket_(at::zeros({ParameterCount(specs) + kSums}, at::kFloat)),

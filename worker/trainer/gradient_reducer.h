@@ -10,6 +10,9 @@
 
 namespace ham::trainer {
 
+// Whether none of `values` is NaN or infinite.
+bool AllFinite(const float* values, int64_t count);
+
 // Over the rows of one rank, or of all.
 struct StepSums {
   double loss = 0;        // sum of weight * loss over kept rows

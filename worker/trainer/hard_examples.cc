@@ -1,6 +1,7 @@
 #include "worker/trainer/hard_examples.h"
 
 #include <algorithm>
+#include <cmath>
 
 #include "absl/status/status.h"
 #include "absl/strings/str_cat.h"
@@ -13,7 +14,8 @@ std::vector<int64_t> Predictions(const at::Tensor& logits) {
   const float* scores = logits.const_data_ptr<float>();
   std::vector<int64_t> out(rows);
   for (int64_t row = 0; row < rows; ++row, scores += classes) {
-    out[row] = std::max_element(scores, scores + classes) - scores;
+    const bool finite = std::all_of(scores, scores + classes, [](float score) { return std::isfinite(score); });
+    out[row] = finite ? std::max_element(scores, scores + classes) - scores : -1;
   }
   return out;
 }

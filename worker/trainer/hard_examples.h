@@ -19,7 +19,8 @@ struct Mined {
   int64_t kept_count = 0;
 };
 
-// Label of the largest logit of each row, the lowest label on a tie. logits: [N, K] float32.
+// Label of the largest logit of each row, the lowest label on a tie; -1, which is no label, for a row with a logit that
+// is not finite: what a diverged network says is never right. logits: [N, K] float32.
 std::vector<int64_t> Predictions(const at::Tensor& logits);
 
 // Hard: the rows of `logits` [N, K] (model in evaluation mode, at x_M) whose prediction is not labels [N] int64.

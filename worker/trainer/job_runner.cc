@@ -5,19 +5,20 @@
 
 #include <atomic>
 #include <cstdio>
-#include <filesystem>
 #include <functional>
+#include <new>
+#include <string_view>
 #include <utility>
 
 #include <ATen/Parallel.h>
 
+#include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_format.h"
-#include "absl/strings/str_join.h"
-#include "absl/time/clock.h"
 #include "proto/sha256.h"
 #include "proto/version.h"
 #include "worker/trainer/agent_channel.h"
+#include "worker/trainer/agreement.h"
 #include "worker/trainer/checkpoint.h"
 #include "worker/trainer/checkpoint_keeper.h"
 #include "worker/trainer/gloo_collective.h"
@@ -35,12 +36,21 @@ constexpr absl::Duration kStartTimeout = absl::Minutes(1);
 constexpr absl::Duration kUploadTimeout = absl::Hours(1);
 constexpr double kSecondsBetweenProgress = 0.1;
 
+void PrintError(const absl::Status& status) {
+  std::fprintf(stderr, "ham-trainer: %s\n", std::string(status.message()).c_str());
+}
+
 // LibTorch and the JSON library throw; nothing gets past here.
 absl::Status WithoutExceptions(const std::function<absl::Status()>& run) {
   try {
     return run();
+  } catch (const std::bad_alloc&) {
+    return absl::ResourceExhaustedError("the host has no memory for this rank");
   } catch (const std::exception& error) {
     const std::string text = error.what();
+    if (absl::StrContains(text, "can't allocate memory")) {  // LibTorch's allocator
+      return absl::ResourceExhaustedError("the host has no memory for this rank");
+    }
     return absl::InternalError("the trainer failed: " + text.substr(0, text.find('\n')));
   }
 }
@@ -52,9 +62,7 @@ class CheckpointWriter {
       : job_(job), epochs_(epochs), parent_(job.work_dir + "/checkpoints"), keeper_(parent_, uploads) {}
 
   absl::StatusOr<std::optional<std::string>> Store(Checkpoint checkpoint) {
-    std::error_code error;
-    std::filesystem::create_directories(parent_, error);
-    if (error) return absl::UnavailableError("cannot make " + parent_ + ": " + error.message());
+    if (absl::Status status = MakeDirectory(parent_); !status.ok()) return status;
     checkpoint.info.job_attempt = job_.attempt;
     checkpoint.info.build_id = BuildId();
     checkpoint.info.spec_digest = Sha256Hex(job_.spec.dump());
@@ -70,6 +78,21 @@ class CheckpointWriter {
   CheckpointKeeper keeper_;
 };
 
+// What a resume is not bit for bit the same for.
+void WarnOfDifferences(const CheckpointInfo& info, const RankJob& job) {
+  if (job.rank != 0) return;
+  std::string what;
+  if (info.world_size != job.world_size) {
+    what = absl::StrFormat("%d ranks, this run has %d", info.world_size, job.world_size);
+  } else if (info.build_id != BuildId()) {
+    what = absl::StrFormat("build %s, this is build %s", info.build_id, BuildId());
+  } else {
+    return;
+  }
+  std::fprintf(stderr, "ham-trainer: warning: the checkpoint was made with %s: results are equal up to rounding only\n",
+               what.c_str());
+}
+
 absl::Status RestoreFrom(const RankJob& job, Trainer& trainer) {
   auto checkpoint = LoadCheckpoint(job.resume_manifest);
   if (!checkpoint.ok()) {  // not the user's fault: another worker, or the newest copy, may do better
@@ -84,6 +107,7 @@ absl::Status RestoreFrom(const RankJob& job, Trainer& trainer) {
         "the checkpoint was made with %d threads a rank, this run has %d; an exact resume needs the same",
         info.threads_per_rank, job.threads));
   }
+  WarnOfDifferences(info, job);
   return trainer.Restore(*checkpoint);
 }
 
@@ -92,6 +116,17 @@ absl::Status Train(const RankJob& job, const RunInputs& inputs, Collective& coll
   if (absl::Status status = trainer.Check(); !status.ok()) return status;
   if (!job.resume_manifest.empty()) {
     if (absl::Status status = RestoreFrom(job, trainer); !status.ok()) return status;
+  }
+  const ParameterSet& weights = trainer.weights();
+  const std::string_view bytes(reinterpret_cast<const char*>(weights.data()), weights.size() * sizeof(float));
+  if (absl::Status status = CheckAgreement({.build_id = BuildId(),
+                                            .spec_digest = Sha256Hex(job.spec.dump()),
+                                            .threads = job.threads,
+                                            .iteration = trainer.iteration(),
+                                            .weights_digest = Sha256Hex(bytes)},
+                                           collective);
+      !status.ok()) {
+    return status;
   }
   return trainer.Run();
 }
@@ -189,7 +224,9 @@ absl::StatusOr<RankJob> ReadStart(const json& start) {
   job.work_dir = start.at("work_dir");
   job.resume_manifest = start.at("resume_manifest");
   job.interface = start.at("interface");
+  job.address = start.at("address");
   job.collective_timeout = absl::Seconds(start.at("collective_timeout_seconds").get<double>());
+  job.collective_patience = absl::Seconds(start.at("collective_patience_seconds").get<double>());
   return job;
 }
 
@@ -252,8 +289,9 @@ absl::StatusOr<std::unique_ptr<Collective>> ConnectRanks(const RankJob& job, Key
   return ConnectGloo({.rank = job.rank,
                       .world_size = job.world_size,
                       .interface = job.interface,
-                      .host = "",
-                      .timeout = job.collective_timeout},
+                      .address = job.address,
+                      .timeout = job.collective_timeout,
+                      .patience = job.collective_patience},
                      *store);
 }
 
@@ -261,7 +299,11 @@ int RunUnderAgent(int fd) {
   signal(SIGPIPE, SIG_IGN);
   std::atomic<CheckpointKeeper*> keeper{nullptr};
   std::atomic<int> exit_status{1};
-  AgentChannel channel(fd, {.on_end = [&](const absl::Status&) { _exit(exit_status); },
+  AgentChannel channel(fd, {.on_end =
+                                [&](const absl::Status& status) {
+                                  if (exit_status != 0) PrintError(status);
+                                  _exit(exit_status);
+                                },
                             .on_checkpoint_done =
                                 [&](const std::string& manifest, const absl::Status& status) {
                                   if (CheckpointKeeper* known = keeper) known->Acknowledge(manifest, status);
@@ -272,7 +314,7 @@ int RunUnderAgent(int fd) {
     exit_status = 0;  // before the frame: the agent may close its end as soon as it has read it
     sent = channel.Send({{"type", "done"}});
   } else {
-    std::fprintf(stderr, "ham-trainer: %s\n", std::string(status.message()).c_str());
+    PrintError(status);
     sent = channel.Send(
         {{"type", "failed"}, {"class", FailureClassOf(status)}, {"message", std::string(status.message())}});
   }

@@ -26,8 +26,11 @@ struct RankJob {
   std::string data_root;
   std::string work_dir;         // exists; checkpoints go to work_dir/checkpoints
   std::string resume_manifest;  // "" = from scratch
-  std::string interface;        // for the ranks' traffic; "" = loopback
+  // Of the ranks' traffic; see GlooOptions.
+  std::string interface;
+  std::string address;
   absl::Duration collective_timeout = absl::Minutes(1);
+  absl::Duration collective_patience = absl::Minutes(10);
 };
 
 // What a run needs before its first step, checked and loaded.

@@ -23,7 +23,10 @@ struct Flags {
   std::string spec;
   RankJob job;
   std::string rendezvous_dir;
-  int threads = 0;  // 0: what the spec says
+  int threads = 0;                   // 0: what the spec says
+  int world_size = 0;                // the same
+  double collective_timeout = 60;    // seconds
+  double collective_patience = 600;  // seconds
   int agent_fd = -1;
   int iterations = 30;
   bool json = false;
@@ -44,15 +47,24 @@ absl::Status FinishJob(Flags* flags) {
   auto spec = ReadSpec(flags->spec);
   if (!spec.ok()) return spec.status();
   auto parsed = ParseTrainSpec(*spec);
-  if (!parsed.ok()) return parsed.status();
+  if (!parsed.ok()) {
+    return absl::InvalidArgumentError(absl::StrCat(flags->spec, ": ", parsed.status().message(),
+                                                   "; `hamctl submit --dry-run FILE -o json` prints a complete spec"));
+  }
   RankJob& job = flags->job;
   job.spec = *std::move(spec);
   job.threads = flags->threads > 0 ? flags->threads : parsed->threads_per_rank;
+  job.world_size = flags->world_size > 0 ? flags->world_size : parsed->world_size;
+  job.collective_timeout = absl::Seconds(flags->collective_timeout);
+  job.collective_patience = absl::Seconds(flags->collective_patience);
   if (job.rank >= job.world_size) {
-    return absl::InvalidArgumentError(absl::StrCat("--rank is ", job.rank, "; allowed is 0 to world size - 1"));
+    return absl::InvalidArgumentError(
+        absl::StrCat("--rank is ", job.rank, ", the world size ", job.world_size, "; allowed is 0 to world size - 1"));
   }
   if (job.world_size > 1 && flags->rendezvous_dir.empty()) {
-    return absl::InvalidArgumentError("--rendezvous-dir is missing; ranks meet in an empty directory that all see");
+    return absl::InvalidArgumentError(absl::StrCat("--rendezvous-dir is missing; the ", job.world_size,
+                                                   " ranks meet in an empty directory that all see, or --world-size 1 "
+                                                   "trains on one"));
   }
   return absl::OkStatus();
 }
@@ -63,16 +75,30 @@ int Report(const absl::Status& status) {
   return 1;
 }
 
+// Where none is named: a new one here, for rank 0, which alone writes.
+absl::Status MakeWorkDirectory(RankJob* job) {
+  std::error_code error;
+  if (!job->work_dir.empty()) {
+    std::filesystem::create_directories(job->work_dir, error);
+  } else if (job->rank == 0) {
+    job->work_dir = "ham-run";
+    for (int n = 2; !std::filesystem::create_directory(job->work_dir, error) && !error; ++n) {
+      job->work_dir = absl::StrCat("ham-run-", n);
+    }
+    if (!error) std::fprintf(stderr, "ham-trainer: checkpoints go to %s/checkpoints\n", job->work_dir.c_str());
+  }
+  if (!error) return absl::OkStatus();
+  return absl::UnavailableError(absl::StrCat("cannot make ", job->work_dir, ": ", error.message()));
+}
+
 int Run(Flags* flags) {
   if (flags->agent_fd >= 0) return RunUnderAgent(flags->agent_fd);
-  if (flags->spec.empty() || flags->job.work_dir.empty()) {
-    std::fprintf(stderr, "ham-trainer: --spec and --work-dir are needed (or --agent-fd); see --help\n");
+  if (flags->spec.empty()) {
+    std::fprintf(stderr, "ham-trainer: --spec is needed (or --agent-fd); see --help\n");
     return 2;
   }
   if (absl::Status status = FinishJob(flags); !status.ok()) return Report(status);
-  std::error_code error;
-  std::filesystem::create_directories(flags->job.work_dir, error);
-  if (error) return Report(absl::UnavailableError("cannot make " + flags->job.work_dir + ": " + error.message()));
+  if (absl::Status status = MakeWorkDirectory(&flags->job); !status.ok()) return Report(status);
   return Report(RunAlone(flags->job, flags->rendezvous_dir, flags->json));
 }
 
@@ -108,11 +134,22 @@ int InspectData(const std::string& data_root, bool json) {
 void AddJobFlags(CLI::App* app, Flags* flags) {
   app->add_option("--spec", flags->spec, "Job spec, JSON with every option present");
   app->add_option("--rank", flags->job.rank, "This rank")->check(CLI::NonNegativeNumber)->capture_default_str();
-  app->add_option("--world-size", flags->job.world_size, "Ranks")->check(CLI::PositiveNumber)->capture_default_str();
+  app->add_option("--world-size", flags->world_size, "Ranks (default: the spec's world_size)")
+      ->check(CLI::PositiveNumber);
   app->add_option("--data-root", flags->job.data_root, "Folder with the data sets")->capture_default_str();
   app->add_option("--threads", flags->threads, "CPU threads (default: the spec's threads_per_rank)")
       ->check(CLI::Range(1, 1024));
   app->add_option("--rendezvous-dir", flags->rendezvous_dir, "Empty folder that all ranks see (world size > 1)");
+  app->add_option("--interface", flags->job.interface,
+                  "Network interface for traffic between ranks, which is not encrypted (default: loopback, for ranks "
+                  "of one host)");
+  app->add_option("--collective-timeout", flags->collective_timeout, "Seconds that a sum waits for a silent rank")
+      ->check(CLI::PositiveNumber)
+      ->capture_default_str();
+  app->add_option("--collective-patience", flags->collective_patience,
+                  "Seconds that ranks wait for each other at the start, after a save, and in an evaluation")
+      ->check(CLI::PositiveNumber)
+      ->capture_default_str();
   app->add_flag("--json", flags->json, "Print JSON");
 }
 
@@ -122,7 +159,7 @@ int Main(int argc, char** argv) {
   CLI::App app("ham-trainer: trains one rank of a job");
   app.set_version_flag("--version", absl::StrCat("ham-trainer ", kVersion, " (build ", BuildId(), ")"));
   AddJobFlags(&app, &flags);
-  app.add_option("--work-dir", flags.job.work_dir, "Folder for checkpoints");
+  app.add_option("--work-dir", flags.job.work_dir, "Folder for checkpoints (default: a new one, ./ham-run)");
   app.add_option("--resume", flags.job.resume_manifest, "Manifest of a checkpoint to go on from");
   app.add_option("--agent-fd", flags.agent_fd, "Socket of the agent that started this program");
   CLI::App* version = app.add_subcommand("version", "Print version and build");

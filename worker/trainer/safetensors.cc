@@ -193,6 +193,8 @@ absl::StatusOr<std::string> Encode(const Safetensors& content) {
 absl::StatusOr<std::string> EncodeSafetensors(const Safetensors& content) {
   try {
     return Encode(content);
+  } catch (const std::bad_alloc&) {
+    return absl::ResourceExhaustedError("no memory for the tensors");
   } catch (const std::exception& e) {
     return absl::InvalidArgumentError(absl::StrCat("tensors cannot be stored: ", e.what()));
   }
@@ -201,6 +203,8 @@ absl::StatusOr<std::string> EncodeSafetensors(const Safetensors& content) {
 absl::StatusOr<Safetensors> DecodeSafetensors(const std::string& bytes) {
   try {
     return Decode(bytes);
+  } catch (const std::bad_alloc&) {
+    return absl::ResourceExhaustedError("no memory for the tensors");
   } catch (const std::exception& e) {
     return Damaged(e.what());
   }

@@ -107,6 +107,7 @@ absl::Status Trainer::Run() {
   while (epochs_done_ < spec_.epochs) {
     if (absl::Status status = TrainEpoch(epochs_done_ + 1); !status.ok()) return status;
     ++epochs_done_;
+    if (absl::Status status = CheckConverges(); !status.ok()) return status;
     if (absl::Status status = Save(); !status.ok()) return status;
     if (absl::Status status = EvaluateIfDue(); !status.ok()) return status;
   }
@@ -155,6 +156,21 @@ absl::Status Trainer::TrainEpoch(int epoch) {
   return Emit("train", TrainMetricsJson(whole, learning_rate, total_iterations_, true));
 }
 
+// Of values that are equal on all ranks, so that all end alike.
+absl::Status Trainer::CheckConverges() const {
+  std::string what;
+  if (epochs_done_ == spec_.epochs && non_finite_in_a_row_ > 0) {
+    what = absl::StrFormat("the loss or a gradient is not finite since iteration %d",
+                           position_.iteration - non_finite_in_a_row_ + 1);
+  } else if (!AllFinite(weights_.data(), weights_.size())) {
+    what = absl::StrFormat("weights are not finite after iteration %d", position_.iteration);
+  } else {
+    return absl::OkStatus();
+  }
+  return absl::InvalidArgumentError(absl::StrFormat("training diverged: %s; lower train.optimizer.learning_rate (%g)",
+                                                    what, spec_.optimizer.learning_rate));
+}
+
 absl::Status Trainer::EvaluateIfDue() {
   const bool final = epochs_done_ == spec_.epochs;
   const int every = spec_.evaluation.every_epochs;
@@ -178,7 +194,10 @@ absl::Status Trainer::EvaluateIfDue() {
 absl::Status Trainer::Save() {
   position_.phase = "save";
   if (absl::Status status = Tick(); !status.ok()) return status;
-  return IsFirst() ? observer_.OnCheckpoint(MakeCheckpoint()) : absl::OkStatus();
+  if (IsFirst()) {
+    if (absl::Status status = observer_.OnCheckpoint(MakeCheckpoint()); !status.ok()) return status;
+  }
+  return collective_.Barrier();  // which waits for a slow disk; the next sum would not
 }
 
 absl::Status Trainer::Tick() { return observer_.OnTick(position_); }

@@ -55,12 +55,13 @@ class Trainer {
   // What can be seen to be wrong before training, in one sentence naming the field. InvalidArgument.
   absl::Status Check() const;
 
-  // Goes on after `checkpoint`, bit for bit as if never interrupted (same build, world size and threads).
-  // InvalidArgument if it does not fit the spec.
+  // Goes on after `checkpoint`: bit for bit as if never interrupted with the build, world size and threads that wrote
+  // it, with others up to rounding. InvalidArgument if it does not fit the spec.
   absl::Status Restore(const Checkpoint& checkpoint);
 
-  // Trains to the end. InvalidArgument when training diverged (50 iterations in a row with non-finite numbers);
-  // else the errors of collective and observer.
+  // Trains to the end. InvalidArgument when training diverged: 50 iterations in a row with non-finite numbers, or the
+  // last ones of the run, or weights that are not finite (such are never handed to OnCheckpoint); else the errors of
+  // collective and observer.
   absl::Status Run();
 
   // One step on the global batch at `position` of the epoch's order; all ranks together.
@@ -71,9 +72,11 @@ class Trainer {
 
   const ParameterSet& weights() const { return weights_; }
   int64_t train_rows() const { return train_rows_; }
+  int64_t iteration() const { return position_.iteration; }
 
  private:
   absl::Status TrainEpoch(int epoch);
+  absl::Status CheckConverges() const;
   absl::Status EvaluateIfDue();
   absl::Status Save();
   absl::Status Tick();

@@ -8,7 +8,8 @@
 #include <cstring>
 #include <filesystem>
 #include <fstream>
-#include <memory>
+#include <optional>
+#include <utility>
 
 #include "absl/strings/str_cat.h"
 
@@ -32,56 +33,91 @@ absl::StatusOr<std::string> FindFile(const std::string& path) {
   return absl::NotFoundError(absl::StrCat("there is neither ", path, " nor ", path, ".gz"));
 }
 
-absl::StatusOr<std::string> ReadPlain(const std::string& path, uint64_t limit) {
-  std::ifstream file(path, std::ios::binary);
-  if (!file) return absl::UnavailableError(absl::StrCat(path, " cannot be opened: ", std::strerror(errno)));
-  std::string bytes;
-  while (file && bytes.size() < limit) {
-    const size_t before = bytes.size();
-    const size_t want = std::min<uint64_t>(kChunkBytes, limit - before);
-    bytes.resize(before + want);
-    file.read(bytes.data() + before, static_cast<std::streamsize>(want));
-    bytes.resize(before + static_cast<size_t>(file.gcount()));
+// The content of a file, unpacked if its name ends with .gz; read only as far as asked.
+class Source {
+ public:
+  explicit Source(std::string path) : path_(std::move(path)), file_(path_, std::ios::binary) {}
+  ~Source() {
+    if (unpacks_) inflateEnd(&stream_);
   }
-  if (file.bad()) return absl::UnavailableError(absl::StrCat("reading ", path, " failed"));
-  return bytes;
-}
+  Source(const Source&) = delete;
+  Source& operator=(const Source&) = delete;
 
-// Unpacks one gzip member, up to `limit` bytes of it. Not gzread: it passes over trailing bytes.
-absl::StatusOr<std::string> Unpack(const std::string& path, std::string packed, uint64_t limit) {
-  z_stream stream{};
-  if (inflateInit2(&stream, 16 + MAX_WBITS) != Z_OK) return absl::ResourceExhaustedError("no memory to unpack a file");
-  const std::unique_ptr<z_stream, int (*)(z_stream*)> end(&stream, inflateEnd);
-  stream.next_in = reinterpret_cast<Bytef*>(packed.data());
-  stream.avail_in = static_cast<uInt>(packed.size());
-  std::string bytes;
-  int code = Z_OK;
-  while (code == Z_OK && bytes.size() < limit) {
-    const size_t before = bytes.size();
-    bytes.resize(before + std::min<uint64_t>(kChunkBytes, limit - before));
-    stream.next_out = reinterpret_cast<Bytef*>(bytes.data() + before);
-    stream.avail_out = static_cast<uInt>(bytes.size() - before);
-    code = inflate(&stream, Z_NO_FLUSH);
-    bytes.resize(bytes.size() - stream.avail_out);
+  absl::Status Open() {
+    std::error_code error;
+    size_ = std::filesystem::file_size(path_, error);
+    if (!file_ || error)
+      return absl::UnavailableError(absl::StrCat(path_, " cannot be opened: ", std::strerror(errno)));
+    if (!path_.ends_with(".gz")) return absl::OkStatus();
+    if (inflateInit2(&stream_, 16 + MAX_WBITS) != Z_OK) {
+      return absl::ResourceExhaustedError(absl::StrCat("no memory to unpack ", path_));
+    }
+    unpacks_ = true;
+    return absl::OkStatus();
   }
-  if (code == Z_OK) return bytes;  // longer than the limit
-  if (code == Z_BUF_ERROR) return Damaged(path, "the compressed file is cut");
-  if (code != Z_STREAM_END) {
-    return Damaged(path, absl::StrCat("it cannot be unpacked: ", stream.msg == nullptr ? "no gzip file" : stream.msg));
-  }
-  if (stream.avail_in > 0) return Damaged(path, "there are bytes after the end of the compressed data");
-  return bytes;
-}
 
-// At most `limit` bytes: a longer file gives `limit` bytes.
-absl::StatusOr<std::string> ReadUnpacked(const std::string& path, uint64_t limit) {
-  if (!path.ends_with(".gz")) return ReadPlain(path, limit);
-  constexpr uint64_t kMaxPackedBytes = (uint64_t{4} << 30) - 1;
-  absl::StatusOr<std::string> packed = ReadPlain(path, kMaxPackedBytes);
-  if (!packed.ok()) return packed;
-  if (packed->size() >= kMaxPackedBytes) return Damaged(path, "the compressed file is larger than 4 GiB");
-  return Unpack(path, *std::move(packed), limit);
-}
+  // Bytes of a plain file; nothing is known of a packed one before its end.
+  std::optional<uint64_t> size() const { return unpacks_ ? std::nullopt : std::optional(size_); }
+
+  // Appends to `bytes` until it has `size`, or all there is.
+  absl::Status ReadTo(uint64_t size, std::string* bytes) {
+    while (bytes->size() < size && !ended_) {
+      const size_t before = bytes->size();
+      bytes->resize(before + std::min<uint64_t>(kChunkBytes, size - before));
+      const auto got = unpacks_ ? Unpack(bytes->data() + before, bytes->size() - before)
+                                : ReadFile(bytes->data() + before, bytes->size() - before);
+      if (!got.ok()) return got.status();
+      bytes->resize(before + *got);
+    }
+    return absl::OkStatus();
+  }
+
+ private:
+  absl::StatusOr<size_t> ReadFile(char* data, size_t size) {
+    file_.read(data, static_cast<std::streamsize>(size));
+    if (file_.bad()) return absl::UnavailableError(absl::StrCat("reading ", path_, " failed"));
+    const auto got = static_cast<size_t>(file_.gcount());
+    ended_ = !unpacks_ && got < size;
+    return got;
+  }
+
+  // One gzip member. Not gzread: it passes over trailing bytes.
+  absl::StatusOr<size_t> Unpack(char* data, size_t size) {
+    stream_.next_out = reinterpret_cast<Bytef*>(data);
+    stream_.avail_out = static_cast<uInt>(size);
+    while (stream_.avail_out > 0) {
+      if (stream_.avail_in == 0) {
+        packed_.resize(kChunkBytes);
+        absl::StatusOr<size_t> got = ReadFile(packed_.data(), packed_.size());
+        if (!got.ok()) return got;
+        if (*got == 0) return Damaged(path_, "the compressed file is cut");
+        stream_.next_in = reinterpret_cast<Bytef*>(packed_.data());
+        stream_.avail_in = static_cast<uInt>(*got);
+      }
+      const int code = inflate(&stream_, Z_NO_FLUSH);
+      if (code == Z_STREAM_END) {
+        ended_ = true;
+        if (stream_.avail_in > 0 || file_.peek() != std::ifstream::traits_type::eof()) {
+          return Damaged(path_, "there are bytes after the end of the compressed data");
+        }
+        break;
+      }
+      if (code != Z_OK) {
+        return Damaged(path_,
+                       absl::StrCat("it cannot be unpacked: ", stream_.msg == nullptr ? "no gzip file" : stream_.msg));
+      }
+    }
+    return size - stream_.avail_out;
+  }
+
+  const std::string path_;
+  std::ifstream file_;
+  uint64_t size_ = 0;
+  bool unpacks_ = false;
+  bool ended_ = false;
+  z_stream stream_{};
+  std::string packed_;  // what stream_ reads
+};
 
 uint32_t BigEndian(const std::string& bytes, size_t offset) {
   uint32_t value = 0;
@@ -95,29 +131,36 @@ absl::StatusOr<IdxFile> ReadIdx(const std::string& path, size_t dimensions, uint
   const absl::StatusOr<std::string> found = FindFile(path);
   if (!found.ok()) return found.status();
   const size_t header = HeaderBytes(dimensions);
-  absl::StatusOr<std::string> bytes = ReadUnpacked(*found, header + max_elements + 1);
-  if (!bytes.ok()) return bytes.status();
-  if (bytes->size() < header) return Damaged(*found, "the file ends within its header");
+  Source source(*found);
+  if (absl::Status status = source.Open(); !status.ok()) return status;
+  std::string bytes;
+  if (absl::Status status = source.ReadTo(header, &bytes); !status.ok()) return status;
+  if (bytes.size() < header) return Damaged(*found, "the file ends within its header");
   const std::array<unsigned char, 4> magic{0, 0, kUnsignedByte, static_cast<unsigned char>(dimensions)};
-  if (std::memcmp(bytes->data(), magic.data(), magic.size()) != 0) {
+  if (std::memcmp(bytes.data(), magic.data(), magic.size()) != 0) {
     return Damaged(*found, absl::StrCat("it does not start with the magic number of an IDX file of ", dimensions,
                                         dimensions == 1 ? " dimension" : " dimensions"));
   }
   IdxFile idx;
   uint64_t elements = 1;
   for (size_t i = 0; i < dimensions; ++i) {
-    idx.shape.push_back(BigEndian(*bytes, 4 + 4 * i));
+    idx.shape.push_back(BigEndian(bytes, 4 + 4 * i));
     if (__builtin_mul_overflow(elements, uint64_t{idx.shape.back()}, &elements) || elements > max_elements) {
       return Damaged(*found, absl::StrCat("its header announces more than ", max_elements, " elements"));
     }
   }
-  const uint64_t have = bytes->size() - header;
+  // One byte more than announced, so that what follows is seen. What can be told from the size is told unread.
+  uint64_t have = source.size().value_or(0) - header;
+  if (!source.size() || have == elements) {
+    if (absl::Status status = source.ReadTo(header + elements + 1, &bytes); !status.ok()) return status;
+    have = bytes.size() - header;
+  }
   if (have < elements) {
     return Damaged(*found, absl::StrCat("the file is cut: ", have, " of ", elements, " elements"));
   }
   if (have > elements)
     return Damaged(*found, absl::StrCat("there are bytes after the last of ", elements, " elements"));
-  idx.bytes = *std::move(bytes);
+  idx.bytes = std::move(bytes);
   idx.data_offset = header;
   return idx;
 }
