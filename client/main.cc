@@ -1,6 +1,7 @@
 // hamctl: one command, one exit code.
 #include <cstdio>
 #include <cstdlib>
+#include <exception>
 #include <string>
 #include <variant>
 
@@ -43,5 +44,10 @@ int Main(int argc, char** argv) {
 
 int main(int argc, char** argv) {
   setenv("GRPC_VERBOSITY", "NONE", 0);  // what it says about itself is said by our errors
-  return ham::client::Main(argc, argv);
+  try {
+    return ham::client::Main(argc, argv);
+  } catch (const std::exception& error) {  // of a library; none is expected
+    ham::client::Say(error.what());
+    return ham::client::kFailed;
+  }
 }
