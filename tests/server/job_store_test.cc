@@ -44,7 +44,7 @@ JobRow FullRow() {
   row.data_set = "fashion-mnist";
   row.max_attempts = 9;
   row.attempt = 4;
-  row.gang = {{0, "w0", 3, 1}, {1, "w1", 4, 0}};
+  row.gang = {{0, "w0", 3, 1, true}, {1, "w1", 4, 0, false}};
   row.failed_attempts = 2;
   row.failure_class = ham::v1::WORKER_LOST;
   row.checkpoint.emplace().set_iteration(90);
@@ -73,6 +73,7 @@ void ExpectEqual(const JobRow& a, const JobRow& b) {
     EXPECT_EQ(a.gang[i].worker_id, b.gang[i].worker_id);
     EXPECT_EQ(a.gang[i].session, b.gang[i].session);
     EXPECT_EQ(a.gang[i].slot, b.gang[i].slot);
+    EXPECT_EQ(a.gang[i].succeeded, b.gang[i].succeeded);
   }
   EXPECT_EQ(a.failed_attempts, b.failed_attempts);
   EXPECT_EQ(a.failure_class, b.failure_class);
