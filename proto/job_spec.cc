@@ -176,8 +176,8 @@ void ResolveOptimizer(TrainSpec* train, Checker* check) {
 void ResolveSuites(const std::string& field, double default_epsilon,
                    google::protobuf::RepeatedPtrField<AttackSuite>* suites, std::set<std::string>* names,
                    Checker* check) {
-  if (suites->size() > 16) {
-    check->Int(absl::StrCat(field, " (count)"), suites->size(), 0, 16);
+  if (suites->size() > kMostSuites) {
+    check->Int(absl::StrCat(field, " (count)"), suites->size(), 0, kMostSuites);
     return;
   }
   for (int s = 0; s < suites->size(); ++s) {

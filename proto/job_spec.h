@@ -11,6 +11,8 @@
 
 namespace ham {
 
+inline constexpr int kMostSuites = 16;  // of each list of an evaluation
+
 // One wrong field: its path ("train.attack.epsilon") and a sentence with value, what is allowed, what to do.
 struct FieldViolation {
   std::string field;

@@ -7,6 +7,7 @@ namespace ham {
 
 inline constexpr int kMostSlots = 1024;  // of one worker
 inline constexpr size_t kMostWorkerNameBytes = 63;
+inline constexpr size_t kMostManifestBytes = 1 << 20;  // of a checkpoint
 // The coordinator keeps and shows these as they come, so each has a bound.
 inline constexpr int kMostDataSets = 1000;          // of one worker
 inline constexpr size_t kMostInventoryBytes = 255;  // of a device's id or name, of a data set's name

@@ -105,7 +105,7 @@ class ArtifactDirectory final : public ArtifactStore {
   absl::Status Commit(const std::string& digest, int64_t size) override {
     if (const absl::Status status = CheckDigest(digest); !status.ok()) return status;
     absl::MutexLock lock(LockOf(digest));
-    if (SizeOf(Complete(digest)) >= 0) return absl::OkStatus();
+    if (SizeOf(Complete(digest)) >= 0) return SyncName(digest);  // the call that renamed it may have failed to
     const std::string path = Unfinished(digest);
     const int64_t held = std::max<int64_t>(0, SizeOf(path));
     if (held < size) {
@@ -121,14 +121,17 @@ class ArtifactDirectory final : public ArtifactStore {
       return absl::DataLossError(absl::StrCat("the upload of artifact ", digest, " has ", held, " bytes with SHA-256 ",
                                               *found, ": send it again from the start"));
     }
-    if (::fsync(file.fd()) != 0) return FileError("sync", path, errno);
-    const std::string folder = absl::StrCat(root_, "/", digest.substr(0, 2));
+    if (::fsync(file.fd()) != 0) {
+      const absl::Status status = FileError("sync", path, errno);
+      ::unlink(path.c_str());  // what the cache says of it now may not be on the disk
+      return status;
+    }
+    const std::string folder = Folder(digest);
     std::error_code error;
     fs::create_directory(folder, error);
     if (error) return FileError("create", folder, error.value());
     if (::rename(path.c_str(), Complete(digest).c_str()) != 0) return FileError("rename", path, errno);
-    const absl::Status status = SyncDirectory(folder);
-    return status.ok() ? SyncDirectory(root_) : status;
+    return SyncName(digest);
   }
 
   absl::StatusOr<std::string> Read(const std::string& digest, int64_t offset, size_t most) override {
@@ -148,8 +151,11 @@ class ArtifactDirectory final : public ArtifactStore {
     return absl::InvalidArgumentError(
         absl::StrCat("digest \"", Shown(digest, 80), "\" must be 64 lower-case hex digits (SHA-256)"));
   }
-  std::string Complete(const std::string& digest) const {
-    return absl::StrCat(root_, "/", digest.substr(0, 2), "/", digest);
+  std::string Folder(const std::string& digest) const { return absl::StrCat(root_, "/", digest.substr(0, 2)); }
+  std::string Complete(const std::string& digest) const { return absl::StrCat(Folder(digest), "/", digest); }
+  absl::Status SyncName(const std::string& digest) const {
+    const absl::Status status = SyncDirectory(Folder(digest));
+    return status.ok() ? SyncDirectory(root_) : status;
   }
   std::string Unfinished(const std::string& digest) const { return absl::StrCat(root_, "/unfinished/", digest); }
 

@@ -117,7 +117,7 @@ absl::StatusOr<KeyPair> MakeServerCertificate(const KeyPair& authority, const st
   const Key key(EVP_EC_gen("P-256"));
   const Certificate certificate(X509_new());
   if (key == nullptr || certificate == nullptr) return Failed("make a key");
-  const absl::Status status = Prepare(certificate.get(), key.get(), "ham coordinator", now, absl::Hours(24 * 365));
+  const absl::Status status = Prepare(certificate.get(), key.get(), "ham coordinator", now, absl::Hours(24 * 5 * 365));
   if (!status.ok()) return status;
   X509_set_issuer_name(certificate.get(), X509_get_subject_name(issuer.get()));
   std::string subject;

@@ -16,7 +16,8 @@ struct KeyPair {
 
 // A new authority that lasts 10 years.
 absl::StatusOr<KeyPair> MakeAuthority(absl::Time now);
-// A server certificate for `names` (host names and IP addresses), signed by `authority`, that lasts a year.
+// A server certificate for `names` (host names and IP addresses), signed by `authority`, that lasts 5 years:
+// it is made at a start only, and coordinators run long.
 absl::StatusOr<KeyPair> MakeServerCertificate(const KeyPair& authority, const std::vector<std::string>& names,
                                               absl::Time now);
 // True if `certificate` was signed by `authority`, names all of `names` and is valid from `now` to `until`.

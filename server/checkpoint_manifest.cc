@@ -4,6 +4,7 @@
 
 #include "absl/strings/str_cat.h"
 #include "proto/sha256.h"
+#include "proto/worker_rules.h"
 
 namespace ham::server {
 namespace {
@@ -11,8 +12,6 @@ namespace {
 bool IsCounter(const nlohmann::json& value, uint64_t most) {
   return value.is_number_unsigned() && value.get<uint64_t>() <= most;  // a negative number is signed
 }
-
-constexpr size_t kMostBytes = 1 << 20;
 
 }  // namespace
 
@@ -40,7 +39,7 @@ absl::StatusOr<CheckpointManifest> ParseCheckpointManifest(const std::string& te
 }
 
 absl::StatusOr<CheckpointManifest> ReadCheckpointManifest(ArtifactStore* artifacts, const std::string& digest) {
-  const absl::StatusOr<std::string> text = artifacts->Read(digest, 0, kMostBytes);
+  const absl::StatusOr<std::string> text = artifacts->Read(digest, 0, kMostManifestBytes);
   if (absl::IsNotFound(text.status())) {
     return absl::FailedPreconditionError(absl::StrCat("manifest ", digest, " is not here: upload it first"));
   }

@@ -17,6 +17,8 @@ namespace {
 
 using ham::v1::Job;
 
+constexpr size_t kPageBytes = 1 << 20;  // of ListJobs; clients take messages of 4 MiB
+
 absl::Status NoSuchJob(const std::string& name) {
   return WithReason(absl::NotFoundError(absl::StrCat("job ", name, " does not exist; `hamctl list` shows all jobs")),
                     "JOB_NOT_FOUND");
@@ -153,27 +155,33 @@ absl::StatusOr<ham::v1::ListJobsResponse> JobServiceImpl::List(const ham::v1::Li
   if (!page.ok()) return page.status();
   const std::set<int> states(request.states().begin(), request.states().end());
   ham::v1::ListJobsResponse response;
+  std::vector<int64_t> indexes;  // of its jobs
   absl::Status status = ReadAndWait(parts_.loop, [&](const CoordinatorLoop::View& view) {
     auto next = view.by_index().lower_bound(page->before);
-    int64_t last = 0;
     while (next != view.by_index().begin()) {
       --next;
       const JobRow* row = view.core().FindJob(next->second);
       if (row == nullptr || (!states.empty() && states.count(row->state) == 0)) continue;
       if (response.jobs_size() == page->size) {
-        response.set_next_page_token(PageToken(request, last));
+        response.set_next_page_token(PageToken(request, indexes.back()));
         break;
       }
       FillJob(*row, response.add_jobs());
-      last = next->first;
+      indexes.push_back(next->first);
     }
     return absl::OkStatus();
   });
   if (!status.ok()) return status;
-  for (Job& job : *response.mutable_jobs()) {
+  size_t bytes = 0;
+  for (int i = 0; i < response.jobs_size(); ++i) {
+    Job& job = *response.mutable_jobs(i);
     const absl::StatusOr<std::map<std::string, std::string>> labels = parts_.store->GetLabels(job.name());
     if (!labels.ok()) return WithStoreReason(labels.status());
     job.mutable_labels()->insert(labels->begin(), labels->end());
+    bytes += job.ByteSizeLong();
+    if (i == 0 || bytes <= kPageBytes) continue;
+    response.set_next_page_token(PageToken(request, indexes[static_cast<size_t>(i) - 1]));
+    response.mutable_jobs()->DeleteSubrange(i, response.jobs_size() - i);
   }
   return response;
 }

@@ -123,9 +123,11 @@ void Coordinator::Impl::Restore(std::vector<JobRow> jobs, std::vector<WorkerRow>
       const auto worker = workers_.find(place.worker_id);
       Require(worker != workers_.end(), absl::StrCat("job ", name, " is placed on an unknown worker"));
       worker->second.unreachable = false;
-      worker->second.ranks[{name, row.attempt, place.rank}] = {.slot = place.slot, .reported = ran, .running = ran};
+      worker->second.ranks[{name, row.attempt, place.rank}] = {
+          .slot = place.slot, .reported = ran, .running = ran || place.succeeded, .succeeded = place.succeeded};
+      facts.running_ranks += ran || place.succeeded ? 1 : 0;
+      facts.succeeded_ranks += place.succeeded ? 1 : 0;
     }
-    if (ran) facts.running_ranks = row.world_size;
     // Steady times are of this process: waits start anew, in full.
     facts.failure_streak = row.failed_attempts;
     if (row.failed_attempts > 0) facts.last_failure = now.steady;
@@ -204,7 +206,7 @@ std::vector<DesiredRank> Coordinator::Impl::Desired(const std::string& worker_id
   if (worker == workers_.end()) return desired;
   for (const auto& [key, facts] : worker->second.ranks) {
     const JobRow& row = jobs_.at(key.job);
-    if (row.state != Job::STARTING && row.state != Job::RUNNING) continue;
+    if ((row.state != Job::STARTING && row.state != Job::RUNNING) || facts.succeeded) continue;
     desired.push_back({.job = key.job,
                        .attempt = key.attempt,
                        .rank = key.rank,
@@ -248,6 +250,9 @@ std::vector<std::string> Coordinator::Impl::CheckInvariants() const {
       if (rank == worker->second.ranks.end() || rank->second.slot != place.slot) {
         broken.push_back(absl::StrCat(name, " rank ", place.rank, " is unknown to its worker"));
         continue;
+      }
+      if (rank->second.succeeded != place.succeeded) {
+        broken.push_back(absl::StrCat(name, " rank ", place.rank, " and its worker disagree on its end"));
       }
       if (place.session != worker->second.row.session) {
         broken.push_back(absl::StrCat(name, " rank ", place.rank, " is placed under an older session"));
@@ -295,6 +300,7 @@ const Effects& Coordinator::pending() const { return impl_->pending(); }
 Effects Coordinator::CommitBatch() { return impl_->CommitBatch(); }
 void Coordinator::RollbackBatch() { impl_->RollbackBatch(); }
 absl::Duration Coordinator::NextTimer() const { return impl_->NextTimer(); }
+absl::Duration Coordinator::FrozenUntil() const { return impl_->FrozenUntil(); }
 absl::Status Coordinator::CheckFence(int64_t session, const std::string& job, int attempt) const {
   return impl_->CheckFence(session, job, attempt);
 }

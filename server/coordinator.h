@@ -50,6 +50,9 @@ struct CoordinatorOptions {
   // Silence after which a worker's lease is over. Range [1 s, 1 h]; multiplied by 4 for workers that held
   // ranks when the coordinator started, until they register.
   absl::Duration lease = absl::Seconds(15);
+  // Longest silence that a freeze of the leases (see SuspectsItself) excuses: after it agents without contact have
+  // stopped their ranks themselves (orphan_limit). At least the lease.
+  absl::Duration freeze_limit = absl::Hours(1);
   // First retry of an attempt is immediate; from the second failure within `backoff_window` the job waits
   // initial, x2 each, at most cap, spread by +-20 % with the number the event brought (see Event rules).
   absl::Duration backoff_initial = absl::Seconds(5);
@@ -64,7 +67,8 @@ struct Placement {
   int rank = 0;
   std::string worker_id;
   int64_t session = 0;
-  int slot = 0;  // Slot.index
+  int slot = 0;            // Slot.index
+  bool succeeded = false;  // it ended with success and waits for the rest of its gang
 };
 
 // A job as the core keeps it; one row of the store.
@@ -139,11 +143,16 @@ struct CheckpointCommitted {
   std::string job;
   ham::v1::Checkpoint checkpoint;  // .attempt is the sender's
 };
-// NextTimer() has come.
+// The stored spec of a job cannot be read: it fails, unless it has ended.
+struct JobUnreadable {
+  std::string job;
+  std::string message;  // one sentence
+};
+// NextTimer() has come, and all that was sent by then has been applied: silence is judged now.
 struct TimerFired {};
 
 using Event = std::variant<SubmitJob, CancelJob, WorkerRegistered, WorkerBeat, WorkerDisconnected, CheckpointCommitted,
-                           TimerFired>;
+                           JobUnreadable, TimerFired>;
 
 // ---- effects -----------------------------------------------------------------------------------------------
 
@@ -192,7 +201,9 @@ class Coordinator {
   // Applies one event to the state. An error means: refused, nothing changed; it goes to the sender:
   //   SubmitJob            ALREADY_EXISTS if the name is taken
   //   CancelJob            NOT_FOUND; FAILED_PRECONDITION for SUCCEEDED or FAILED
-  //   WorkerRegistered     ALREADY_EXISTS if a connected worker of another worker_id holds the name
+  //   WorkerRegistered     ALREADY_EXISTS if a connected worker of another worker_id holds the name; ABORTED for an
+  //                        incarnation that another one of this worker_id has replaced
+  //   CheckpointCommitted  FAILED_PRECONDITION unless it is newer than the committed one, or the same
   //   WorkerBeat, CheckpointCommitted, WorkerDisconnected   ABORTED when session or attempt is not current;
   //                        a beat may name stale attempts: those ranks are ignored, the rest counts
   // `jitter` in [-1, 1] spreads a backoff that this event may start. Ends with scheduling if slots or queue changed.
@@ -207,6 +218,8 @@ class Coordinator {
 
   // When TimerFired is wanted next; InfiniteDuration if never.
   absl::Duration NextTimer() const;
+  // No lease ends before: too many workers are silent to believe that it is their fault. In the past if none is held.
+  absl::Duration FrozenUntil() const;
 
   // OK if (session, job, attempt) is current: the attempt is the newest, holds slots, and a rank of it was
   // placed with this session. ABORTED otherwise.
@@ -216,7 +229,7 @@ class Coordinator {
   const std::map<std::string, JobRow>& jobs() const;
   std::optional<WorkerRow> FindWorker(const std::string& worker_id) const;
   std::vector<WorkerView> Workers() const;                               // by name
-  std::vector<DesiredRank> Desired(const std::string& worker_id) const;  // by (job, rank)
+  std::vector<DesiredRank> Desired(const std::string& worker_id) const;  // by (job, rank); without succeeded ranks
   // DesiredAssignments.version to send with it; grows with each change and each registration.
   int64_t DesiredVersion(const std::string& worker_id) const;
 

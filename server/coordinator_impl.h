@@ -5,6 +5,7 @@
 #pragma once
 
 #include <compare>
+#include <deque>
 #include <map>
 #include <memory>
 #include <optional>
@@ -54,13 +55,14 @@ struct WorkerState {
   std::shared_ptr<const Registration> registration;  // null until it registers with this process
   bool connected = false;
   bool unreachable = false;  // lease over; cleared by the next beat or registration
-  bool suspected = false;    // counted by the last freeze; cleared likewise
+  bool suspected = false;    // its silence is part of a freeze; cleared likewise
   absl::Duration heard;      // steady time its lease runs from
   absl::Time connect_time = absl::InfinitePast();
   absl::Time last_beat_time = absl::InfinitePast();
   int64_t desired_version = 0;
   std::map<RankKey, RankFacts> ranks;  // exactly the placements of all gangs on this worker
   std::map<RankKey, StaleRank> stale;
+  std::deque<std::string> superseded;  // older incarnations seen by this process, newest last; bounded
 };
 
 // What is known of a job beside its row; volatile.
@@ -83,6 +85,7 @@ class Coordinator::Impl {
   Effects CommitBatch();
   void RollbackBatch();
   absl::Duration NextTimer() const;
+  absl::Duration FrozenUntil() const { return globals_.frozen_until; }
   absl::Status CheckFence(int64_t session, const std::string& job, int attempt) const;
   const JobRow* FindJob(const std::string& name) const;
   const std::map<std::string, JobRow>& jobs() const { return jobs_; }
@@ -98,7 +101,7 @@ class Coordinator::Impl {
     std::string reason;
     std::string message;
     std::string actor;
-    bool counts = true;  // towards max_attempts and backoff
+    bool counts = true;  // towards backoff, and max_attempts unless PREEMPTED
   };
   // Small volatile state, copied whole at the start of a batch.
   struct Globals {
@@ -125,6 +128,7 @@ class Coordinator::Impl {
   absl::Status Handle(const WorkerBeat& event);
   absl::Status Handle(const WorkerDisconnected& event);
   absl::Status Handle(const CheckpointCommitted& event);
+  absl::Status Handle(const JobUnreadable& event);
   absl::Status Handle(const TimerFired& event);
 
   // Copy to the undo log at first touch in a batch; every mutation starts here.
@@ -146,6 +150,7 @@ class Coordinator::Impl {
   void FailAttempt(const std::string& name, const Cause& cause);
   void FinishIfGone(const std::string& name, const Cause& cause);
   void CountFailure(const std::string& name, const Cause& cause);
+  void NoteUserFailure(const std::string& name, const Cause& cause);
   bool IsOutOfAttempts(const JobRow& row) const;
   absl::Duration BackoffAfter(int failures) const;
   void DesiredChanged(WorkerState& worker);
@@ -155,6 +160,8 @@ class Coordinator::Impl {
 
   // -- workers (coordinator_workers.cc)
   absl::Status TakeName(const ham::v1::RegisterWorker& registration);
+  absl::Status CheckIncarnation(const ham::v1::RegisterWorker& registration) const;
+  void BeginSession(WorkerState& worker, const std::string& incarnation);
   void Heard(WorkerState& worker);
   void Observe(const std::string& worker_id, const ham::v1::ObservedRank& observed);
   // Draws conclusions from what `observed` lacks. `version`: newest Desired() the worker had seen; nullopt for a

@@ -123,7 +123,12 @@ absl::Status Coordinator::Impl::Handle(const CheckpointCommitted& event) {
   const absl::Status fence = CheckFence(event.session, event.job, checkpoint.attempt());
   if (!fence.ok()) return fence;
   const JobRow& found = jobs_.at(event.job);
-  if (found.checkpoint && found.checkpoint->iteration() >= checkpoint.iteration()) return absl::OkStatus();
+  if (found.checkpoint && found.checkpoint->iteration() >= checkpoint.iteration()) {
+    if (found.checkpoint->manifest_digest() == checkpoint.manifest_digest()) return absl::OkStatus();  // sent again
+    return absl::FailedPreconditionError(absl::StrCat("job ", event.job, " has a checkpoint of iteration ",
+                                                      found.checkpoint->iteration(), " already; that of iteration ",
+                                                      checkpoint.iteration(), " is not newer: go on without it"));
+  }
   JobRow& row = TouchJob(event.job);
   row.checkpoint = checkpoint;
   row.failed_attempts = 0;
@@ -141,6 +146,24 @@ absl::Status Coordinator::Impl::Handle(const CheckpointCommitted& event) {
   committed.event.set_actor(actor);
   pending_.events.push_back(std::move(committed));
   dirty_jobs_.insert(event.job);
+  return absl::OkStatus();
+}
+
+absl::Status Coordinator::Impl::Handle(const JobUnreadable& event) {
+  const JobRow* found = FindJob(event.job);
+  if (found == nullptr || IsFinal(found->state)) return absl::OkStatus();
+  const Cause cause = {.failure_class = ham::v1::USER,
+                       .reason = ham::v1::FailureClass_Name(ham::v1::USER),
+                       .message = event.message,
+                       .actor = kCoordinator};
+  if (IsActive(found->state)) {
+    FailAttempt(event.job, cause);
+  } else if (found->state == Job::QUEUED) {
+    TouchJob(event.job).failure_class = cause.failure_class;
+    Transition(event.job, Job::FAILED, cause.reason, cause.message, cause.actor);
+  } else {
+    NoteUserFailure(event.job, cause);
+  }
   return absl::OkStatus();
 }
 
@@ -179,6 +202,7 @@ void Coordinator::Impl::RankRunning(const RankKey& key, WorkerState& worker, Ran
 void Coordinator::Impl::RankExited(const RankKey& key, const std::string& worker_id, const ham::v1::RankExit& exit) {
   WorkerState& worker = TouchWorker(worker_id);
   RankFacts& facts = worker.ranks.at(key);
+  if (facts.succeeded) return;
   if (!exit.success()) {
     const ham::v1::FailureClass failure_class =
         exit.failure_class() == ham::v1::FAILURE_CLASS_UNSPECIFIED ? ham::v1::TRAINER_CRASH : exit.failure_class();
@@ -190,8 +214,12 @@ void Coordinator::Impl::RankExited(const RankKey& key, const std::string& worker
               true);
     return;
   }
-  if (facts.succeeded) return;
   facts.succeeded = true;
+  for (Placement& place : TouchJob(key.job).gang) {
+    if (place.rank == key.rank) place.succeeded = true;
+  }
+  dirty_jobs_.insert(key.job);
+  DesiredChanged(worker);
   const int succeeded = ++TouchFacts(key.job).succeeded_ranks;
   RankRunning(key, worker, facts);
   const JobRow& row = jobs_.at(key.job);
@@ -216,9 +244,22 @@ void Coordinator::Impl::LoseRanks(const std::string& worker_id, const std::vecto
     if (IsActive(jobs_.at(name).state)) {
       FailAttempt(name, cause);
     } else {
+      NoteUserFailure(name, cause);
       FinishIfGone(name, cause);
     }
   }
+}
+
+// Peers of a rank that failed often report first, with a broken collective; what is not to be retried counts all the
+// same.
+void Coordinator::Impl::NoteUserFailure(const std::string& name, const Cause& cause) {
+  if (cause.failure_class != ham::v1::USER || jobs_.at(name).state != Job::RECOVERING) return;
+  JobRow& row = TouchJob(name);
+  if (row.failure_class == ham::v1::USER) return;
+  row.failure_class = ham::v1::USER;
+  row.state_reason = cause.reason;
+  row.state_message = cause.message;
+  dirty_jobs_.insert(name);
 }
 
 void Coordinator::Impl::Release(const RankKey& key, const std::string& worker_id, bool proven) {
@@ -267,7 +308,7 @@ void Coordinator::Impl::FailAttempt(const std::string& name, const Cause& cause)
 void Coordinator::Impl::CountFailure(const std::string& name, const Cause& cause) {
   JobRow& row = TouchJob(name);
   JobFacts& facts = TouchFacts(name);
-  ++row.failed_attempts;
+  if (cause.failure_class != ham::v1::PREEMPTED) ++row.failed_attempts;  // an agent was told to stop: nobody's fault
   row.failure_class = cause.failure_class;
   const bool again = now_.steady - facts.last_failure <= options_.backoff_window;
   facts.failure_streak = again ? facts.failure_streak + 1 : 1;

@@ -43,10 +43,17 @@ int64_t CoordinatorLoop::View::LastSequence(const std::string& job) const {
   return found == loop_->last_sequence_.end() ? 0 : found->second;
 }
 
+absl::Status CoordinatorLoop::View::CheckActive(const ham::v1::Fence& fence) const {
+  if (const absl::Status status = CheckFence(fence); !status.ok()) return status;
+  const Job::State state = core().FindJob(fence.job())->state;
+  if (state == Job::STARTING || state == Job::RUNNING) return absl::OkStatus();
+  return absl::AbortedError(absl::StrCat("attempt ", fence.attempt(), " of ", fence.job(), " is being stopped"));
+}
+
 CoordinatorLoop::CoordinatorLoop(const Options& options, const Parts& parts, Store::Contents contents)
     : options_(options), parts_(parts), core_({.lease = options.lease}, parts.policy) {
   const Now now = parts_.clock->Read();
-  reopen_at_ = timers_from_ = now.steady;
+  reopen_at_ = timers_from_ = due_ = now.steady;
   snapshot_time_ = -absl::InfiniteDuration();
   last_sequence_ = std::move(contents.last_sequence);
   for (const JobRow& row : contents.jobs) {
@@ -83,21 +90,24 @@ void CoordinatorLoop::Post(Item item) {
   if (item.refuse != nullptr) item.refuse(refusal);
 }
 
-bool CoordinatorLoop::TakeBatch(std::vector<Item>* batch) {
+bool CoordinatorLoop::TakeBatch(std::vector<Item>* batch, bool* drained) {
   // While the store fails each request stands alone, so that one that needs it does not undo the others.
   const size_t most = store_failed_ ? 1 : options_.limits.batch_requests;
+  const absl::Duration begin = parts_.clock->Read().steady;
+  due_ = std::max(begin, NextWake(begin));
+  *drained = true;
   absl::MutexLock lock(&mutex_);
   while (queue_.empty() && !stopping_) {
     const absl::Duration now = parts_.clock->Read().steady;
-    const absl::Duration wake = NextWake(now);
-    if (wake <= now) return true;
-    wake_.WaitWithTimeout(&mutex_, wake - now);
+    if (due_ <= now) return true;
+    wake_.WaitWithTimeout(&mutex_, due_ - now);
   }
   while (!queue_.empty() && batch->size() < most) {
     queued_bytes_ -= queue_.front().bytes;
     batch->push_back(std::move(queue_.front()));
     queue_.pop_front();
   }
+  *drained = queue_.empty();
   return !batch->empty() || !stopping_;
 }
 
@@ -107,6 +117,8 @@ absl::Duration CoordinatorLoop::NextWake(absl::Duration now) const {
     wake = reopen_at_;
   } else {
     wake = std::max(core_.NextTimer(), timers_from_);
+    // Often enough to notice that the thread stood still, whenever silence may be judged.
+    if (wake != absl::InfiniteDuration()) wake = std::min(wake, now + options_.lease / 4);
   }
   if (snapshot_dirty_) wake = std::min(wake, std::max(now, snapshot_time_ + kSnapshotPeriod));
   if (!metrics_end_.empty()) wake = std::min(wake, metrics_end_.begin()->first);
@@ -115,8 +127,9 @@ absl::Duration CoordinatorLoop::NextWake(absl::Duration now) const {
 
 void CoordinatorLoop::Run() {
   std::vector<Item> batch;
-  while (TakeBatch(&batch)) {
-    RunBatch(std::move(batch));
+  bool drained = false;
+  while (TakeBatch(&batch, &drained)) {
+    RunBatch(std::move(batch), drained);
     batch = {};
   }
   for (const auto& [id, stream] : streams_) stream->End(Stopping());
@@ -134,9 +147,20 @@ void CoordinatorLoop::Stop() {
 
 // ---- a batch -----------------------------------------------------------------------------------------------
 
-void CoordinatorLoop::RunBatch(std::vector<Item> batch) {
-  const absl::Duration now = parts_.clock->Read().steady;
-  if (store_failed_ && now >= reopen_at_) TryReopen(now);
+Now CoordinatorLoop::NoteRunning() {
+  const Now now = parts_.clock->Read();
+  const absl::Duration late = now.steady - due_;
+  due_ = now.steady;
+  if (late > options_.lease / 2) {
+    spdlog::warn("The coordinator stood still for {}; silence of workers counts from now on.",
+                 absl::FormatDuration(late));
+    timers_from_ = now.steady + options_.lease;
+  }
+  return now;
+}
+
+void CoordinatorLoop::RunBatch(std::vector<Item> batch, bool drained) {
+  if (NoteRunning().steady >= reopen_at_ && store_failed_) TryReopen();
   std::vector<Completion> completions;
   completions.reserve(batch.size());
   for (Item& item : batch) {
@@ -146,7 +170,11 @@ void CoordinatorLoop::RunBatch(std::vector<Item> batch) {
       completions.push_back(item.run());
     }
   }
-  if (!store_failed_ && std::max(core_.NextTimer(), timers_from_) <= now) ApplyEvent(TimerFired{}).IgnoreError();
+  const Now timer = NoteRunning();
+  const absl::Duration now = timer.steady;
+  if (!store_failed_ && drained && std::max(core_.NextTimer(), timers_from_) <= now) {
+    ApplyEvent(TimerFired{}, timer).IgnoreError();
+  }
 
   const absl::Status status = Commit();
   Effects effects;
@@ -159,11 +187,17 @@ void CoordinatorLoop::RunBatch(std::vector<Item> batch) {
     Rollback();
   }
   for (const Completion& complete : completions) complete(status);
+  batch_streams_.clear();
+  if (std::exchange(frozen_, core_.FrozenUntil() > now) != (core_.FrozenUntil() > now)) {
+    spdlog::warn(frozen_ ? "Many workers are silent: no rank is given up until more of them are heard."
+                         : "Enough workers are heard again.");
+  }
   std::set<std::string> tell = std::exchange(unsent_, {});
   for (const std::string& id : tell) SendDesired(id);
   const bool late = snapshot_dirty_ && now >= snapshot_time_ + kSnapshotPeriod;
   const bool ended = !metrics_end_.empty() && metrics_end_.begin()->first <= now;
   if (snapshot_due_ || late || ended) PublishSnapshot(now);
+  NoteRunning();
 }
 
 absl::Status CoordinatorLoop::Commit() {
@@ -196,8 +230,9 @@ void CoordinatorLoop::Rollback() {
   batch_spools_.clear();
 }
 
-void CoordinatorLoop::TryReopen(absl::Duration now) {
+void CoordinatorLoop::TryReopen() {
   const absl::Status status = parts_.store->Reopen();
+  const absl::Duration now = parts_.clock->Read().steady;  // a large file takes its time
   if (!status.ok()) {
     spdlog::warn("The store cannot be opened again yet: {}", std::string(status.message()));
     reopen_at_ = now + options_.limits.store_reopen;
@@ -207,6 +242,9 @@ void CoordinatorLoop::TryReopen(absl::Duration now) {
   store_failed_ = false;
   snapshot_due_ = true;
   timers_from_ = now + options_.lease;
+  for (const auto& [worker_id, session, stream] : std::exchange(undone_ends_, {})) {
+    Disconnected(worker_id, session, stream);
+  }
 }
 
 // After the commit: what is durable may be seen.
@@ -252,8 +290,7 @@ void CoordinatorLoop::Act(Effects effects, Transaction transaction) {
   if (!effects.jobs.empty() || !effects.workers.empty() || !effects.desired_changed.empty()) snapshot_due_ = true;
 }
 
-absl::Status CoordinatorLoop::ApplyEvent(const Event& event) {
-  const Now now = parts_.clock->Read();
+absl::Status CoordinatorLoop::ApplyEvent(const Event& event, Now now) {
   const absl::Status status = core_.Apply(event, now, parts_.jitter());
   snapshot_dirty_ = true;
   // Records take their place in the log in the order in which things happened.
@@ -325,14 +362,19 @@ absl::StatusOr<std::string> CoordinatorLoop::ApplyCreate(const NewJob& job) {
 }
 
 void CoordinatorLoop::Apply(Event event, Done done) {
-  const bool durable = std::holds_alternative<CancelJob>(event) || std::holds_alternative<CheckpointCommitted>(event);
+  const bool durable = std::holds_alternative<CancelJob>(event) || std::holds_alternative<CheckpointCommitted>(event) ||
+                       std::holds_alternative<JobUnreadable>(event);
+  size_t bytes = 0;
+  if (const auto* beat = std::get_if<WorkerBeat>(&event)) {
+    for (const ham::v1::ObservedRank& rank : beat->observed) bytes += rank.ByteSizeLong();
+  }
   auto shared = std::make_shared<const Event>(std::move(event));
   Post({.run = [this, shared, done]() -> Completion {
           const absl::Status status = ApplyEvent(*shared);
           return [status, done](const absl::Status& commit) { done(status.ok() ? commit : status); };
         },
         .refuse = done,
-        .bytes = 0,
+        .bytes = bytes,
         .durable = durable});
 }
 
@@ -346,9 +388,11 @@ void CoordinatorLoop::Inspect(std::function<void(const absl::StatusOr<View>&)> d
 
 void CoordinatorLoop::Register(ham::v1::RegisterWorker registration, std::shared_ptr<WorkerStream> stream,
                                std::function<void(absl::StatusOr<int64_t> session)> done) {
+  const size_t bytes = registration.ByteSizeLong();
   auto event = std::make_shared<const WorkerRegistered>(WorkerRegistered{std::move(registration)});
   const auto run = [this, event, stream, done]() -> Completion {
     const absl::Status status = ApplyEvent(*event);
+    if (status.ok()) batch_streams_.insert(event->registration.worker_id());
     return [this, status, event, stream, done](const absl::Status& commit) {
       if (!status.ok()) return done(status);
       if (!commit.ok()) return done(commit);
@@ -371,19 +415,26 @@ void CoordinatorLoop::Register(ham::v1::RegisterWorker registration, std::shared
       done(session);
     };
   };
-  Post({.run = run, .refuse = [done](const absl::Status& status) { done(status); }});
+  Post({.run = run, .refuse = [done](const absl::Status& status) { done(status); }, .bytes = bytes});
 }
 
 void CoordinatorLoop::Disconnected(const std::string& worker_id, int64_t session, const WorkerStream* stream) {
   Post({.run = [this, worker_id, session, stream]() -> Completion {
-          const auto found = streams_.find(worker_id);
-          const bool current = found != streams_.end() && found->second.get() == stream;
-          if (current) {
-            streams_.erase(found);
-            ApplyEvent(WorkerDisconnected{worker_id, session}).IgnoreError();
-            snapshot_due_ = true;
-          }
-          return [](const absl::Status&) {};
+          const auto is_current = [this, worker_id, stream] {
+            const auto found = streams_.find(worker_id);
+            return found != streams_.end() && found->second.get() == stream;
+          };
+          if (!is_current()) return [](const absl::Status&) {};
+          // Unless a newer one came just before.
+          if (batch_streams_.count(worker_id) == 0) ApplyEvent(WorkerDisconnected{worker_id, session}).IgnoreError();
+          return [this, worker_id, session, stream, is_current](const absl::Status& commit) {
+            if (!commit.ok()) {
+              undone_ends_.emplace_back(worker_id, session, stream);
+            } else if (is_current()) {
+              streams_.erase(worker_id);
+              snapshot_due_ = true;
+            }
+          };
         },
         .refuse = nullptr});
 }
@@ -396,26 +447,39 @@ void CoordinatorLoop::SendDesired(const std::string& worker_id) {
   ham::v1::DesiredAssignments& desired = *message.mutable_desired();
   desired.set_version(core_.DesiredVersion(worker_id));
   for (const DesiredRank& rank : core_.Desired(worker_id)) {
-    std::shared_ptr<const ham::v1::JobSpec>& spec = specs_[rank.job];
-    if (spec == nullptr) {
-      absl::StatusOr<JobContent> content = parts_.store->GetContent(rank.job);
-      if (!content.ok()) {
-        spdlog::error("The spec of {} cannot be read: {}", rank.job, std::string(content.status().message()));
+    const absl::StatusOr<std::shared_ptr<const ham::v1::JobSpec>> spec = SpecOf(rank.job);
+    if (!spec.ok()) {
+      const std::string problem =
+          absl::StrCat("The spec of ", rank.job, " cannot be read: ", std::string(spec.status().message()));
+      spdlog::error(problem);
+      const bool lost = absl::IsDataLoss(spec.status()) || absl::IsNotFound(spec.status());
+      if (!lost || store_failed_) {
         unsent_.insert(worker_id);  // with the next batch
         return;
       }
-      spec = std::make_shared<const ham::v1::JobSpec>(std::move(content->spec));
+      Apply(JobUnreadable{rank.job, problem}, [this, worker_id](const absl::Status& status) {
+        if (!status.ok()) unsent_.insert(worker_id);
+      });
+      continue;
     }
     ham::v1::Assignment& assignment = *desired.add_assignments();
     assignment.set_job(rank.job);
     assignment.set_attempt(rank.attempt);
-    *assignment.mutable_spec() = *spec;
+    *assignment.mutable_spec() = **spec;
     assignment.set_rank(rank.rank);
     assignment.set_world_size(rank.world_size);
     assignment.set_slot(rank.slot);
     if (rank.checkpoint) *assignment.mutable_checkpoint() = *rank.checkpoint;
   }
   stream->second->Send(std::move(message));
+}
+
+absl::StatusOr<std::shared_ptr<const ham::v1::JobSpec>> CoordinatorLoop::SpecOf(const std::string& job) {
+  const auto known = specs_.find(job);
+  if (known != specs_.end()) return known->second;
+  absl::StatusOr<JobContent> content = parts_.store->GetContent(job);
+  if (!content.ok()) return content.status();
+  return specs_[job] = std::make_shared<const ham::v1::JobSpec>(std::move(content->spec));
 }
 
 absl::Status CoordinatorLoop::CheckFence(const ham::v1::Fence& fence) const {

@@ -4,7 +4,9 @@
 // transaction (group commit; a batch without durable effects writes nothing), and only then answers the callers, wakes
 // the watches and tells the workers. If the transaction fails the batch is undone and its callers get UNAVAILABLE,
 // reason STORE_FAILED; until the store is open again only what is not durable is taken (beats, reads), and nothing
-// times out for one lease after that, so that workers which could not be heard are not taken for lost.
+// times out for one lease after that, so that workers which could not be heard are not taken for lost. The same holds
+// after a stall of the thread (a long batch or commit, a process or machine that stood still), and nothing times out
+// while requests wait: beats may be among them.
 //
 // Public methods are safe from any thread and do not block. Callbacks run on the loop's thread, once each, also when a
 // request was refused; they must not block and must not call Stop.
@@ -82,6 +84,8 @@ class CoordinatorLoop {
     const std::map<int64_t, std::string>& by_index() const { return loop_->by_index_; }
     // Also checks cluster_id. ABORTED.
     absl::Status CheckFence(const ham::v1::Fence& fence) const { return loop_->CheckFence(fence); }
+    // The same, and the attempt is coming up or runs: not one whose ranks are being stopped.
+    absl::Status CheckActive(const ham::v1::Fence& fence) const;
 
    private:
     const CoordinatorLoop* const loop_;
@@ -125,16 +129,19 @@ class CoordinatorLoop {
 
   void Post(Item item) ABSL_LOCKS_EXCLUDED(mutex_);
   void Run();
-  // False when there is nothing more to do and the loop stops.
-  bool TakeBatch(std::vector<Item>* batch) ABSL_LOCKS_EXCLUDED(mutex_);
-  void RunBatch(std::vector<Item> batch);
+  // False when there is nothing more to do and the loop stops. `drained`: nothing more waits.
+  bool TakeBatch(std::vector<Item>* batch, bool* drained) ABSL_LOCKS_EXCLUDED(mutex_);
+  void RunBatch(std::vector<Item> batch, bool drained);
+  // The thread runs now; holds the timers if it is late.
+  Now NoteRunning();
   absl::Status Commit();
   void Act(Effects effects, Transaction transaction);
   void Rollback();
   absl::Duration NextWake(absl::Duration now) const;
-  void TryReopen(absl::Duration now);
+  void TryReopen();
 
-  absl::Status ApplyEvent(const Event& event);
+  absl::Status ApplyEvent(const Event& event) { return ApplyEvent(event, parts_.clock->Read()); }
+  absl::Status ApplyEvent(const Event& event, Now now);
   void AddRecord(const std::string& job, ham::v1::JobRecord record);
   absl::StatusOr<std::string> ApplyCreate(const NewJob& job);
   absl::StatusOr<ham::v1::ReportResponse> ApplyAppend(const ham::v1::ReportRequest& report);
@@ -143,6 +150,8 @@ class CoordinatorLoop {
   absl::StatusOr<int64_t> SpoolPosition(const SpoolKey& key);
   absl::Status CheckFence(const ham::v1::Fence& fence) const;
   void SendDesired(const std::string& worker_id);
+  // The spec of a job that has an attempt. DATA_LOSS, NOT_FOUND: it is lost. Other errors pass.
+  absl::StatusOr<std::shared_ptr<const ham::v1::JobSpec>> SpecOf(const std::string& job);
   void NoteMetrics(const std::string& job, const ham::v1::JobRecord& record);
   void PublishSnapshot(absl::Duration now);
 
@@ -159,10 +168,15 @@ class CoordinatorLoop {
   std::set<std::string> unsent_;                                          // workers whose assignments could not be made
   Transaction transaction_;                                               // of the batch in hand
   std::map<SpoolKey, int64_t> batch_spools_;
-  size_t events_seen_ = 0;  // of core_.pending().events
+  std::set<std::string> batch_streams_;  // workers that registered in it
+  size_t events_seen_ = 0;               // of core_.pending().events
+  // Ends of streams that were undone with their batch; they come again once the store is open.
+  std::vector<std::tuple<std::string, int64_t, const WorkerStream*>> undone_ends_;
   bool store_failed_ = false;
   absl::Duration reopen_at_;
   absl::Duration timers_from_;  // no timer fires before
+  absl::Duration due_;          // when the thread was to run again at the latest
+  bool frozen_ = false;         // the core holds all leases
   // For the snapshot.
   std::map<std::string, ham::v1::Job::State> states_;
   std::map<std::string, std::shared_ptr<const JobMetrics>> metrics_;

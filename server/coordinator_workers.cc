@@ -10,8 +10,15 @@ namespace ham::server {
 using ham::v1::Job;
 using ham::v1::ObservedRank;
 
+namespace {
+
+constexpr size_t kMostSuperseded = 16;
+
+}  // namespace
+
 absl::Status Coordinator::Impl::Handle(const WorkerRegistered& event) {
   const ham::v1::RegisterWorker& in = event.registration;
+  if (const absl::Status status = CheckIncarnation(in); !status.ok()) return status;
   if (const absl::Status status = TakeName(in); !status.ok()) return status;
   WorkerState& worker = TouchWorker(in.worker_id());
   if (!worker.row.name.empty() && worker.row.name != in.worker_name()) worker_by_name_.erase(worker.row.name);
@@ -37,12 +44,12 @@ absl::Status Coordinator::Impl::Handle(const WorkerRegistered& event) {
   globals_.schedule_due = true;
 
   if (fresh) {
-    // The agent has killed what its older process left: whatever was placed there is proven gone.
-    worker.row.incarnation = in.incarnation();
-    worker.row.session = globals_.next_session++;
-    worker.stale.clear();
+    BeginSession(worker, in.incarnation());
+    // The agent has killed what its older process left: whatever ran there is proven gone.
     std::vector<RankKey> lost;
-    for (const auto& [key, facts] : worker.ranks) lost.push_back(key);
+    for (const auto& [key, facts] : worker.ranks) {
+      if (!facts.succeeded) lost.push_back(key);
+    }
     LoseRanks(in.worker_id(), lost,
               {.failure_class = ham::v1::WORKER_LOST,
                .reason = "WORKER_LOST",
@@ -56,15 +63,42 @@ absl::Status Coordinator::Impl::Handle(const WorkerRegistered& event) {
   return absl::OkStatus();
 }
 
+// Two agents with one worker_id would take each other's ranks for ever.
+absl::Status Coordinator::Impl::CheckIncarnation(const ham::v1::RegisterWorker& registration) const {
+  const auto found = workers_.find(registration.worker_id());
+  if (found == workers_.end()) return absl::OkStatus();
+  const std::deque<std::string>& superseded = found->second.superseded;
+  if (std::find(superseded.begin(), superseded.end(), registration.incarnation()) == superseded.end()) {
+    return absl::OkStatus();
+  }
+  return absl::AbortedError(absl::StrCat("another agent has registered with worker_id ", registration.worker_id(),
+                                         " since: two agents use copies of one state directory; give each its own"));
+}
+
+void Coordinator::Impl::BeginSession(WorkerState& worker, const std::string& incarnation) {
+  if (!worker.row.incarnation.empty()) worker.superseded.push_back(worker.row.incarnation);
+  if (worker.superseded.size() > kMostSuperseded) worker.superseded.pop_front();
+  worker.row.incarnation = incarnation;
+  worker.row.session = globals_.next_session++;
+  worker.stale.clear();
+  for (const auto& [key, facts] : worker.ranks) {
+    for (Placement& place : TouchJob(key.job).gang) {  // succeeded ranks stay, and their records may still come
+      if (place.rank == key.rank) place.session = worker.row.session;
+    }
+    dirty_jobs_.insert(key.job);
+  }
+}
+
 // Frees the name for this worker_id, or says who has it.
 absl::Status Coordinator::Impl::TakeName(const ham::v1::RegisterWorker& registration) {
   const auto holder = worker_by_name_.find(registration.worker_name());
   if (holder == worker_by_name_.end() || holder->second == registration.worker_id()) return absl::OkStatus();
   const WorkerState& other = workers_.at(holder->second);
   const bool in_lease = !other.ranks.empty() && now_.steady < other.heard + options_.lease;
-  if (other.connected || in_lease) {
+  const bool connected = other.connected && !other.unreachable;
+  if (connected || in_lease) {
     return absl::AlreadyExistsError(absl::StrCat("the name ", registration.worker_name(), " belongs to another worker",
-                                                 other.connected ? "" : " whose lease is not over",
+                                                 connected ? "" : " whose lease is not over",
                                                  "; start this one with another --name"));
   }
   // Its row stays, for its session; the mark is no letter of a name, so nobody can register it.
@@ -150,7 +184,7 @@ void Coordinator::Impl::ObserveAbsence(const std::string& worker_id, const std::
   if (cleared != 0) globals_.schedule_due = true;
   std::vector<RankKey> lost;
   for (const auto& [key, facts] : worker.ranks) {
-    if (present.count(key) != 0) continue;
+    if (present.count(key) != 0 || facts.succeeded) continue;
     const Job::State state = jobs_.at(key.job).state;
     const bool desired = state == Job::STARTING || state == Job::RUNNING;
     const bool known = facts.reported && saw(facts.desired_since);
@@ -201,7 +235,8 @@ void Coordinator::Impl::ExpireLeases() {
     std::vector<RankKey> lost;
     for (const auto& [key, facts] : worker.ranks) {
       if (facts.succeeded) continue;  // nothing left to lose
-      const absl::Duration until = std::max(globals_.frozen_until, HoldUntil(worker, jobs_.at(key.job)));
+      const absl::Duration frozen = std::min(globals_.frozen_until, worker.heard + options_.freeze_limit);
+      const absl::Duration until = std::max(frozen, HoldUntil(worker, jobs_.at(key.job)));
       if (now_.steady < until) {
         next = std::min(next, until);
       } else {
@@ -219,24 +254,29 @@ void Coordinator::Impl::ExpireLeases() {
   globals_.lease_check_at = next;
 }
 
-// True when so many workers fell silent together that the fault is more likely here. Each silence counts once.
+// True while so many workers that fell silent together stay so that the fault is more likely here. A worker that was
+// alone in its silence counts no more once its lease is over: it must not add up with others later.
 bool Coordinator::Impl::SuspectsItself() {
   bool due = false;
   size_t alive = 0;
   std::vector<std::string> silent;
   for (const auto& [id, worker] : workers_) {
-    if (worker.unreachable) continue;
-    if (now_.steady - worker.heard <= options_.lease / 2) {
+    if (worker.unreachable && !worker.suspected) continue;
+    const absl::Duration silence = now_.steady - worker.heard;
+    if (silence <= options_.lease / 2) {
       ++alive;
-      continue;
+    } else if (!worker.suspected || silence < options_.freeze_limit) {
+      due = due || silence >= options_.lease;
+      silent.push_back(id);
     }
-    due = due || now_.steady >= worker.heard + options_.lease;
-    if (!worker.suspected) silent.push_back(id);
   }
   const double bound = std::max(2.0, 0.3 * static_cast<double>(alive + silent.size()));
-  if (!due || static_cast<double>(silent.size()) <= bound) return false;
-  for (const std::string& id : silent) TouchWorker(id).suspected = true;
-  return true;
+  const bool suspects = due && static_cast<double>(silent.size()) > bound;
+  for (const auto& [id, worker] : workers_) {
+    const bool part = suspects && std::binary_search(silent.begin(), silent.end(), id);
+    if (part != worker.suspected) TouchWorker(id).suspected = part;
+  }
+  return suspects;
 }
 
 // A gang that still completes collectives needs all of its ranks: as long as another, reachable rank reports that

@@ -93,6 +93,12 @@ absl::Status LoadCertificates(const std::string& state_dir, const std::vector<st
   const absl::Time now = absl::Now();
   absl::StatusOr<KeyPair> authority = ReadPair(state_dir + "/ca");
   if (absl::IsNotFound(authority.status())) {
+    if (std::filesystem::exists(state_dir + "/ca.pem")) {
+      return absl::FailedPreconditionError(
+          absl::StrCat(state_dir,
+                       "/ca.key is missing beside ca.pem: restore it from a backup, or remove ca.pem for a "
+                       "new authority (clients and workers then need the new bootstrap files)"));
+    }
     authority = MakeAuthority(now);
     if (!authority.ok()) return authority.status();
     if (const absl::Status status = WritePair(state_dir + "/ca", *authority); !status.ok()) return status;
@@ -102,7 +108,7 @@ absl::Status LoadCertificates(const std::string& state_dir, const std::vector<st
   bool good = false;
   if (server.ok()) {
     const absl::StatusOr<bool> covers =
-        CoversNames(server->certificate, authority->certificate, names, now + absl::Hours(24 * 30));
+        CoversNames(server->certificate, authority->certificate, names, now + absl::Hours(24 * 365));
     if (!covers.ok()) return covers.status();
     good = *covers;
   } else if (!absl::IsNotFound(server.status())) {

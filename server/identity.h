@@ -20,9 +20,9 @@ struct Identity {
 };
 
 // Loads what STATE_DIR holds and makes what is missing: an own CA (ca.pem, ca.key), a certificate for localhost, the
-// host's name and `advertise` (server.pem, server.key; made anew when it lacks a name or ends within 30 days), tokens
+// host's name and `advertise` (server.pem, server.key; made anew when it lacks a name or ends within a year), tokens
 // of 32 random bytes (kept in the bootstrap files). All with mode 0600; a file that others can read is refused with
-// FAILED_PRECONDITION, a damaged one with DATA_LOSS.
+// FAILED_PRECONDITION, as is a ca.pem without its key; a damaged one with DATA_LOSS.
 absl::StatusOr<Identity> LoadOrCreateIdentity(const std::string& state_dir, const std::vector<std::string>& advertise,
                                               bool insecure);
 

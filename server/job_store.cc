@@ -88,24 +88,30 @@ absl::Status JobStore::Reopen() {
   CloseWriter(failure_);
   absl::StatusOr<std::unique_ptr<Database>> database = OpenForWriting(path_);
   if (!database.ok()) return database.status();
-  if (const absl::Status status = CheckReopened(database->get()); !status.ok()) return status;
+  if (const absl::Status status = CheckHead(database->get()); !status.ok()) return status;
   auto writer = std::make_unique<StoreWriter>(*std::move(database));
   // An empty transaction, counted like any: SQLite writes nothing for values that do not change.
   const absl::Status written = writer->Commit({cluster_id_, log_epoch_, term_, commits_}, Transaction());
   if (!written.ok()) return written;
   ++commits_;
+  // Reads all of the file: not while it takes no writes anyway.
+  if (const absl::Status status = CheckFile(writer->database()); !status.ok()) return status;
   if (const absl::Status status = OpenReader(); !status.ok()) return status;
   writer_ = std::move(writer);
   return absl::OkStatus();
 }
 
-absl::Status JobStore::CheckReopened(Database* database) const {
+absl::Status JobStore::CheckFile(Database* database) const {
   const absl::StatusOr<std::string> check = database->QueryText("PRAGMA quick_check(1)");
   if (!check.ok()) return check.status();
   if (*check != "ok") {
     return absl::DataLossError(
         absl::StrCat(path_, " is damaged (", *check, "); restore the state directory from a backup"));
   }
+  return absl::OkStatus();
+}
+
+absl::Status JobStore::CheckHead(Database* database) const {
   const absl::StatusOr<StoreHead> head = ReadHead(database);
   if (!head.ok()) return head.status();
   if (head->term != term_ || head->cluster_id != cluster_id_) {
@@ -139,9 +145,10 @@ absl::StatusOr<std::map<std::string, std::string>> JobStore::GetLabels(const std
 }
 
 absl::StatusOr<std::vector<std::shared_ptr<const ham::v1::JobRecord>>> JobStore::ReadLog(const std::string& job,
-                                                                                         int64_t after, int limit) {
+                                                                                         int64_t after, int limit,
+                                                                                         size_t bytes) {
   absl::MutexLock lock(&read_mutex_);
-  return reader_->ReadLog(job, after, limit);
+  return reader_->ReadLog(job, after, limit, bytes);
 }
 
 absl::StatusOr<int64_t> JobStore::GetSpool(const std::string& job, int attempt, int rank) {

@@ -91,7 +91,8 @@ absl::StatusOr<std::map<std::string, std::string>> StoreReader::GetLabels(const 
 }
 
 absl::StatusOr<std::vector<std::shared_ptr<const ham::v1::JobRecord>>> StoreReader::ReadLog(const std::string& job,
-                                                                                            int64_t after, int limit) {
+                                                                                            int64_t after, int limit,
+                                                                                            size_t bytes) {
   std::vector<std::shared_ptr<const ham::v1::JobRecord>> records;
   if (limit <= 0 || after >= kMaxSequence) return records;
   after = std::max<int64_t>(after, 0);
@@ -110,15 +111,17 @@ absl::StatusOr<std::vector<std::shared_ptr<const ham::v1::JobRecord>>> StoreRead
     if (!*more) return records;
     const int64_t sequence = records_.Int(0) - FirstKey(id) + 1;
     if (sequence != after + 1) return MissingRecord(job, id, after);
-    const std::string bytes = records_.Bytes(1);
+    const std::string row = records_.Bytes(1);
     auto record = std::make_shared<ham::v1::JobRecord>();
     const std::string key = RecordKey(job, sequence);
-    if (RowCrc("records", key, bytes) != records_.Int(2) || !record->ParseFromString(bytes) ||
+    if (RowCrc("records", key, row) != records_.Int(2) || !record->ParseFromString(row) ||
         record->sequence() != sequence) {
       return DamagedRow(*database_, "records", key);
     }
     records.push_back(std::move(record));
     after = sequence;
+    if (row.size() >= bytes) return records;
+    bytes -= row.size();
   }
 }
 

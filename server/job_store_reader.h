@@ -23,7 +23,7 @@ class StoreReader {
   absl::StatusOr<JobContent> GetContent(const std::string& job);
   absl::StatusOr<std::map<std::string, std::string>> GetLabels(const std::string& job);
   absl::StatusOr<std::vector<std::shared_ptr<const ham::v1::JobRecord>>> ReadLog(const std::string& job, int64_t after,
-                                                                                 int limit);
+                                                                                 int limit, size_t bytes);
   absl::StatusOr<int64_t> GetSpool(const std::string& job, int attempt, int rank);
   absl::StatusOr<std::optional<RequestRow>> GetRequest(const std::string& principal, const std::string& request_id,
                                                        absl::Time since);

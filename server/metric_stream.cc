@@ -265,7 +265,8 @@ void WatchHub::Step(uint64_t id) {
   }
   if (end) return Finish(id, *end);
   if (after < until && records.empty()) {
-    absl::StatusOr<std::vector<RecordPtr>> page = reader_(job, after, limits_.watch_page_records);
+    absl::StatusOr<std::vector<RecordPtr>> page =
+        reader_(job, after, limits_.watch_page_records, limits_.watch_response_bytes);
     if (!page.ok()) return Finish(id, page.status());
     records = *std::move(page);
     if (records.empty() || records.front()->sequence() != after + 1) {

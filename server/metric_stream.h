@@ -66,9 +66,10 @@ struct WatchRequest {
 
 class WatchHub {
  public:
-  // Records of `job` with sequence > after, ascending without a gap, up to `limit`; blocks on the store. Hub's thread.
-  using LogReader =
-      std::function<absl::StatusOr<std::vector<RecordPtr>>(const std::string& job, int64_t after, int limit)>;
+  // Records of `job` with sequence > after, ascending without a gap, up to `limit`, and no more once they have `bytes`
+  // (a response takes no more); blocks on the store. Hub's thread.
+  using LogReader = std::function<absl::StatusOr<std::vector<RecordPtr>>(const std::string& job, int64_t after,
+                                                                         int limit, size_t bytes)>;
 
   // `clock` must outlive the hub.
   WatchHub(const Limits& limits, const Clock* clock, WatchTokens tokens, LogReader reader);

@@ -5,9 +5,11 @@
 #include <prometheus/metric_family.h>
 
 #include <exception>
+#include <set>
 #include <utility>
 
 #include "absl/strings/str_cat.h"
+#include "proto/job_spec.h"
 #include "proto/version.h"
 
 namespace ham::server {
@@ -27,7 +29,7 @@ MetricFamily Family(const char* name, const char* help, MetricType type = Metric
   return family;
 }
 
-void Add(MetricFamily* family, const Labels& labels, double value) {
+void AddMetric(MetricFamily* family, const Labels& labels, double value) {
   ClientMetric metric;
   for (const auto& [name, text] : labels) metric.label.push_back({name, text});
   if (family->type == MetricType::Counter) {
@@ -40,18 +42,18 @@ void Add(MetricFamily* family, const Labels& labels, double value) {
 
 MetricFamily Scalar(const char* name, const char* help, double value, MetricType type = MetricType::Gauge) {
   MetricFamily family = Family(name, help, type);
-  Add(&family, {}, value);
+  AddMetric(&family, {}, value);
   return family;
 }
 
 std::vector<MetricFamily> ClusterFamilies(const ClusterSnapshot& snapshot) {
   MetricFamily build = Family("ham_build_info", "Always 1; version and build of the coordinator.");
-  Add(&build, {{"version", kVersion}, {"build_id", BuildId()}}, 1);
+  AddMetric(&build, {{"version", kVersion}, {"build_id", BuildId()}}, 1);
 
   MetricFamily jobs = Family("ham_jobs", "Jobs by state.");
   for (int state = Job::QUEUED; state < Job::State_ARRAYSIZE; ++state) {
-    Add(&jobs, {{"state", Job::State_Name(static_cast<Job::State>(state))}},
-        static_cast<double>(snapshot.jobs_by_state[state]));
+    AddMetric(&jobs, {{"state", Job::State_Name(static_cast<Job::State>(state))}},
+              static_cast<double>(snapshot.jobs_by_state[state]));
   }
 
   int connected = 0;
@@ -65,11 +67,11 @@ std::vector<MetricFamily> ClusterFamilies(const ClusterSnapshot& snapshot) {
     }
   }
   MetricFamily workers = Family("ham_workers", "Workers by state.");
-  Add(&workers, {{"state", "CONNECTED"}}, connected);
-  Add(&workers, {{"state", "UNREACHABLE"}}, static_cast<double>(snapshot.workers.size()) - connected);
+  AddMetric(&workers, {{"state", "CONNECTED"}}, connected);
+  AddMetric(&workers, {{"state", "UNREACHABLE"}}, static_cast<double>(snapshot.workers.size()) - connected);
   MetricFamily slots = Family("ham_slots", "Slots of connected workers by device and state.");
   for (const auto& [key, count] : slots_by) {
-    Add(&slots, {{"device", key.first}, {"state", key.second ? "BUSY" : "FREE"}}, count);
+    AddMetric(&slots, {{"device", key.first}, {"state", key.second ? "BUSY" : "FREE"}}, count);
   }
 
   MetricFamily commits = Family("ham_store_commit_seconds", "Time of one transaction.", MetricType::Summary);
@@ -107,32 +109,72 @@ struct JobFamilies {
   MetricFamily by_class = Family("ham_job_class_robust_accuracy_ratio", "Accuracy of a class under an attack suite.");
 };
 
-void AddJob(const std::string& job, const JobMetrics& metrics, size_t job_series, size_t* series, JobFamilies* out) {
-  const auto add = [series](MetricFamily* family, const Labels& labels, double value) {
-    Add(family, labels, value);
-    ++*series;
-  };
-  add(&out->epoch, {{"job", job}}, metrics.epoch);
-  add(&out->iteration, {{"job", job}}, static_cast<double>(metrics.iteration));
-  if (metrics.train) {
-    add(&out->speed, {{"job", job}}, metrics.train->images_per_second());
-    add(&out->hard, {{"job", job}}, metrics.train->hard_share());
-  }
-  if (!metrics.evaluation) return;
-  const ham::v1::EvaluationMetrics& evaluation = *metrics.evaluation;
-  add(&out->clean, {{"job", job}}, evaluation.clean_accuracy());
-  for (const ham::v1::SuiteMetrics& suite : evaluation.suites()) {
-    add(&out->robust, {{"job", job}, {"suite", suite.name()}}, suite.robust_accuracy());
-    add(&out->worst, {{"job", job}, {"suite", suite.name()}, {"class", suite.worst_class_name()}},
-        suite.worst_class_robust_accuracy());
-    const size_t classes = static_cast<size_t>(suite.per_class_robust_accuracy_size());
-    if (*series + classes > job_series) continue;
-    for (int i = 0; i < suite.per_class_robust_accuracy_size(); ++i) {
-      const std::string name = i < evaluation.class_names_size() ? evaluation.class_names(i) : absl::StrCat(i);
-      add(&out->by_class, {{"job", job}, {"suite", suite.name()}, {"class", name}}, suite.per_class_robust_accuracy(i));
+// Adds the series of jobs as long as they fit. What a worker reports may name anything twice; a scrape with one series
+// twice is refused as a whole.
+class JobSeries {
+ public:
+  explicit JobSeries(size_t most) : left_(most) {}
+
+  void Add(const std::string& job, const JobMetrics& metrics) {
+    const Labels labels = {{"job", job}};
+    Group scalars = {{&out_.epoch, labels, static_cast<double>(metrics.epoch)},
+                     {&out_.iteration, labels, static_cast<double>(metrics.iteration)}};
+    if (metrics.train) {
+      scalars.push_back({&out_.speed, labels, metrics.train->images_per_second()});
+      scalars.push_back({&out_.hard, labels, metrics.train->hard_share()});
+    }
+    if (metrics.evaluation) scalars.push_back({&out_.clean, labels, metrics.evaluation->clean_accuracy()});
+    if (!AddGroup(scalars) || !metrics.evaluation) return;
+    std::set<std::string> names;
+    for (const ham::v1::SuiteMetrics& suite : metrics.evaluation->suites()) {
+      if (names.size() == 2 * size_t{kMostSuites}) break;
+      if (names.insert(suite.name()).second) AddSuite(job, suite, *metrics.evaluation);
     }
   }
-}
+
+  JobFamilies& families() { return out_; }
+
+ private:
+  struct Series {
+    MetricFamily* family;
+    Labels labels;
+    double value;
+  };
+  using Group = std::vector<Series>;
+
+  void AddSuite(const std::string& job, const ham::v1::SuiteMetrics& suite,
+                const ham::v1::EvaluationMetrics& evaluation) {
+    const Labels labels = {{"job", job}, {"suite", suite.name()}};
+    const auto of_class = [&labels](const std::string& name) {
+      Labels result = labels;
+      result.emplace_back("class", name);
+      return result;
+    };
+    if (!AddGroup({{&out_.robust, labels, suite.robust_accuracy()},
+                   {&out_.worst, of_class(suite.worst_class_name()), suite.worst_class_robust_accuracy()}})) {
+      return;
+    }
+    Group classes;
+    std::set<std::string> names;
+    for (int i = 0; i < suite.per_class_robust_accuracy_size(); ++i) {
+      const std::string name = i < evaluation.class_names_size() ? evaluation.class_names(i) : absl::StrCat(i);
+      if (!names.insert(name).second) continue;
+      classes.push_back({&out_.by_class, of_class(name), suite.per_class_robust_accuracy(i)});
+    }
+    AddGroup(classes);
+  }
+
+  // All of them, or none when they do not fit.
+  bool AddGroup(const Group& group) {
+    if (group.size() > left_) return false;
+    left_ -= group.size();
+    for (const Series& series : group) AddMetric(series.family, series.labels, series.value);
+    return true;
+  }
+
+  size_t left_;
+  JobFamilies out_;
+};
 
 class SnapshotCollectable : public prometheus::Collectable {
  public:
@@ -148,9 +190,9 @@ class SnapshotCollectable : public prometheus::Collectable {
 
 std::vector<MetricFamily> CollectMetrics(const ClusterSnapshot& snapshot, size_t job_series) {
   std::vector<MetricFamily> families = ClusterFamilies(snapshot);
-  JobFamilies jobs;
-  size_t series = 0;
-  for (const auto& [job, metrics] : snapshot.metrics) AddJob(job, *metrics, job_series, &series, &jobs);
+  JobSeries series(job_series);
+  for (const auto& [job, metrics] : snapshot.metrics) series.Add(job, *metrics);
+  JobFamilies& jobs = series.families();
   for (MetricFamily* family : {&jobs.epoch, &jobs.iteration, &jobs.speed, &jobs.hard, &jobs.clean, &jobs.robust,
                                &jobs.worst, &jobs.by_class}) {
     if (!family->metric.empty()) families.push_back(std::move(*family));

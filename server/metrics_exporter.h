@@ -17,7 +17,8 @@ struct MetricFamily;
 namespace ham::server {
 
 // The families of one snapshot; pure. Accuracies and shares are fractions in [0, 1]. Jobs are taken in name order
-// until `job_series` time series are made; jobs after that keep their scalars and lose the per-class series.
+// and make up to `job_series` time series: the scalars of a job, those of a suite, its classes are left out where they
+// do not fit. So is what a report names twice, and suites beyond those of a spec.
 std::vector<prometheus::MetricFamily> CollectMetrics(const ClusterSnapshot& snapshot, size_t job_series);
 
 // Serves /metrics on threads of its own. Any thread.

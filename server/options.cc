@@ -42,6 +42,11 @@ absl::Status CheckOptions(const ServerOptions& options) {
     return absl::InvalidArgumentError(absl::StrCat("--insecure is allowed on loopback addresses only, and --listen is ",
                                                    options.listen, ": leave --insecure out"));
   }
+  for (const std::string& name : options.advertise) {
+    if (!options.insecure || IsLoopback(name)) continue;
+    return absl::InvalidArgumentError(absl::StrCat(
+        "--insecure is allowed on loopback addresses only, and --advertise is ", name, ": leave one of them out"));
+  }
   return absl::OkStatus();
 }
 

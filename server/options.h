@@ -50,7 +50,7 @@ struct Limits {
 
   // How long the metrics of a job stay in /metrics after its end.
   absl::Duration metrics_after_end = absl::Minutes(5);
-  // Time series of jobs in /metrics; jobs beyond it (older first) lose their per-class series. One is about 200 bytes.
+  // Time series of jobs in /metrics; what goes beyond it is left out. One is about 200 bytes.
   size_t job_series = 20000;
 
   // Between two tries to open a failed store again.

@@ -96,7 +96,9 @@ void Server::Stop() {
 
 void Server::StartLoop(Store::Contents contents) {
   hub_.emplace(options_.limits, &clock_, WatchTokens(store_->log_epoch()),
-               [this](const std::string& job, int64_t after, int limit) { return store_->ReadLog(job, after, limit); });
+               [this](const std::string& job, int64_t after, int limit, size_t bytes) {
+                 return store_->ReadLog(job, after, limit, bytes);
+               });
   rendezvous_.emplace(RendezvousTable::Bounds{.keys = options_.limits.rendezvous_keys,
                                               .bytes = options_.limits.rendezvous_bytes,
                                               .total_bytes = options_.limits.rendezvous_total_bytes});

@@ -72,9 +72,11 @@ class Store {
   virtual absl::StatusOr<JobContent> GetContent(const std::string& job) = 0;
   // Its labels alone, for lists: a spec may be a hundred times as long.
   virtual absl::StatusOr<std::map<std::string, std::string>> GetLabels(const std::string& job) = 0;
-  // Records with sequence > after, ascending, up to `limit`. OUT_OF_RANGE when they were pruned.
+  // Records with sequence > after, ascending, up to `limit`, and no more once they have `bytes`. OUT_OF_RANGE when they
+  // were pruned.
   virtual absl::StatusOr<std::vector<std::shared_ptr<const ham::v1::JobRecord>>> ReadLog(const std::string& job,
-                                                                                         int64_t after, int limit) = 0;
+                                                                                         int64_t after, int limit,
+                                                                                         size_t bytes) = 0;
   // 0 when there is none.
   virtual absl::StatusOr<int64_t> GetSpool(const std::string& job, int attempt, int rank) = 0;
   // Not older than `since`.

@@ -23,6 +23,7 @@ std::string SerializeJobRow(const JobRow& row) {
     stored.set_worker_id(place.worker_id);
     stored.set_session(place.session);
     stored.set_slot(place.slot);
+    stored.set_succeeded(place.succeeded);
   }
   job.set_failed_attempts(row.failed_attempts);
   job.set_failure_class(row.failure_class);
@@ -48,7 +49,7 @@ bool ParseJobRow(const std::string& bytes, JobRow* row) {
   row->max_attempts = job.max_attempts();
   row->attempt = job.attempt();
   for (const stored::Placement& place : job.gang()) {
-    row->gang.push_back({place.rank(), place.worker_id(), place.session(), place.slot()});
+    row->gang.push_back({place.rank(), place.worker_id(), place.session(), place.slot(), place.succeeded()});
   }
   row->failed_attempts = job.failed_attempts();
   row->failure_class = static_cast<ham::v1::FailureClass>(job.failure_class());

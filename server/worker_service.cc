@@ -38,7 +38,7 @@ class KeyWaiter final : public grpc::ServerUnaryReactor {
     // On the loop's thread, so that an attempt cannot end between the check and the wait.
     parts.loop->Inspect([this, parts, request, response,
                          state = state_](const absl::StatusOr<CoordinatorLoop::View>& view) {
-      absl::Status status = view.ok() ? view->CheckFence(request->fence()) : view.status();
+      absl::Status status = view.ok() ? view->CheckActive(request->fence()) : view.status();
       if (!status.ok()) return Finish(ToGrpc(status));
       const uint64_t waiter = parts.rendezvous->Get(request->fence().job(), request->fence().attempt(), request->key(),
                                                     [this, response](absl::StatusOr<std::string> value) {
@@ -99,7 +99,7 @@ grpc::ServerUnaryReactor* WorkerServiceImpl::SetRendezvousKey(grpc::CallbackServ
   if (!principal.ok()) return Refuse(context, principal.status());
   auto* reactor = new Answering;
   parts_.loop->Inspect([this, reactor, request](const absl::StatusOr<CoordinatorLoop::View>& view) {
-    absl::Status status = view.ok() ? view->CheckFence(request->fence()) : view.status();
+    absl::Status status = view.ok() ? view->CheckActive(request->fence()) : view.status();
     if (status.ok()) {
       status =
           parts_.rendezvous->Set(request->fence().job(), request->fence().attempt(), request->key(), request->value());

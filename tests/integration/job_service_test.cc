@@ -359,6 +359,26 @@ TEST_F(JobServiceTest, ListsPagesNewestFirstWithLabelsAndWithoutSpecs) {
   EXPECT_EQ(NamesOf(*client_->List(ListRequest(1)))[0], newer);
 }
 
+TEST_F(JobServiceTest, EndsAPageBeforeItIsTooLargeForAMessage) {
+  CreateJobRequest request = SmallRequest();
+  for (int i = 0; i < 64; ++i) (*request.mutable_labels())[absl::StrCat("label", i)] = std::string(255, 'v');
+  std::vector<std::string> names;
+  for (int i = 0; i < 80; ++i) names.push_back(client_->Create(request)->name());
+  std::vector<std::string> listed;
+  std::string token;
+  int pages = 0;
+  do {
+    const absl::StatusOr<ham::v1::ListJobsResponse> page = client_->List(ListRequest(1000, token));
+    ASSERT_TRUE(page.ok()) << page.status();
+    EXPECT_LE(page->ByteSizeLong(), size_t{1100} << 10);
+    for (const std::string& name : NamesOf(*page)) listed.insert(listed.begin(), name);
+    token = page->next_page_token();
+    ++pages;
+  } while (!token.empty());
+  EXPECT_EQ(listed, names);
+  EXPECT_EQ(pages, 2);
+}
+
 TEST_F(JobServiceTest, ListsTheStatesAskedFor) {
   std::vector<std::string> names;
   for (int i = 0; i < 4; ++i) names.push_back(client_->MustCreate());

@@ -208,5 +208,37 @@ TEST(CollectMetrics, LeavesOutClassesBeyondTheBudget) {
   }
 }
 
+TEST(CollectMetrics, MakesNoSeriesTwiceAndNoMoreThanItsBound) {
+  auto metrics = std::make_shared<server::JobMetrics>();
+  ham::v1::EvaluationMetrics& evaluation = metrics->evaluation.emplace();
+  for (const char* name : {"cat", "cat", "dog"}) evaluation.add_class_names(name);
+  for (int i = 0; i < 1000; ++i) {
+    ham::v1::SuiteMetrics* suite = evaluation.add_suites();
+    suite->set_name(absl::StrCat("suite ", i / 2));
+    for (int c = 0; c < 3; ++c) suite->add_per_class_robust_accuracy(0.5);
+  }
+  server::ClusterSnapshot snapshot;
+  for (int job = 0; job < 100; ++job) snapshot.metrics[absl::StrCat("job ", job)] = metrics;
+  for (const size_t budget : {size_t{1}, size_t{100}, size_t{100000}}) {
+    size_t count = 0;
+    std::map<std::string, size_t> of_first;  // by family
+    for (const prometheus::MetricFamily& family : server::CollectMetrics(snapshot, budget)) {
+      if (family.name.rfind("ham_job_", 0) != 0 || family.type == prometheus::MetricType::Counter) continue;
+      std::set<std::string> seen;
+      for (const prometheus::ClientMetric& metric : family.metric) {
+        std::string labels;
+        for (const auto& label : metric.label) absl::StrAppend(&labels, label.name, "=", label.value, ",");
+        EXPECT_TRUE(seen.insert(labels).second) << family.name << labels;
+        if (labels.rfind("job=job 0,", 0) == 0) ++of_first[family.name];
+      }
+      count += family.metric.size();
+    }
+    EXPECT_LE(count, budget);
+    if (budget != 100000) continue;
+    EXPECT_EQ(of_first["ham_job_robust_accuracy_ratio"], 32u);  // what a spec can ask for
+    EXPECT_EQ(of_first["ham_job_class_robust_accuracy_ratio"], 64u);
+  }
+}
+
 }  // namespace
 }  // namespace ham::testing

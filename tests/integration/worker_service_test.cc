@@ -485,6 +485,13 @@ TEST_F(RendezvousTest, EndsWaitersWithTheAttempt) {
   EXPECT_TRUE(absl::IsDeadlineExceeded(Get(second, "old", std::chrono::milliseconds(50)).status()));  // keys went too
 }
 
+TEST_F(RendezvousTest, TakesNoKeysOfAnAttemptThatIsBeingStopped) {
+  ASSERT_TRUE(Set(fence_, "old", "value").ok());
+  ASSERT_EQ(client_->Cancel(rank_.job())->state(), Job::CANCELLING);
+  EXPECT_TRUE(absl::IsAborted(Set(fence_, "new", "value")));  // nobody would drop it
+  EXPECT_TRUE(absl::IsAborted(Get(fence_, "old").status()));
+}
+
 TEST_F(RendezvousTest, KeepsToItsBounds) {
   EXPECT_TRUE(Set(fence_, "largest", std::string(64 << 10, 'v')).ok());
   EXPECT_TRUE(absl::IsInvalidArgument(Set(fence_, "larger", std::string((64 << 10) + 1, 'v'))));

@@ -72,7 +72,8 @@ TEST_F(CoreTest, SucceedsWhenAllRanksEndWithSuccess) {
   RunPair();
   Beat("a", {Exited("j", 1, 0, true)});
   EXPECT_EQ(State("j"), Job::RUNNING);
-  EXPECT_THAT(DesiredOf("a"), ElementsAre("j/1/0@0"));  // the agent goes on reporting it
+  EXPECT_THAT(DesiredOf("a"), IsEmpty());  // a new agent must not start it again
+  EXPECT_TRUE(stored_jobs_.at("j").gang.at(0).succeeded);
   ASSERT_TRUE(Apply(BeatOf("b", {Exited("j", 1, 1, true)})).ok());
   const Effects effects = Commit();
   EXPECT_EQ(State("j"), Job::SUCCEEDED);
@@ -148,6 +149,23 @@ TEST_F(CoreTest, CancelsARankThatItsWorkerWasNeverToldOf) {
   EXPECT_EQ(State("j"), Job::CANCELLING);
   Beat("a", {});
   EXPECT_EQ(State("j"), Job::CANCELLED);
+}
+
+TEST_F(CoreTest, FailsAJobWhoseSpecCannotBeRead) {
+  RunPair();
+  Submit("queued", 9);
+  Must(JobUnreadable{"j", "Its spec is damaged."});
+  EXPECT_EQ(State("j"), Job::RECOVERING);
+  EXPECT_THAT(DesiredOf("a"), IsEmpty());
+  Beat("a", {});
+  Beat("b", {});
+  EXPECT_EQ(State("j"), Job::FAILED);
+  EXPECT_EQ(Row("j").state_message, "Its spec is damaged.");
+  Must(JobUnreadable{"queued", "Its spec is damaged."});
+  EXPECT_EQ(State("queued"), Job::FAILED);
+  Must(JobUnreadable{"queued", "Again."});
+  Must(JobUnreadable{"unknown", "Again."});
+  EXPECT_EQ(Row("queued").state_message, "Its spec is damaged.");
 }
 
 }  // namespace

@@ -40,6 +40,48 @@ TEST_F(CoreTest, NeverRetriesUserErrors) {
   EXPECT_THAT(Row("j").state_message, HasSubstr("it broke."));
 }
 
+TEST_F(CoreTest, NeverRetriesUserErrorsThatAPeerReportedFirst) {
+  RunPair();
+  Beat("b", {Exited("j", 1, 1, false, ham::v1::INFRASTRUCTURE)});  // its collective broke
+  ASSERT_EQ(State("j"), Job::RECOVERING);
+  Beat("a", {Exited("j", 1, 0, false, ham::v1::USER)});
+  EXPECT_EQ(State("j"), Job::FAILED);
+  EXPECT_EQ(Row("j").failure_class, ham::v1::USER);
+  EXPECT_EQ(Row("j").state_reason, "USER");
+  EXPECT_THAT(Row("j").state_message, HasSubstr("Rank 0 on a: it broke."));
+}
+
+TEST_F(CoreTest, DoesNotCountPreemptionsAgainstMaxAttempts) {
+  RunSingle(1);
+  Beat("a", {Exited("j", 1, 0, false, ham::v1::PREEMPTED)});
+  EXPECT_EQ(State("j"), Job::STARTING);
+  EXPECT_EQ(Row("j").failed_attempts, 0);
+  EXPECT_EQ(Row("j").failure_class, ham::v1::PREEMPTED);
+  Beat("a", {Exited("j", 2, 0, false, ham::v1::PREEMPTED)});
+  EXPECT_EQ(Row("j").state_reason, "BACKOFF");
+  Pass(absl::Seconds(8), [&] { Beat("a", {}); });
+  Beat("a", {Exited("j", 3, 0, false)});
+  EXPECT_EQ(State("j"), Job::FAILED);
+}
+
+TEST_F(CoreTest, KeepsARankThatSucceededWhateverBecomesOfItsWorker) {
+  RunPair();
+  Beat("a", {Exited("j", 1, 0, true)});
+  Beat("a", {});  // forgotten there
+  EXPECT_EQ(State("j"), Job::RUNNING);
+  Register("a", 1, "i2");
+  EXPECT_EQ(State("j"), Job::RUNNING);
+  EXPECT_THAT(DesiredOf("a"), IsEmpty());
+  EXPECT_TRUE(core_->CheckFence(3, "j", 1).ok());  // its last records may still come
+  Restart();
+  Register("a", 1, "i2");
+  EXPECT_EQ(State("j"), Job::RUNNING);
+  Register("b", 1, "i1", {Rank("j", 1, 1, ObservedRank::RUNNING)});
+  Beat("b", {Exited("j", 1, 1, true)});
+  EXPECT_EQ(State("j"), Job::SUCCEEDED);
+  EXPECT_EQ(Row("j").attempt, 1);
+}
+
 TEST_F(CoreTest, FailsASingleRankDirectly) {
   RunSingle();
   Beat("a", {Exited("j", 1, 0, false, ham::v1::USER)});
@@ -113,6 +155,19 @@ TEST_F(CoreTest, ResetsTheCountOfFailedAttemptsWhenACheckpointMovesOn) {
   Must(CheckpointCommitted{1, "j", CheckpointOf(3, 10)});  // no further than before
   EXPECT_EQ(Row("j").failed_attempts, 1);
   EXPECT_EQ(Row("j").checkpoint->attempt(), 2);
+}
+
+TEST_F(CoreTest, RefusesACheckpointThatIsNotNewer) {
+  RunSingle();
+  Must(CheckpointCommitted{1, "j", CheckpointOf(1, 10)});
+  Must(CheckpointCommitted{1, "j", CheckpointOf(1, 10)});  // sent again
+  ham::v1::Checkpoint other = CheckpointOf(1, 10);
+  other.set_manifest_digest("other");
+  EXPECT_EQ(Apply(CheckpointCommitted{1, "j", other}).code(), absl::StatusCode::kFailedPrecondition);
+  other.set_iteration(9);
+  EXPECT_EQ(Apply(CheckpointCommitted{1, "j", other}).code(), absl::StatusCode::kFailedPrecondition);
+  EXPECT_TRUE(core_->pending().durable_empty());
+  EXPECT_EQ(Row("j").checkpoint->manifest_digest(), "m");
 }
 
 TEST_F(CoreTest, GoesOnWithRunningJobsAfterARestart) {

@@ -11,6 +11,7 @@ namespace {
 using ham::v1::Job;
 using ham::v1::ObservedRank;
 using ::testing::ElementsAre;
+using ::testing::HasSubstr;
 using ::testing::IsEmpty;
 
 TEST_F(CoreTest, RefusesWhatIsNotCurrent) {
@@ -203,25 +204,96 @@ TEST_F(CoreTest, TakesNoOldAdvanceForEvidence) {
   EXPECT_EQ(State("j"), Job::RECOVERING);
 }
 
-TEST_F(CoreTest, SuspectsItselfWhenManyWorkersFallSilent) {
-  for (int i = 0; i < 6; ++i) Register(absl::StrCat("w", i), 1);
-  for (int i = 0; i < 3; ++i) {
-    Submit(absl::StrCat("j", i));
-    Beat(absl::StrCat("w", i), {Rank(absl::StrCat("j", i), 1, 0, ObservedRank::RUNNING)});
+TEST_F(CoreTest, GivesTheNameOfAWorkerWhoseStreamIsOpenButSilentAway) {
+  Register("a", 1);
+  Pass(absl::Seconds(16));
+  WorkerRegistered other = Registration("a", 1);
+  other.registration.set_worker_id("id-other");
+  EXPECT_TRUE(Apply(other).ok());
+}
+
+TEST_F(CoreTest, RefusesAnIncarnationThatAnotherHasReplaced) {
+  Register("a", 1, "i1");
+  Register("a", 1, "i2");
+  const absl::Status status = Apply(Registration("a", 1, "i1"));
+  EXPECT_EQ(status.code(), absl::StatusCode::kAborted);
+  EXPECT_THAT(std::string(status.message()), HasSubstr("copies of one state directory"));
+  EXPECT_EQ(core_->FindWorker("id-a")->session, 2);
+  Register("a", 1, "i2");
+  EXPECT_EQ(core_->FindWorker("id-a")->session, 2);
+  for (int i = 3; i < 100; ++i) Register("a", 1, absl::StrCat("i", i));
+  EXPECT_EQ(Apply(Registration("a", 1, "i98")).code(), absl::StatusCode::kAborted);
+}
+
+// Six workers; a job of one rank on each.
+class SilenceTest : public CoreTest {
+ protected:
+  void SetUp() override {
+    for (int i = 0; i < 6; ++i) Register(absl::StrCat("w", i), 1);
+    for (int i = 0; i < 6; ++i) Submit(absl::StrCat("j", i));
+    BeatFrom(0);
+    ASSERT_THAT(Attempts(), ElementsAre(1, 1, 1, 1, 1, 1));
   }
-  const auto others = [&] {
-    for (int i = 3; i < 6; ++i) {
+  // Beats of the workers from `first` on.
+  void BeatFrom(int first) {
+    for (int i = first; i < 6; ++i) {
       std::vector<ObservedRank> ranks;
       for (const DesiredRank& rank : core_->Desired(absl::StrCat("id-w", i))) {
         ranks.push_back(Rank(rank.job, rank.attempt, rank.rank, ObservedRank::RUNNING));
       }
       Beat(absl::StrCat("w", i), ranks);
     }
-  };
-  Pass(absl::Seconds(29), others);  // one lease of silence, nearly one of freeze
-  for (int i = 0; i < 3; ++i) EXPECT_EQ(Row(absl::StrCat("j", i)).attempt, 1);
-  Pass(absl::Seconds(2), others);  // the same silence does not count twice
-  for (int i = 0; i < 3; ++i) EXPECT_EQ(Row(absl::StrCat("j", i)).attempt, 2);
+  }
+  std::vector<int> Attempts() const {
+    std::vector<int> attempts;
+    for (int i = 0; i < 6; ++i) attempts.push_back(Row(absl::StrCat("j", i)).attempt);
+    return attempts;
+  }
+  int Running() const {
+    int running = 0;
+    for (int i = 0; i < 6; ++i) running += State(absl::StrCat("j", i)) == Job::RUNNING ? 1 : 0;
+    return running;
+  }
+};
+
+TEST_F(SilenceTest, FreezesLeasesWhileManyWorkersThatFellSilentTogetherStaySo) {
+  Pass(absl::Minutes(30), [&] { BeatFrom(3); });
+  EXPECT_EQ(Running(), 6);
+  EXPECT_GT(core_->FrozenUntil(), now().steady);
+  Pass(absl::Seconds(60), [&] { BeatFrom(0); });
+  EXPECT_EQ(Running(), 6);
+  EXPECT_LE(core_->FrozenUntil(), now().steady);
+}
+
+TEST_F(SilenceTest, FreezesLeasesWhileNobodyIsHeard) {
+  Pass(absl::Minutes(30));
+  EXPECT_EQ(Running(), 6);
+}
+
+TEST_F(SilenceTest, LosesTheFewThatStaySilentAfterAFreeze) {
+  Pass(absl::Minutes(5), [&] { BeatFrom(3); });
+  Pass(absl::Seconds(31), [&] { BeatFrom(1); });
+  EXPECT_EQ(Running(), 5);
+  EXPECT_EQ(Row("j0").failure_class, ham::v1::WORKER_LOST);
+}
+
+TEST_F(SilenceTest, FreezesNoLeaseForLongerThanAgentsKeepTheirRanks) {
+  Pass(absl::Hours(1) + absl::Seconds(16), [&] { BeatFrom(3); });
+  EXPECT_EQ(Running(), 3);
+}
+
+TEST_F(SilenceTest, AddsNoEarlierSilencesUp) {
+  Pass(absl::Seconds(20), [&] { BeatFrom(2); });
+  EXPECT_EQ(Running(), 4);
+  Pass(absl::Seconds(20), [&] { BeatFrom(3); });
+  EXPECT_EQ(Running(), 3);
+}
+
+TEST_F(CoreTest, LosesTheOnlyWorkersOfASmallCluster) {
+  RunPair();
+  Pass(absl::Seconds(16));
+  EXPECT_EQ(State("j"), Job::QUEUED);
+  EXPECT_EQ(Row("j").failure_class, ham::v1::WORKER_LOST);
 }
 
 }  // namespace

@@ -2,6 +2,7 @@
 
 #include <gtest/gtest.h>
 #include <sys/stat.h>
+#include <unistd.h>
 
 #include "absl/time/clock.h"
 #include "proto/channel.h"
@@ -14,6 +15,12 @@ namespace ham::server {
 namespace {
 
 using ham::testing::TemporaryDirectory;
+
+std::string HostName() {
+  char host[256] = "";
+  ::gethostname(host, sizeof(host) - 1);
+  return host;
+}
 
 TEST(Identity, StaysTheSameAndIsPrivate) {
   const TemporaryDirectory folder;
@@ -48,6 +55,35 @@ TEST(Identity, AdvertisedNamesMakeANewCertificateOfTheSameAuthority) {
   const TemporaryDirectory other;
   const absl::StatusOr<Identity> stranger = LoadOrCreateIdentity(other.path(), {}, false);
   EXPECT_FALSE(*CoversNames(first->server_certificate, stranger->ca_certificate, {"localhost"}, soon));
+}
+
+TEST(Identity, TheCertificateLastsLongerThanACoordinatorRuns) {
+  const TemporaryDirectory folder;
+  const absl::StatusOr<Identity> identity = LoadOrCreateIdentity(folder.path(), {}, false);
+  const absl::Time now = absl::Now();
+  EXPECT_TRUE(*CoversNames(identity->server_certificate, identity->ca_certificate, {}, now + absl::Hours(24 * 1500)));
+  const KeyPair authority = {identity->ca_certificate, ham::testing::ReadTestFile(folder / "ca.key")};
+  // What is left of it, to whether it stays.
+  for (const auto& [days, stays] : {std::pair(330, false), std::pair(400, true)}) {
+    const absl::StatusOr<KeyPair> older = MakeServerCertificate(
+        authority, {"localhost", "127.0.0.1", "::1", HostName()}, now - absl::Hours(24 * (5 * 365 - days)));
+    ASSERT_TRUE(older.ok()) << older.status().message();
+    ham::testing::WriteTestFile(folder / "server.pem", older->certificate);
+    ham::testing::WriteTestFile(folder / "server.key", older->key);
+    EXPECT_EQ(LoadOrCreateIdentity(folder.path(), {}, false)->server_certificate == older->certificate, stays) << days;
+  }
+}
+
+TEST(Identity, MakesNoNewAuthorityBesideOneWhoseKeyIsMissing) {
+  const TemporaryDirectory folder;
+  const absl::StatusOr<Identity> before = LoadOrCreateIdentity(folder.path(), {}, false);
+  ASSERT_EQ(::unlink((folder / "ca.key").c_str()), 0);
+  const absl::Status status = LoadOrCreateIdentity(folder.path(), {}, false).status();
+  EXPECT_TRUE(absl::IsFailedPrecondition(status)) << status.message();
+  EXPECT_NE(status.message().find("ca.key is missing"), std::string::npos);
+  EXPECT_EQ(ham::testing::ReadTestFile(folder / "ca.pem"), before->ca_certificate);
+  ASSERT_EQ(::unlink((folder / "ca.pem").c_str()), 0);
+  EXPECT_TRUE(LoadOrCreateIdentity(folder.path(), {}, false).ok());
 }
 
 TEST(Identity, RefusesFilesThatOthersReadAndDamagedOnes) {

@@ -240,6 +240,32 @@ TEST(JobStoreCrash, ReopenFailsAsLongAsTheDiskIsBadWhileReadsGoOn) {
 }
 
 // The log is moved into the main file after some commit. A failure of that fails the next one, and loses nothing.
+TEST(JobStoreCrash, ReopenReadsTheWholeFileOnlyOnceItTakesWrites) {
+  UnsyncedVfs disk;
+  const TemporaryDirectory folder;
+  const std::string path = folder / "ham.db";
+  int64_t page = 0;  // that no commit below needs
+  {
+    ASSERT_TRUE(MustOpen(path)->Commit(Numbered(1)).ok());
+    const auto database = Database::Open(path, Database::Mode::kReadOnly);
+    Statement root(database->get(), "SELECT rootpage FROM sqlite_schema WHERE name = 'contents'");
+    ASSERT_TRUE(*root.Step());
+    page = root.Int(0);
+  }
+  std::string file = ReadTestFile(path);
+  file[static_cast<size_t>(page - 1) * 4096] = '\xff';
+  WriteTestFile(path, file);
+  const auto store = MustOpen(path);
+  Transaction transaction;
+  transaction.jobs[kJob] = NamedRow(kJob, 2);
+  disk.FailAt(1, SQLITE_IOERR, /*stays_bad=*/true);
+  ASSERT_FALSE(store->Commit(transaction).ok());
+  EXPECT_TRUE(absl::IsUnavailable(store->Reopen())) << store->Reopen();
+  disk.Heal();
+  EXPECT_TRUE(absl::IsDataLoss(store->Reopen())) << store->Reopen();
+  EXPECT_TRUE(absl::IsUnavailable(store->Commit(transaction)));
+}
+
 TEST(JobStoreCrash, AFailedCheckpointClosesTheStoreAndLosesNothing) {
   constexpr size_t kBytes = 250000;
   UnsyncedVfs disk;

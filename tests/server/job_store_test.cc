@@ -44,7 +44,7 @@ JobRow FullRow() {
   row.data_set = "fashion-mnist";
   row.max_attempts = 9;
   row.attempt = 4;
-  row.gang = {{0, "w0", 3, 1}, {1, "w1", 4, 0}};
+  row.gang = {{0, "w0", 3, 1, true}, {1, "w1", 4, 0, false}};
   row.failed_attempts = 2;
   row.failure_class = ham::v1::WORKER_LOST;
   row.checkpoint.emplace().set_iteration(90);
@@ -73,6 +73,7 @@ void ExpectEqual(const JobRow& a, const JobRow& b) {
     EXPECT_EQ(a.gang[i].worker_id, b.gang[i].worker_id);
     EXPECT_EQ(a.gang[i].session, b.gang[i].session);
     EXPECT_EQ(a.gang[i].slot, b.gang[i].slot);
+    EXPECT_EQ(a.gang[i].succeeded, b.gang[i].succeeded);
   }
   EXPECT_EQ(a.failed_attempts, b.failed_attempts);
   EXPECT_EQ(a.failure_class, b.failure_class);
@@ -147,7 +148,7 @@ TEST(JobStore, KeepsEverythingAcrossReopening) {
   EXPECT_TRUE(absl::IsNotFound(store->GetContent(JobName(1)).status()));
   EXPECT_EQ(*store->GetLabels(kJob), transaction.contents[kJob].labels);
   EXPECT_TRUE(absl::IsNotFound(store->GetLabels(JobName(1)).status()));
-  EXPECT_EQ(store->ReadLog(kJob, 1, 10)->at(0)->SerializeAsString(), LogRecord(2)->SerializeAsString());
+  EXPECT_EQ(store->ReadLog(kJob, 1, 10, kAnyBytes)->at(0)->SerializeAsString(), LogRecord(2)->SerializeAsString());
   EXPECT_EQ(*store->GetSpool(kJob, 4, 1), 17);
   EXPECT_EQ(*store->GetSpool(kJob, 4, 0), 0);
   EXPECT_EQ(*store->GetSpool(kJob, 3, 1), 0);
@@ -182,18 +183,21 @@ TEST(JobStore, ReadsTheLogInPages) {
   }
   ASSERT_TRUE(store->Commit(transaction).ok());
   for (const int n : {0, 1, 2}) {
-    const auto page = store->ReadLog(JobName(n), 4, 3);
+    const auto page = store->ReadLog(JobName(n), 4, 3, kAnyBytes);
     ASSERT_TRUE(page.ok()) << page.status();
     ASSERT_EQ(page->size(), 3u);
     EXPECT_EQ(page->front()->sequence(), 5);
     EXPECT_EQ(page->back()->log().text(), "line 7 ");
-    EXPECT_EQ(store->ReadLog(JobName(n), 0, 100)->size(), 10u);
-    EXPECT_EQ(store->ReadLog(JobName(n), 9, 100)->size(), 1u);
-    EXPECT_TRUE(store->ReadLog(JobName(n), 10, 3)->empty());
-    EXPECT_TRUE(store->ReadLog(JobName(n), INT64_MAX, 3)->empty());
-    EXPECT_TRUE(store->ReadLog(JobName(n), 0, 0)->empty());
+    EXPECT_EQ(store->ReadLog(JobName(n), 0, 100, kAnyBytes)->size(), 10u);
+    EXPECT_EQ(store->ReadLog(JobName(n), 9, 100, kAnyBytes)->size(), 1u);
+    EXPECT_TRUE(store->ReadLog(JobName(n), 10, 3, kAnyBytes)->empty());
+    EXPECT_TRUE(store->ReadLog(JobName(n), INT64_MAX, 3, kAnyBytes)->empty());
+    EXPECT_TRUE(store->ReadLog(JobName(n), 0, 0, kAnyBytes)->empty());
+    const size_t bytes = LogRecord(1)->ByteSizeLong();
+    EXPECT_EQ(store->ReadLog(JobName(n), 0, 100, 3 * bytes)->size(), 3u);
+    EXPECT_EQ(store->ReadLog(JobName(n), 0, 100, 1)->size(), 1u);
   }
-  EXPECT_TRUE(absl::IsNotFound(store->ReadLog(JobName(3), 0, 1).status()));
+  EXPECT_TRUE(absl::IsNotFound(store->ReadLog(JobName(3), 0, 1, kAnyBytes).status()));
 }
 
 TEST(JobStore, TellsPrunedRecordsFromLostOnes) {
@@ -204,13 +208,13 @@ TEST(JobStore, TellsPrunedRecordsFromLostOnes) {
   for (int i = 1; i <= 10; ++i) transaction.records[kJob].push_back(LogRecord(i));
   ASSERT_TRUE(store->Commit(transaction).ok());
   ExecuteOn(folder / "ham.db", "DELETE FROM records WHERE key & 0xff <= 4");
-  EXPECT_TRUE(absl::IsOutOfRange(store->ReadLog(kJob, 0, 10).status()));
-  EXPECT_TRUE(absl::IsOutOfRange(store->ReadLog(kJob, 3, 10).status()));
-  EXPECT_EQ(store->ReadLog(kJob, 4, 10)->size(), 6u);
+  EXPECT_TRUE(absl::IsOutOfRange(store->ReadLog(kJob, 0, 10, kAnyBytes).status()));
+  EXPECT_TRUE(absl::IsOutOfRange(store->ReadLog(kJob, 3, 10, kAnyBytes).status()));
+  EXPECT_EQ(store->ReadLog(kJob, 4, 10, kAnyBytes)->size(), 6u);
   ExecuteOn(folder / "ham.db", "DELETE FROM records WHERE key & 0xff = 8");
-  EXPECT_EQ(store->ReadLog(kJob, 4, 3)->size(), 3u);
-  EXPECT_TRUE(absl::IsDataLoss(store->ReadLog(kJob, 4, 10).status()));
-  const absl::Status status = store->ReadLog(kJob, 7, 10).status();
+  EXPECT_EQ(store->ReadLog(kJob, 4, 3, kAnyBytes)->size(), 3u);
+  EXPECT_TRUE(absl::IsDataLoss(store->ReadLog(kJob, 4, 10, kAnyBytes).status()));
+  const absl::Status status = store->ReadLog(kJob, 7, 10, kAnyBytes).status();
   EXPECT_TRUE(absl::IsDataLoss(status));
   EXPECT_NE(status.message().find("record 8"), absl::string_view::npos) << status;
 }
@@ -314,7 +318,7 @@ TEST(JobStore, NamesTheDamagedRow) {
       {"UPDATE contents SET crc = crc + 1", "contents", "j1",
        [](JobStore* s) { return s->GetLabels(JobName(1)).status(); }},
       {"UPDATE records SET row = x'' WHERE key & 0xff = 2", "records", "record 2",
-       [](JobStore* s) { return s->ReadLog(kJob, 0, 10).status(); }},
+       [](JobStore* s) { return s->ReadLog(kJob, 0, 10, kAnyBytes).status(); }},
       {"UPDATE spools SET sequence = sequence + 1", "spools", "rank 0",
        [](JobStore* s) { return s->GetSpool(kJob, 1, 0).status(); }},
       {"UPDATE requests SET row = x'00'", "requests", "r1",
@@ -375,7 +379,7 @@ TEST(JobStore, ADamagedFileNeverGivesAWrongRow) {
     for (const JobRow& row : contents.ok() ? contents->jobs : std::vector<JobRow>()) {
       EXPECT_TRUE(row.name == kJob ? row.attempt == kTransactions : row.name == JobName(row.attempt)) << row.name;
     }
-    const auto log = (*store)->ReadLog(kJob, 0, 100);
+    const auto log = (*store)->ReadLog(kJob, 0, 100, kAnyBytes);
     refused += log.ok() ? 0 : 1;
     for (size_t i = 0; log.ok() && i < log->size(); ++i) {
       EXPECT_EQ(log->at(i)->log().text(), LogRecord(static_cast<int64_t>(i) + 1)->log().text());
@@ -428,7 +432,7 @@ TEST(JobStore, ReadsSeeWholeTransactionsWhileOthersAreCommitted) {
         ASSERT_EQ(contents->jobs.size(), held == 0 ? 0u : static_cast<size_t>(held) + 1);
         if (held > 0) {
           ASSERT_EQ(contents->last_sequence.at(kJob), held * kRecords);
-          const auto log = store->ReadLog(kJob, 0, held * kRecords);
+          const auto log = store->ReadLog(kJob, 0, held * kRecords, kAnyBytes);
           ASSERT_TRUE(log.ok()) << log.status();
           ASSERT_EQ(log->size(), static_cast<size_t>(held) * kRecords);
           ASSERT_GE(*store->GetSpool(kJob, 1, 0), held);

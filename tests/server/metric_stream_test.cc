@@ -71,11 +71,13 @@ class WatchHubTest : public ::testing::Test {
     stored_ = stored;
     job_.set_name(kJob);
     job_.set_state(ham::v1::Job::RUNNING);
-    hub_.emplace(limits, &clock_, WatchTokens("e"), [this](const std::string&, int64_t after, int limit) {
-      std::vector<RecordPtr> page;
-      for (int64_t i = after + 1; i <= stored_ && i <= after + limit; ++i) page.push_back(Record(i));
-      return page;
-    });
+    hub_.emplace(limits, &clock_, WatchTokens("e"),
+                 [this, limits](const std::string&, int64_t after, int limit, size_t bytes) {
+                   EXPECT_EQ(bytes, limits.watch_response_bytes);
+                   std::vector<RecordPtr> page;
+                   for (int64_t i = after + 1; i <= stored_ && i <= after + limit; ++i) page.push_back(Record(i));
+                   return page;
+                 });
   }
   std::shared_ptr<Reader> Watch(const WatchRequest& request, bool takes = true) {
     const uint64_t id = hub_->NewId();

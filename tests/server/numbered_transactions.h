@@ -13,6 +13,7 @@
 namespace ham::server {
 
 constexpr char kJob[] = "projects/default/jobs/j0";
+constexpr size_t kAnyBytes = size_t{1} << 40;
 constexpr int kRecords = 3;  // of kJob a transaction
 
 inline std::string JobName(int n) { return absl::StrCat("projects/default/jobs/j", n); }
@@ -64,7 +65,7 @@ inline int HeldTransactions(Store* store) {
   EXPECT_FALSE(store->GetRequest("admin", absl::StrCat("r", n + 1), absl::UnixEpoch())->has_value());
   if (n == 0) return 0;
   EXPECT_EQ(contents->last_sequence.at(kJob), n * kRecords);
-  const auto log = store->ReadLog(kJob, 0, (n + 1) * kRecords);
+  const auto log = store->ReadLog(kJob, 0, (n + 1) * kRecords, kAnyBytes);
   EXPECT_TRUE(log.ok()) << log.status();
   EXPECT_EQ(log.ok() ? log->size() : 0, static_cast<size_t>(n) * kRecords);
   return n;

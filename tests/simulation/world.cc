@@ -52,6 +52,7 @@ void World::RunWithFaults(int64_t events) {
 
 bool World::RunToTheEnd(absl::Duration limit) {
   faults_ = false;
+  failing_batches_ = std::min(failing_batches_, 1);
   for (auto& agent : agents_) agent->down_until = std::min(agent->down_until, now_ + absl::Seconds(60));
   SimulatedAgent& lost = *agents_[2];  // one machine never comes back
   BreakConnection(lost);
@@ -99,6 +100,10 @@ void World::StartCoordinator() {
   for (const auto& [name, row] : stored_jobs_) jobs.push_back(row);
   for (const auto& [id, row] : stored_workers_) workers.push_back(row);
   core_->Restore(std::move(jobs), std::move(workers), CoreNow());
+  failing_batches_ = 0;
+  undone_.clear();
+  heard_.clear();
+  timers_from_ = term_start_ = now_;
   ArmTimer();
 }
 
@@ -122,26 +127,50 @@ void World::Deliver(Message message) {
   });
 }
 
+// As the loop does: while the store fails each request stands alone, what would have to be durable is refused, and
+// nothing times out; then workers have a lease to be heard.
 void World::ProcessBatch() {
   batch_armed_ = false;
   std::vector<Message> batch = std::exchange(inbox_, {});
-  const bool store_fails = faults_ && Chance(random_) < 0.002;
+  if (failing_batches_ > 0 && --failing_batches_ == 0) {
+    timers_from_ = now_ + kLease;
+    for (Message& message : std::exchange(undone_, {})) Deliver(std::move(message));
+  }
+  if (failing_batches_ == 0) return RunBatch(std::move(batch), faults_ && Chance(random_) < 0.002);
+  for (Message& message : batch) {
+    if (core_ == nullptr) return;
+    ++counts_["requests while the store fails"];
+    const bool durable = std::holds_alternative<server::SubmitJob>(message.event) ||
+                         std::holds_alternative<server::CancelJob>(message.event) ||
+                         std::holds_alternative<server::CheckpointCommitted>(message.event);
+    if (durable && message.reply) message.reply(false);
+    if (durable || std::holds_alternative<server::TimerFired>(message.event)) continue;
+    std::vector<Message> one;
+    one.push_back(std::move(message));
+    RunBatch(std::move(one), true);
+  }
+}
+
+void World::RunBatch(std::vector<Message> batch, bool store_fails) {
   const std::string before = store_fails ? Describe() : "";
+  const std::map<std::string, absl::Duration> heard = heard_;
   std::vector<bool> accepted;
   for (Message& message : batch) ApplyOne(message.event, message, accepted);
   if (store_fails && !core_->pending().durable_empty()) {
     ++counts_["store failures"];
+    if (failing_batches_ == 0) failing_batches_ = 1 + static_cast<int>(random_() % 300);
     core_->RollbackBatch();
+    heard_ = heard;
     const std::string after = Describe();
     const auto differ = std::mismatch(before.begin(), before.end(), after.begin(), after.end());
     Check(before == after, absl::StrCat("a rollback left something behind: was ",
                                         before.substr(static_cast<size_t>(differ.first - before.begin()), 40), ", is ",
                                         after.substr(static_cast<size_t>(differ.first - before.begin()), 40)));
     Check(core_->CheckInvariants().empty(), "a rollback broke an invariant");
-    if (Chance(random_) < 0.3) return KillCoordinator();
+    if (faults_ && Chance(random_) < 0.05) return KillCoordinator();
     for (Message& message : batch) {
       if (message.reply) message.reply(false);
-      if (std::holds_alternative<server::WorkerDisconnected>(message.event)) Deliver(std::move(message));
+      if (std::holds_alternative<server::WorkerDisconnected>(message.event)) undone_.push_back(std::move(message));
     }
     return ArmTimer();
   }
@@ -165,9 +194,18 @@ void World::ApplyOne(const server::Event& event, Message& message, std::vector<b
       return;
     }
   }
+  const bool timer = std::holds_alternative<server::TimerFired>(event);
+  const std::map<std::string, server::JobRow> before = timer ? core_->jobs() : std::map<std::string, server::JobRow>();
   const absl::Status status = core_->Apply(event, CoreNow(), 2 * Chance(random_) - 1);
   ++applied_;
   accepted.push_back(status.ok());
+  if (const auto* beat = std::get_if<server::WorkerBeat>(&event); beat != nullptr && status.ok()) {
+    heard_[beat->worker_id] = now_;
+  }
+  if (const auto* in = std::get_if<server::WorkerRegistered>(&event); in != nullptr && status.ok()) {
+    heard_[in->registration.worker_id()] = now_;
+  }
+  if (timer) CheckLeases(before);
   if (status.ok() && std::holds_alternative<server::WorkerRegistered>(event)) {
     server_connection_[std::get<server::WorkerRegistered>(event).registration.worker_id()] = message.connection;
   }
@@ -185,6 +223,9 @@ void World::MakeDurable(const server::Effects& effects) {
           absl::StrCat(row.job, " has an event without cause"));
     Check(!IsFinal(from), absl::StrCat(row.job, " has an event after its end"));
     log_state_[row.job] = row.event.to_state();
+    if (row.event.reason() == "GANG_PLACED") {
+      Check(row.attempt == ++log_attempt_[row.job], absl::StrCat(row.job, " left out an attempt"));
+    }
     ++counts_[absl::StrCat("event ", row.event.reason())];
   }
   for (const auto& [name, row] : effects.jobs) {
@@ -211,8 +252,9 @@ void World::Act(const server::Effects& effects) {
 void World::ArmTimer() {
   const absl::Duration next = core_->NextTimer();
   if (next == absl::InfiniteDuration()) return;
-  At(std::max(now_ + absl::Milliseconds(1), process_start_ + next), [this, term = term_] {
+  At(std::max({now_ + absl::Milliseconds(1), process_start_ + next, timers_from_}), [this, term = term_] {
     if (term != term_ || core_ == nullptr || core_->NextTimer() > now_ - process_start_) return;
+    if (failing_batches_ > 0 || now_ < timers_from_) return;
     for (const Message& message : inbox_) {
       if (std::holds_alternative<server::TimerFired>(message.event)) return;
     }
@@ -238,8 +280,42 @@ void World::CheckAnswer(const server::Event& event, const absl::Status& status) 
       for (const server::Placement& place : row->gang) placed = placed || place.session == commit->session;
     }
     const bool current = placed && row->attempt == commit->checkpoint.attempt();
-    Check(status.ok() == current, absl::StrCat("a checkpoint of ", commit->job, " passed the fence wrongly"));
-    if (!status.ok()) ++counts_["fenced checkpoints"];
+    const bool old = current && !status.ok();
+    Check(current ? status.ok() || absl::IsFailedPrecondition(status) : absl::IsAborted(status),
+          absl::StrCat("a checkpoint of ", commit->job, " passed the fence wrongly"));
+    if (!current) ++counts_["fenced checkpoints"];
+    if (!old) return;
+    ++counts_["old checkpoints"];
+    Check(row->checkpoint && row->checkpoint->iteration() >= commit->checkpoint.iteration(),
+          absl::StrCat("a new checkpoint of ", commit->job, " was refused"));
+  }
+}
+
+void World::CheckLeases(const std::map<std::string, server::JobRow>& before) {
+  if (core_->FrozenUntil() > CoreNow().steady) ++counts_["timers in a freeze"];
+  for (const auto& [name, old] : before) {
+    const server::JobRow& row = *core_->FindJob(name);
+    for (const server::Placement& place : old.gang) {
+      const bool kept =
+          row.attempt == old.attempt &&
+          std::any_of(row.gang.begin(), row.gang.end(), [&](const auto& now) { return now.rank == place.rank; });
+      if (kept || place.succeeded) continue;
+      ++counts_["ranks whose lease ended"];
+      const auto heard = heard_.find(place.worker_id);
+      const bool registered = heard != heard_.end();
+      Check(now_ - (registered ? heard->second : term_start_) >= (registered ? 1 : 4) * kLease,
+            absl::StrCat("the lease of ", place.worker_id, " ended too early"));
+      Check(core_->FrozenUntil() <= CoreNow().steady,
+            absl::StrCat("the lease of ", place.worker_id, " ended in a freeze"));
+      if (!registered) continue;
+      int together = 0;
+      for (const auto& [id, time] : heard_) {
+        const absl::Duration apart = absl::AbsDuration(time - heard->second);
+        together += now_ - time >= kLease && apart < kLease / 3 ? 1 : 0;
+      }
+      Check(together <= 2, absl::StrCat("the lease of ", place.worker_id, " ended though ", together,
+                                        " workers fell silent together"));
+    }
   }
 }
 
@@ -260,9 +336,7 @@ void World::CheckRow(const server::JobRow& row) {
   const auto old = stored_jobs_.find(row.name);
   if (old == stored_jobs_.end()) return;
   Check(!IsFinal(old->second.state), absl::StrCat(row.name, " changed after its end"));
-  Check(
-      row.attempt == old->second.attempt || row.attempt == old->second.attempt + 1 || row.attempt > old->second.attempt,
-      absl::StrCat("the attempt of ", row.name, " fell"));
+  Check(row.attempt >= old->second.attempt, absl::StrCat("the attempt of ", row.name, " fell"));
   const int64_t done = row.checkpoint ? row.checkpoint->iteration() : 0;
   const int64_t done_before = old->second.checkpoint ? old->second.checkpoint->iteration() : 0;
   Check(done >= done_before, absl::StrCat("the checkpoint of ", row.name, " went back"));
@@ -272,17 +346,26 @@ void World::CheckRow(const server::JobRow& row) {
 std::string World::Describe() const {
   std::string text = absl::StrCat(absl::FormatDuration(core_->NextTimer()), "\n");
   for (const auto& [name, row] : core_->jobs()) {
-    absl::StrAppend(&text, name, " ", row.state, " ", row.state_reason, " ", row.state_message, " ", row.attempt, " ",
-                    row.failed_attempts, " ", row.checkpoint ? row.checkpoint->iteration() : -1, "\n");
+    absl::StrAppend(&text, name, " ", row.submit_index, " ", row.state, " ", row.state_reason, " ", row.state_message,
+                    " ", row.creator, " ", row.world_size, " ", row.device, " ", row.data_set);
+    absl::StrAppend(&text, " ", row.max_attempts, " ", row.attempt, " ", row.failed_attempts, " ", row.failure_class,
+                    " ", row.checkpoint ? row.checkpoint->ShortDebugString() : "", " ",
+                    absl::FormatTime(row.create_time), " ", absl::FormatTime(row.start_time), " ",
+                    absl::FormatTime(row.end_time), "\n");
     for (const server::Placement& place : row.gang) {
-      absl::StrAppend(&text, " ", place.rank, " ", place.worker_id, " ", place.session, " ", place.slot, "\n");
+      absl::StrAppend(&text, " ", place.rank, " ", place.worker_id, " ", place.session, " ", place.slot, " ",
+                      place.succeeded, "\n");
     }
   }
   for (const server::WorkerView& worker : core_->Workers()) {
-    absl::StrAppend(&text, worker.row.name, " ", worker.row.worker_id, " ", worker.row.session, " ", worker.connected,
-                    " ", absl::FormatTime(worker.last_beat_time), " ", core_->DesiredVersion(worker.row.worker_id),
-                    "\n");
+    absl::StrAppend(&text, worker.row.name, " ", worker.row.worker_id, " ", worker.row.incarnation, " ",
+                    worker.row.session, " ", worker.connected, " ", absl::FormatTime(worker.last_beat_time), " ",
+                    core_->DesiredVersion(worker.row.worker_id), "\n");
     for (const ham::v1::Slot& slot : worker.slots) absl::StrAppend(&text, " ", slot.index(), " ", slot.job(), "\n");
+    for (const server::DesiredRank& rank : core_->Desired(worker.row.worker_id)) {
+      absl::StrAppend(&text, " ", rank.job, " ", rank.attempt, " ", rank.rank, " ", rank.slot, " ",
+                      rank.checkpoint ? rank.checkpoint->iteration() : -1, "\n");
+    }
   }
   return text;
 }
@@ -373,6 +456,7 @@ void World::AgentCheckpoints(SimulatedAgent& agent) {
     commit.job = std::get<0>(id);
     commit.checkpoint.set_attempt(std::get<1>(id));
     commit.checkpoint.set_iteration(process.iteration);
+    commit.checkpoint.set_manifest_digest(absl::StrCat(std::get<1>(id), "/", process.iteration));
     At(now_ + Latency(), [this, commit, term = term_] {
       if (term == term_ && core_ != nullptr) Deliver({.event = commit, .reply = nullptr});
     });
@@ -439,6 +523,15 @@ void World::ClientStep() {
       if (!IsFinal(row.state) && row.device != "cpu") Cancel(name);
     }
     return;
+  }
+  if (Chance(random_) < 0.02) {  // a switch fails
+    ++counts_["partitions"];
+    const absl::Duration until = now_ + Between(absl::ZeroDuration(), absl::Seconds(120));
+    for (auto& agent : agents_) {
+      if (Chance(random_) < 0.3) continue;
+      BreakConnection(*agent);
+      agent->down_until = std::max(agent->down_until, until);
+    }
   }
   if (next_job_ <= kMaxJobs) Submit();
   if (Chance(random_) >= 0.2) return;

@@ -52,6 +52,7 @@ class World {
   void KillCoordinator();
   void Deliver(Message message);
   void ProcessBatch();
+  void RunBatch(std::vector<Message> batch, bool store_fails);
   void ApplyOne(const server::Event& event, Message& message, std::vector<bool>& accepted);
   void MakeDurable(const server::Effects& effects);
   void Act(const server::Effects& effects);
@@ -60,6 +61,8 @@ class World {
   // -- what must hold
   void Check(bool condition, const std::string& sentence);
   void CheckAnswer(const server::Event& event, const absl::Status& status);
+  // Ranks of `before`, jobs as they were before a TimerFired, were given up with reason.
+  void CheckLeases(const std::map<std::string, server::JobRow>& before);
   void CheckRow(const server::JobRow& row);
   std::string Describe() const;
 
@@ -91,6 +94,11 @@ class World {
   absl::Duration wall_offset_ = absl::ZeroDuration();
   std::vector<Message> inbox_;
   bool batch_armed_ = false;
+  int failing_batches_ = 0;      // for which the store still fails
+  std::vector<Message> undone_;  // ends of streams, which come again once it is open
+  absl::Duration timers_from_ = absl::ZeroDuration();
+  absl::Duration term_start_ = absl::ZeroDuration();
+  std::map<std::string, absl::Duration> heard_;       // worker_id to its last word in this term
   std::map<std::string, int64_t> server_connection_;  // worker_id to the stream that the coordinator uses
   std::map<int64_t, absl::Duration> downlink_;        // connection to the time its last message arrives: in order
 
@@ -98,6 +106,7 @@ class World {
   std::map<std::string, server::JobRow> stored_jobs_;
   std::map<std::string, server::WorkerRow> stored_workers_;
   std::map<std::string, ham::v1::Job::State> log_state_;  // to_state of each job's last event
+  std::map<std::string, int> log_attempt_;                // of its last GANG_PLACED
 
   // The model.
   std::set<std::string> acknowledged_;

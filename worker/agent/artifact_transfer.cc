@@ -16,6 +16,7 @@
 #include "absl/time/clock.h"
 #include "proto/rpc_status.h"
 #include "proto/sha256.h"
+#include "proto/worker_rules.h"
 #include "worker/ipc/frame.h"
 
 namespace ham::agent {
@@ -25,7 +26,6 @@ namespace fs = std::filesystem;
 
 constexpr char kManifestName[] = "manifest.json";
 constexpr size_t kChunkBytes = 1 << 20;
-constexpr size_t kMostManifestBytes = 4 << 20;
 constexpr int kMostSends = 8;  // of one file, before the caller waits for better times
 constexpr absl::Duration kCallTimeout = absl::Minutes(1);
 
