@@ -8,6 +8,7 @@
 #   tsan           unit and integration tests of the control plane that have threads, with ThreadSanitizer
 #   asan_trainer   unit tests of the trainer, likewise (neither LibTorch nor Gloo is instrumented)
 #   tidy           clang-tidy (.clang-tidy) over proto, server, worker and client
+#   cuts           the store reopened on its log cut at every length
 #   seeds          HAM_SEEDS (default 20) more walks of the simulation, each with a new seed
 #   fuzz           each fuzz program for HAM_FUZZ_SECONDS (default 60)
 # RESULTS_DIR gets a folder of JUnit files and a log a check; tests/summarize.py adds them up. --record writes the
@@ -15,14 +16,14 @@
 # compiled about 35. Works in build/, build-asan/ and build-tsan/.
 set -euo pipefail
 cd "$(dirname "$0")/.."
-checks=(asan thread_safety tsan asan_trainer tidy seeds fuzz)
+checks=(asan thread_safety tsan asan_trainer tidy cuts seeds fuzz)
 results=
 record=
 chosen=()
 while [ $# -gt 0 ]; do
   case $1 in
     --record) record=1 ;;
-    -*) sed -n '3,16p' "$0"; exit 2 ;;
+    -*) sed -n '3,17p' "$0"; exit 2 ;;
     *)
       if [ -z "$results" ]; then
         results=$1
@@ -34,7 +35,7 @@ while [ $# -gt 0 ]; do
   esac
   shift
 done
-[ -n "$results" ] || { sed -n '3,16p' "$0"; exit 2; }
+[ -n "$results" ] || { sed -n '3,17p' "$0"; exit 2; }
 [ ${#chosen[@]} -gt 0 ] || chosen=("${checks[@]}")
 deploy/install_packages.sh long
 deploy/get_libtorch.sh
@@ -81,6 +82,12 @@ check_tidy() {
   build_asan ham_proto ham_store  # generated headers
   find proto server worker client -name '*.cc' | sort |
     xargs -P "$(nproc)" -n 1 clang-tidy -p build-asan --quiet
+}
+
+check_cuts() {
+  cmake -G Ninja -S . -B build -DHAM_TESTS=ON
+  ninja -C build job_store_crash_test
+  HAM_EVERY_LENGTH=1 TMPDIR=/dev/shm GTEST_FILTER='*CutAnywhere*' GTEST_OUTPUT="xml:$1/" build/tests/job_store_crash_test
 }
 
 check_seeds() {
