@@ -6,21 +6,17 @@
 #include <variant>
 
 #include "client/commands.h"
+#include "client/screen.h"
 #include "client/text.h"
 #include "proto/rpc_status.h"
 
 namespace ham::client {
 namespace {
 
-std::string Variable(const char* name) {
-  const char* value = std::getenv(name);
-  return value == nullptr ? "" : value;
-}
-
 std::string DefaultConfig() {
-  if (const std::string given = Variable("HAM_CONFIG"); !given.empty()) return given;
-  const std::string folder = Variable("XDG_CONFIG_HOME");
-  return (folder.empty() ? Variable("HOME") + "/.config" : folder) + "/ham/config.json";
+  if (const std::string given = EnvironmentVariable("HAM_CONFIG"); !given.empty()) return given;
+  const std::string folder = EnvironmentVariable("XDG_CONFIG_HOME");
+  return (folder.empty() ? EnvironmentVariable("HOME") + "/.config" : folder) + "/ham/config.json";
 }
 
 void Say(const std::string& sentence) { std::fprintf(stderr, "hamctl: %s\n", Printable(sentence).c_str()); }

@@ -1,7 +1,8 @@
-// What standard output can show.
+// What standard output can show, by what the environment says.
 #pragma once
 
 #include <cstddef>
+#include <string>
 
 namespace ham::client {
 
@@ -13,6 +14,9 @@ struct Screen {
   size_t columns = 80;
   size_t rows = 24;
 };
+
+// "" when it is not set.
+std::string EnvironmentVariable(const char* name);
 
 // Of standard output, now. NO_COLOR, TERM and the locale variables are heard.
 Screen DetectScreen();

@@ -33,7 +33,7 @@ int KindOf(const ham::v1::JobRecord& record) {
   }
 }
 
-absl::Status Stopping() { return absl::UnavailableError("the coordinator stops; watch again with the last token"); }
+absl::Status WatchesStop() { return absl::UnavailableError("the coordinator stops; watch again with the last token"); }
 
 }  // namespace
 
@@ -86,7 +86,7 @@ absl::Status WatchHub::Add(uint64_t id, const ham::v1::Job& job, int64_t last_se
   if (!cursor.ok()) return cursor.status();
   if (*cursor > last_sequence) return tokens_.Foreign(name, request.token);
   absl::MutexLock lock(&mutex_);
-  if (closed_) return WithToken(Stopping(), "STOPPING", request.token);
+  if (closed_) return WithToken(WatchesStop(), "STOPPING", request.token);
   if (watches_.size() >= limits_.watches) {
     return WithReason(absl::ResourceExhaustedError(absl::StrCat("this coordinator serves ", limits_.watches,
                                                                 " watches already; try again later")),
@@ -178,7 +178,7 @@ void WatchHub::Run() {
         if (closed_) {
           if (watches_.empty()) return;
           id = watches_.begin()->first;
-          watches_.begin()->second.end = Stopping();
+          watches_.begin()->second.end = WatchesStop();
           break;
         }
         if (timers_.empty()) {

@@ -11,7 +11,7 @@ namespace {
 
 namespace fs = std::filesystem;
 
-bool IsId(const std::string& id) {
+bool IsJobId(const std::string& id) {
   return !id.empty() && id.size() <= 63 &&
          id.find_first_not_of("abcdefghijklmnopqrstuvwxyz0123456789-") == std::string::npos;
 }
@@ -23,7 +23,7 @@ std::string WorkDirectory(const std::string& state_dir, const std::string& job, 
   const size_t at = job.rfind(kJobs);
   if (at == std::string::npos || job.rfind("projects/", 0) != 0) return "";
   const std::string id = job.substr(at + sizeof(kJobs) - 1);
-  if (!IsId(id) || attempt < 0 || rank < 0) return "";
+  if (!IsJobId(id) || attempt < 0 || rank < 0) return "";
   return absl::StrCat(state_dir, "/work/", id, "/", attempt, "/", rank);
 }
 

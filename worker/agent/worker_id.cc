@@ -27,7 +27,7 @@ absl::Status Failed(const std::string& what, const std::string& path) {
       absl::StrCat("cannot ", what, " ", path, ": ", std::strerror(errno), "; give a writable --state-dir"));
 }
 
-bool IsId(const std::string& id) {
+bool IsWorkerId(const std::string& id) {
   return id.size() == 2 * kIdBytes && id.find_first_not_of("0123456789abcdef") == std::string::npos;
 }
 
@@ -94,7 +94,7 @@ absl::Status StateDirectory::ReadOrMakeId() {
   text << file.rdbuf();
   worker_id_ = text.str();
   absl::StripAsciiWhitespace(&worker_id_);
-  if (IsId(worker_id_)) return absl::OkStatus();
+  if (IsWorkerId(worker_id_)) return absl::OkStatus();
   return absl::DataLossError(
       absl::StrCat(path, " holds no worker id (32 hex digits): delete it, and this worker gets a new one"));
 }

@@ -45,7 +45,7 @@ std::string Directory(const std::string& data_root, const DataSet& set) {
   return (std::filesystem::path(data_root) / set.directory).string();
 }
 
-absl::Status Damaged(const std::string& path, const std::string& what) {
+absl::Status DamagedFile(const std::string& path, const std::string& what) {
   return absl::DataLossError(absl::StrCat(path, ": ", what, "; fetch the data set again"));
 }
 
@@ -53,13 +53,13 @@ absl::Status CheckShapes(const std::string& directory, const Files& files, const
                          const IdxFile& labels) {
   const std::string image_path = directory + "/" + files.images;
   if (images.shape[1] != set.height || images.shape[2] != set.width) {
-    return Damaged(image_path, absl::StrCat("its images are ", images.shape[1], " x ", images.shape[2], " pixels, ",
-                                            set.name, " has ", set.height, " x ", set.width));
+    return DamagedFile(image_path, absl::StrCat("its images are ", images.shape[1], " x ", images.shape[2], " pixels, ",
+                                                set.name, " has ", set.height, " x ", set.width));
   }
-  if (images.shape[0] == 0) return Damaged(image_path, "it holds no images");
+  if (images.shape[0] == 0) return DamagedFile(image_path, "it holds no images");
   if (images.shape[0] != labels.shape[0]) {
-    return Damaged(directory + "/" + files.labels,
-                   absl::StrCat("it holds ", labels.shape[0], " labels for ", images.shape[0], " images"));
+    return DamagedFile(directory + "/" + files.labels,
+                       absl::StrCat("it holds ", labels.shape[0], " labels for ", images.shape[0], " images"));
   }
   return absl::OkStatus();
 }
@@ -84,8 +84,8 @@ absl::StatusOr<ImageSet> ReadSplit(const std::string& directory, const DataSet& 
   for (size_t i = labels->data_offset; i < labels->bytes.size(); ++i) {
     const auto label = static_cast<unsigned char>(labels->bytes[i]);
     if (label >= set.class_names.size()) {
-      return Damaged(label_path, absl::StrCat("label ", int{label}, " of row ", i - labels->data_offset,
-                                              " is not in [0, ", set.class_names.size(), ")"));
+      return DamagedFile(label_path, absl::StrCat("label ", int{label}, " of row ", i - labels->data_offset,
+                                                  " is not in [0, ", set.class_names.size(), ")"));
     }
     result.labels.push_back(label);
   }

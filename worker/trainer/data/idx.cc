@@ -21,7 +21,7 @@ constexpr unsigned char kUnsignedByte = 0x08;
 
 size_t HeaderBytes(size_t dimensions) { return 4 + 4 * dimensions; }
 
-absl::Status Damaged(const std::string& path, const std::string& what) {
+absl::Status NotIdx(const std::string& path, const std::string& what) {
   return absl::DataLossError(absl::StrCat(path, ": ", what, "; fetch the data set again"));
 }
 
@@ -90,7 +90,7 @@ class Source {
         packed_.resize(kChunkBytes);
         absl::StatusOr<size_t> got = ReadFile(packed_.data(), packed_.size());
         if (!got.ok()) return got;
-        if (*got == 0) return Damaged(path_, "the compressed file is cut");
+        if (*got == 0) return NotIdx(path_, "the compressed file is cut");
         stream_.next_in = reinterpret_cast<Bytef*>(packed_.data());
         stream_.avail_in = static_cast<uInt>(*got);
       }
@@ -98,13 +98,13 @@ class Source {
       if (code == Z_STREAM_END) {
         ended_ = true;
         if (stream_.avail_in > 0 || file_.peek() != std::ifstream::traits_type::eof()) {
-          return Damaged(path_, "there are bytes after the end of the compressed data");
+          return NotIdx(path_, "there are bytes after the end of the compressed data");
         }
         break;
       }
       if (code != Z_OK) {
-        return Damaged(path_,
-                       absl::StrCat("it cannot be unpacked: ", stream_.msg == nullptr ? "no gzip file" : stream_.msg));
+        return NotIdx(path_,
+                      absl::StrCat("it cannot be unpacked: ", stream_.msg == nullptr ? "no gzip file" : stream_.msg));
       }
     }
     return size - stream_.avail_out;
@@ -135,18 +135,18 @@ absl::StatusOr<IdxFile> ReadIdx(const std::string& path, size_t dimensions, uint
   if (absl::Status status = source.Open(); !status.ok()) return status;
   std::string bytes;
   if (absl::Status status = source.ReadTo(header, &bytes); !status.ok()) return status;
-  if (bytes.size() < header) return Damaged(*found, "the file ends within its header");
+  if (bytes.size() < header) return NotIdx(*found, "the file ends within its header");
   const std::array<unsigned char, 4> magic{0, 0, kUnsignedByte, static_cast<unsigned char>(dimensions)};
   if (std::memcmp(bytes.data(), magic.data(), magic.size()) != 0) {
-    return Damaged(*found, absl::StrCat("it does not start with the magic number of an IDX file of ", dimensions,
-                                        dimensions == 1 ? " dimension" : " dimensions"));
+    return NotIdx(*found, absl::StrCat("it does not start with the magic number of an IDX file of ", dimensions,
+                                       dimensions == 1 ? " dimension" : " dimensions"));
   }
   IdxFile idx;
   uint64_t elements = 1;
   for (size_t i = 0; i < dimensions; ++i) {
     idx.shape.push_back(BigEndian(bytes, 4 + 4 * i));
     if (__builtin_mul_overflow(elements, uint64_t{idx.shape.back()}, &elements) || elements > max_elements) {
-      return Damaged(*found, absl::StrCat("its header announces more than ", max_elements, " elements"));
+      return NotIdx(*found, absl::StrCat("its header announces more than ", max_elements, " elements"));
     }
   }
   // One byte more than announced, so that what follows is seen. What can be told from the size is told unread.
@@ -156,10 +156,9 @@ absl::StatusOr<IdxFile> ReadIdx(const std::string& path, size_t dimensions, uint
     have = bytes.size() - header;
   }
   if (have < elements) {
-    return Damaged(*found, absl::StrCat("the file is cut: ", have, " of ", elements, " elements"));
+    return NotIdx(*found, absl::StrCat("the file is cut: ", have, " of ", elements, " elements"));
   }
-  if (have > elements)
-    return Damaged(*found, absl::StrCat("there are bytes after the last of ", elements, " elements"));
+  if (have > elements) return NotIdx(*found, absl::StrCat("there are bytes after the last of ", elements, " elements"));
   idx.bytes = std::move(bytes);
   idx.data_offset = header;
   return idx;
