@@ -37,4 +37,9 @@ void Print(const std::string& text) {
   std::_Exit(kFailed);
 }
 
+void SayLost(const absl::Status& status) {
+  std::fprintf(stderr, "hamctl: connection lost (%s); trying again\n",
+               Printable(std::string(status.message())).c_str());
+}
+
 }  // namespace ham::client

@@ -34,6 +34,9 @@ std::string JobName(const std::string& job);
 // without one.
 void Print(const std::string& text);
 
+// Says on standard error that a followed stream was lost.
+void SayLost(const absl::Status& status);
+
 // What `hamctl watch` does, for a job that exists.
 Result Watch(const GlobalOptions& global, CoordinatorClient* client, const WatchOptions& options);
 

@@ -33,10 +33,7 @@ class LogPrinter : public FollowSink {
     if (!out.empty()) Print(out);
   }
 
-  void Lost(const absl::Status& status) override {
-    std::fprintf(stderr, "hamctl: connection lost (%s); trying again\n",
-                 Printable(std::string(status.message())).c_str());
-  }
+  void Lost(const absl::Status& status) override { SayLost(status); }
 
  private:
   const std::optional<int> rank_;

@@ -15,11 +15,6 @@
 namespace ham::client {
 namespace {
 
-void SayLost(const absl::Status& status) {
-  std::fprintf(stderr, "hamctl: connection lost (%s); trying again\n",
-               Printable(std::string(status.message())).c_str());
-}
-
 // Every record as a message.
 class RecordPrinter : public FollowSink {
  public:

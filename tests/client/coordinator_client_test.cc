@@ -70,7 +70,7 @@ TEST(CoordinatorClient, KeepsTheWordsOfACoordinatorThatIsUnavailable) {
 TEST(CoordinatorClient, GivesUpOnACoordinatorThatDoesNotAnswer) {
   ScriptedCoordinator server;
   server.get_job = [](grpc::ServerContext* context) {
-    while (!context->IsCancelled()) absl::SleepFor(absl::Milliseconds(1));
+    ham::testing::AwaitCancelled(context);
     return grpc::Status::CANCELLED;
   };
   CoordinatorClient client(ConfigOf({server.endpoint()}), absl::Milliseconds(200));

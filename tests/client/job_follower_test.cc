@@ -75,7 +75,7 @@ TEST(FollowJob, ComesBackToACoordinatorThatWasRestarted) {
   const auto watch = [](grpc::ServerContext* context, const WatchJobRequest& request, Writer* writer) {
     const int64_t next = After(request) + 1;
     writer->Write(Response(next, next == 2 ? ham::v1::Job::FAILED : ham::v1::Job::RUNNING));
-    while (next == 1 && !context->IsCancelled()) absl::SleepFor(absl::Milliseconds(1));
+    if (next == 1) ham::testing::AwaitCancelled(context);
     return grpc::Status::OK;
   };
   server->watch = watch;
@@ -124,7 +124,7 @@ TEST(FollowJob, EndsSoonWhenItIsCancelled) {
   ScriptedCoordinator server;
   server.watch = [](grpc::ServerContext* context, const WatchJobRequest&, Writer* writer) {
     writer->Write(Response(1, ham::v1::Job::RUNNING));
-    while (!context->IsCancelled()) absl::SleepFor(absl::Milliseconds(1));
+    ham::testing::AwaitCancelled(context);
     return grpc::Status::OK;
   };
   CoordinatorClient client(ConfigOf({server.endpoint()}), absl::Seconds(10));
@@ -137,7 +137,7 @@ TEST(FollowJob, EndsSoonWhenItIsCancelled) {
 TEST(FollowJob, GivesUpAfterMaxWait) {
   ScriptedCoordinator server;
   server.watch = [](grpc::ServerContext* context, const WatchJobRequest&, Writer*) {
-    while (!context->IsCancelled()) absl::SleepFor(absl::Milliseconds(1));
+    ham::testing::AwaitCancelled(context);
     return grpc::Status::OK;
   };
   CoordinatorClient client(ConfigOf({server.endpoint()}), absl::Seconds(10));

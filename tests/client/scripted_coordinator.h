@@ -13,6 +13,7 @@
 #include <string>
 
 #include "absl/strings/str_cat.h"
+#include "absl/time/clock.h"
 #include "ham/v1/cluster_service.grpc.pb.h"
 #include "ham/v1/job_service.grpc.pb.h"
 #include "proto/channel.h"
@@ -68,6 +69,12 @@ class ScriptedCoordinator : private ham::v1::JobService::Service, private ham::v
 };
 
 inline ConnectionConfig ConfigOf(const std::vector<std::string>& endpoints) { return {endpoints, "", "secret"}; }
+
+// Until the caller has given up; gRPC's synchronous server tells it only to who asks. At most 30 s.
+inline void AwaitCancelled(grpc::ServerContext* context) {
+  const absl::Time end = absl::Now() + absl::Seconds(30);
+  while (!context->IsCancelled() && absl::Now() < end) absl::SleepFor(absl::Milliseconds(1));
+}
 
 // Takes connections and says nothing.
 class SilentSocket {

@@ -25,11 +25,9 @@ class ArtifactTest : public ::testing::Test {
     client_.emplace(server_);
     worker_.emplace(server_, "a");
     ASSERT_TRUE(worker_->Connect().ok());
-    job_ = client_->MustCreate();
-    const auto rank = worker_->Take(job_, ObservedRank::RUNNING);
-    ASSERT_TRUE(rank);
-    rank_ = *rank;
-    ASSERT_TRUE(client_->WaitForState(job_, Job::RUNNING).ok());
+    rank_ = RunJob(&*client_, &*worker_);
+    job_ = rank_.job();
+    ASSERT_FALSE(job_.empty());
     fence_ = worker_->FenceOf(job_, 1);
   }
 

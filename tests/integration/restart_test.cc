@@ -27,13 +27,6 @@ class RestartTest : public ::testing::Test {
     worker_.emplace(server_, "a");
     ASSERT_TRUE(worker_->Connect().ok());
   }
-  ham::v1::Assignment RunJob() {
-    const std::string name = client_->MustCreate();
-    const auto rank = worker_->Take(name, ObservedRank::RUNNING);
-    EXPECT_TRUE(rank.has_value());
-    EXPECT_TRUE(client_->WaitForState(name, Job::RUNNING).ok());
-    return rank.value_or(ham::v1::Assignment());
-  }
   absl::StatusOr<ham::v1::ReportResponse> Report(const ham::v1::Assignment& rank, int64_t spool_sequence) {
     ham::v1::ReportRequest report;
     *report.mutable_fence() = worker_->FenceOf(rank.job(), rank.attempt());
@@ -117,7 +110,7 @@ TEST_F(RestartTest, StopsUnderLoadWithoutForgettingWhatItAnswered) {
 }
 
 TEST_F(RestartTest, LetsRunningJobsGoOnWithTheirSessionSequenceAndSpool) {
-  const ham::v1::Assignment rank = RunJob();
+  const ham::v1::Assignment rank = RunJob(&*client_, &*worker_);
   ASSERT_EQ(Report(rank, 1)->acknowledged_sequence(), 1);
   const int64_t session = worker_->welcome().session();
   Restart(rank, ObservedRank::RUNNING);
@@ -165,7 +158,7 @@ class FullDisk {
 };
 
 TEST_F(RestartTest, IsReadOnlyWhileItsDiskIsFullAndRecovers) {
-  const ham::v1::Assignment rank = RunJob();
+  const ham::v1::Assignment rank = RunJob(&*client_, &*worker_);
   ham::v1::CreateJobRequest request = SmallRequest(50);
   request.set_request_id("once");
   const std::string before = client_->MustCreate(50);

@@ -1,5 +1,7 @@
 #include "tests/integration/scripted_worker.h"
 
+#include <gtest/gtest.h>
+
 #include <algorithm>
 
 #include "absl/strings/str_cat.h"
@@ -155,6 +157,14 @@ ObservedRank Exited(const ham::v1::Assignment& assignment, bool success, ham::v1
     rank.mutable_exit()->set_message("it broke.");
   }
   return rank;
+}
+
+ham::v1::Assignment RunJob(Client* client, ScriptedWorker* worker) {
+  const std::string name = client->MustCreate();
+  const auto rank = worker->Take(name, ham::v1::ObservedRank::RUNNING);
+  EXPECT_TRUE(rank.has_value());
+  EXPECT_TRUE(client->WaitForState(name, ham::v1::Job::RUNNING).ok());
+  return rank.value_or(ham::v1::Assignment());
 }
 
 ReportCall::ReportCall(ScriptedWorker* worker) {

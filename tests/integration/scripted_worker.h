@@ -64,6 +64,9 @@ ham::v1::ObservedRank Observed(const ham::v1::Assignment& assignment, ham::v1::O
 ham::v1::ObservedRank Exited(const ham::v1::Assignment& assignment, bool success,
                              ham::v1::FailureClass failure_class = ham::v1::TRAINER_CRASH);
 
+// A new job that runs on `worker`; an empty assignment, and a failed expectation, if it does not.
+ham::v1::Assignment RunJob(Client* client, ScriptedWorker* worker);
+
 // An open Report stream of a worker.
 class ReportCall {
  public:

@@ -31,14 +31,6 @@ class WorkerServiceTest : public ::testing::Test {
     const absl::Status status = worker_->Connect();
     ASSERT_TRUE(status.ok()) << status;
   }
-  // A new job that runs on `worker_`.
-  ham::v1::Assignment RunJob() {
-    const std::string name = client_->MustCreate();
-    const auto rank = worker_->Take(name, ObservedRank::RUNNING);
-    EXPECT_TRUE(rank.has_value());
-    EXPECT_TRUE(client_->WaitForState(name, Job::RUNNING).ok());
-    return rank.value_or(ham::v1::Assignment());
-  }
   ham::v1::ReportRequest ReportOf(const ham::v1::Assignment& rank) {
     ham::v1::ReportRequest request;
     *request.mutable_fence() = worker_->FenceOf(rank.job(), rank.attempt());
@@ -77,7 +69,7 @@ TEST_F(WorkerServiceTest, WelcomesAWorkerAndShowsIt) {
   ASSERT_THAT(shown.slots(), SizeIs(1));
   EXPECT_EQ(shown.slots(0).job(), "");
   EXPECT_EQ(shown.data_sets(0).name(), "fashion-mnist");
-  const ham::v1::Assignment rank = RunJob();
+  const ham::v1::Assignment rank = RunJob(&*client_, &*worker_);
   EXPECT_TRUE(Eventually([&] { return client_->Workers()[0].slots(0).job() == rank.job(); }));
   worker_->Disconnect();
   EXPECT_TRUE(Eventually([&] { return client_->Workers()[0].state() == ham::v1::Worker::UNREACHABLE; }));
@@ -117,14 +109,14 @@ TEST_F(WorkerServiceTest, RefusesASecondWorkerOfOneName) {
   const absl::Status status = other.Connect();
   EXPECT_TRUE(absl::IsAlreadyExists(status)) << status;
   EXPECT_THAT(std::string(status.message()), HasSubstr("--name"));
-  RunJob();  // the first goes on
+  RunJob(&*client_, &*worker_);  // the first goes on
   worker_->Disconnect();
   EXPECT_TRUE(absl::IsAlreadyExists(other.Connect()));  // its ranks may still run
 }
 
 TEST_F(WorkerServiceTest, LetsANewConnectionOfAWorkerTakeThePlaceOfTheOld) {
   Connect();
-  const ham::v1::Assignment rank = RunJob();
+  const ham::v1::Assignment rank = RunJob(&*client_, &*worker_);
   const int64_t session = worker_->welcome().session();
   ScriptedWorker again(server_, "a");
   *again.registration.add_observed() = Observed(rank, ObservedRank::RUNNING);
@@ -138,7 +130,7 @@ TEST_F(WorkerServiceTest, LetsANewConnectionOfAWorkerTakeThePlaceOfTheOld) {
 
 TEST_F(WorkerServiceTest, TakesANewIncarnationForProofThatItsRanksAreGone) {
   Connect();
-  const ham::v1::Assignment rank = RunJob();
+  const ham::v1::Assignment rank = RunJob(&*client_, &*worker_);
   const ham::v1::Fence old = worker_->FenceOf(rank.job(), 1);
   worker_->registration.set_incarnation("second");
   Connect();
@@ -234,7 +226,7 @@ TEST_F(WorkerServiceTest, RunsAJobFromItsAssignmentToSuccess) {
 
 TEST_F(WorkerServiceTest, TriesAgainAfterACrashAndNotAfterAUserError) {
   Connect();
-  const ham::v1::Assignment rank = RunJob();
+  const ham::v1::Assignment rank = RunJob(&*client_, &*worker_);
   worker_->Beat({Exited(rank, false, ham::v1::TRAINER_CRASH)});
   const auto second = worker_->Take(rank.job(), ObservedRank::RUNNING, 2);
   ASSERT_TRUE(second);
@@ -248,7 +240,7 @@ TEST_F(WorkerServiceTest, TriesAgainAfterACrashAndNotAfterAUserError) {
 
 TEST_F(WorkerServiceTest, KeepsLittleOfAnEndlessExitMessage) {
   Connect();
-  const ham::v1::Assignment rank = RunJob();
+  const ham::v1::Assignment rank = RunJob(&*client_, &*worker_);
   ObservedRank exited = Exited(rank, false, ham::v1::USER);
   std::string endless = "a";
   while (endless.size() < (4 << 20)) endless += "\xF0\x9F\x98\x80";
@@ -265,7 +257,7 @@ TEST_F(WorkerServiceTest, KeepsLittleOfAnEndlessExitMessage) {
 
 TEST_F(WorkerServiceTest, KeepsEachRecordOfASpoolOnce) {
   Connect();
-  const ham::v1::Assignment rank = RunJob();
+  const ham::v1::Assignment rank = RunJob(&*client_, &*worker_);
   ham::v1::ReportRequest report = ReportOf(rank);
   *report.add_records() = LogText(1, "one\n");
   *report.add_records() = LogText(2, "two\n");
@@ -290,7 +282,7 @@ TEST_F(WorkerServiceTest, KeepsEachRecordOfASpoolOnce) {
 
 TEST_F(WorkerServiceTest, FencesReportsThatAreNotOfACurrentRank) {
   Connect();
-  const ham::v1::Assignment rank = RunJob();
+  const ham::v1::Assignment rank = RunJob(&*client_, &*worker_);
   const ham::v1::ReportRequest good = [&] {
     ham::v1::ReportRequest report = ReportOf(rank);
     *report.add_records() = LogText(1, "stale\n");
@@ -318,7 +310,7 @@ TEST_F(WorkerServiceTest, FencesReportsThatAreNotOfACurrentRank) {
 
 TEST_F(WorkerServiceTest, KeepsNumbersThatAreNotFinite) {
   Connect();
-  const ham::v1::Assignment rank = RunJob();
+  const ham::v1::Assignment rank = RunJob(&*client_, &*worker_);
   ham::v1::MetricPoint point;
   point.set_iteration(3);
   point.mutable_train()->set_loss(std::nan(""));
@@ -335,7 +327,7 @@ TEST_F(WorkerServiceTest, KeepsNumbersThatAreNotFinite) {
 
 TEST_F(WorkerServiceTest, CutsLongLogTextBetweenLinesOrCharacters) {
   Connect();
-  const ham::v1::Assignment rank = RunJob();
+  const ham::v1::Assignment rank = RunJob(&*client_, &*worker_);
   std::string lines;
   while (lines.size() < (600 << 10)) absl::StrAppend(&lines, "line ", lines.size(), "\n");
   std::string one_line;
@@ -358,7 +350,7 @@ TEST_F(WorkerServiceTest, CutsLongLogTextBetweenLinesOrCharacters) {
 
 TEST_F(WorkerServiceTest, GivesRecordsWithAnImpossibleTimeItsOwn) {
   Connect();
-  const ham::v1::Assignment rank = RunJob();
+  const ham::v1::Assignment rank = RunJob(&*client_, &*worker_);
   ham::v1::ReportRequest report = ReportOf(rank);
   *report.add_records() = LogText(1, "x\n");
   report.mutable_records(0)->mutable_time()->set_seconds(std::numeric_limits<int64_t>::max());
@@ -378,7 +370,7 @@ TEST_F(WorkerServiceTest, GivesRecordsWithAnImpossibleTimeItsOwn) {
 // refused would be sent for ever.
 TEST_F(WorkerServiceTest, PutsALineInPlaceOfMetricsThatNoWatchCouldShow) {
   Connect();
-  const ham::v1::Assignment rank = RunJob();
+  const ham::v1::Assignment rank = RunJob(&*client_, &*worker_);
   ham::v1::MetricPoint point;
   for (int i = 0; i < 500000; ++i) point.mutable_evaluation()->add_per_class_clean_accuracy(0.5);
   ham::v1::ReportRequest report = ReportOf(rank);
@@ -393,7 +385,7 @@ TEST_F(WorkerServiceTest, PutsALineInPlaceOfMetricsThatNoWatchCouldShow) {
 
 TEST_F(WorkerServiceTest, OutlivesMalformedAndHugeMessages) {
   Connect();
-  const ham::v1::Assignment rank = RunJob();
+  const ham::v1::Assignment rank = RunJob(&*client_, &*worker_);
   ham::v1::ReportRequest huge = ReportOf(rank);
   for (int i = 0; i < 6; ++i) *huge.add_records() = LogText(i + 1, std::string(1 << 20, 'x'));
   EXPECT_TRUE(absl::IsResourceExhausted(ReportCall(&*worker_).Send(huge).status()));
@@ -423,7 +415,7 @@ class RendezvousTest : public WorkerServiceTest {
   void SetUp() override {
     WorkerServiceTest::SetUp();
     Connect();
-    rank_ = RunJob();
+    rank_ = RunJob(&*client_, &*worker_);
     fence_ = worker_->FenceOf(rank_.job(), 1);
   }
   absl::Status Set(const ham::v1::Fence& fence, const std::string& key, const std::string& value) {

@@ -16,6 +16,7 @@
 #include "absl/strings/ascii.h"
 #include "absl/strings/escaping.h"
 #include "absl/strings/str_cat.h"
+#include "proto/atomic_file.h"
 
 namespace ham::agent {
 namespace {
@@ -29,24 +30,6 @@ absl::Status Failed(const std::string& what, const std::string& path) {
 
 bool IsWorkerId(const std::string& id) {
   return id.size() == 2 * kIdBytes && id.find_first_not_of("0123456789abcdef") == std::string::npos;
-}
-
-// Appears whole or not at all, and stays after a power cut.
-absl::Status WriteWhole(const std::string& directory, const std::string& path, const std::string& text) {
-  const std::string temporary = path + ".new";
-  const int fd = ::open(temporary.c_str(), O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0600);
-  if (fd < 0) return Failed("write", temporary);
-  const bool good = ::write(fd, text.data(), text.size()) == static_cast<ssize_t>(text.size()) && ::fsync(fd) == 0;
-  const absl::Status status = good ? absl::OkStatus() : Failed("write", temporary);
-  ::close(fd);
-  if (!status.ok()) return status;
-  if (::rename(temporary.c_str(), path.c_str()) != 0) return Failed("write", path);
-  const int folder = ::open(directory.c_str(), O_RDONLY | O_DIRECTORY | O_CLOEXEC);
-  if (folder >= 0) {
-    ::fsync(folder);
-    ::close(folder);
-  }
-  return absl::OkStatus();
 }
 
 }  // namespace
@@ -86,7 +69,9 @@ absl::Status StateDirectory::ReadOrMakeId() {
   std::error_code error;
   if (!std::filesystem::exists(path, error) && !error) {
     worker_id_ = RandomId();
-    return WriteWhole(path_, path, worker_id_ + "\n");
+    const absl::Status status = WriteFileAtomically(path, worker_id_ + "\n", 0600);
+    if (status.ok()) return status;
+    return absl::UnavailableError(absl::StrCat(status.message(), "; give a writable --state-dir"));
   }
   std::ifstream file(path);
   if (!file) return Failed("read", path);
