@@ -221,7 +221,8 @@ grpc::Status ClusterServiceImpl::ListWorkers(grpc::ServerContext* context, const
                                              ham::v1::ListWorkersResponse* response) {
   const absl::StatusOr<Principal> principal = parts_.authenticator->Authorize(*context, Role::kAdmin);
   if (!principal.ok()) return ToGrpc(principal.status());
-  for (const WorkerView& worker : parts_.snapshot->Get()->workers) *response->add_workers() = ToWorker(worker);
+  const std::shared_ptr<const ClusterSnapshot> snapshot = parts_.snapshot->Get();
+  for (const WorkerView& worker : snapshot->workers) *response->add_workers() = ToWorker(worker);
   return grpc::Status::OK;
 }
 

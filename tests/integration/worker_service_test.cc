@@ -2,8 +2,11 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
+#include <atomic>
 #include <cmath>
 #include <limits>
+#include <thread>
+#include <vector>
 
 #include "absl/strings/str_cat.h"
 #include "proto/version.h"
@@ -74,6 +77,26 @@ TEST_F(WorkerServiceTest, WelcomesAWorkerAndShowsIt) {
   worker_->Disconnect();
   EXPECT_TRUE(Eventually([&] { return client_->Workers()[0].state() == ham::v1::Worker::UNREACHABLE; }));
   EXPECT_EQ(client_->Get(rank.job())->state(), Job::RUNNING);  // evidence only: the lease decides
+}
+
+// Each change replaces the picture that a reader may still be copying.
+TEST_F(WorkerServiceTest, ShowsWorkersWhileTheyComeAndGo) {
+  std::atomic<bool> done = false;
+  std::vector<std::thread> readers;
+  for (int i = 0; i < 2; ++i) {
+    readers.emplace_back([&] {
+      Client client(server_);
+      while (!done) {
+        for (const ham::v1::Worker& worker : client.Workers()) EXPECT_EQ(worker.worker_id(), "id-a");
+      }
+    });
+  }
+  for (int i = 0; i < 300; ++i) {
+    Connect();
+    worker_->Disconnect();
+  }
+  done = true;
+  for (std::thread& reader : readers) reader.join();
 }
 
 TEST_F(WorkerServiceTest, RefusesAnotherProtocolVersion) {
