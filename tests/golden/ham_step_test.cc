@@ -79,7 +79,7 @@ TEST_F(HamStepTest, MiningLossAndEveryGradientArePyTorchs) {
 
   GradientReducer reducer(model_->parameters());
   StepSums local{.rows = kRows, .hard_rows = attacked->mined.hard_count, .kept_rows = attacked->kept.rows()};
-  ComputeGradients(*model_, weights_, attacked->kept, &reducer.gradients(), &local);
+  ASSERT_TRUE(ComputeGradients(*model_, weights_, attacked->kept, nullptr, &reducer.gradients(), &local).ok());
   const auto global = reducer.Reduce(local, *MakeLocalCollective());
   ASSERT_TRUE(global.ok()) << global.status();
   EXPECT_NEAR(global->loss / global->weight, golden_.at("loss").item<float>(), 1e-5);
@@ -112,7 +112,8 @@ TEST_F(HamStepTest, NoKeptRowGivesZeroGradients) {
   ParameterSet gradients(model_->parameters());
   gradients.Initialize(1);
   StepSums sums;
-  ComputeGradients(*model_, weights_, SelectRows(batch_, std::vector<uint8_t>(kRows, 0)), &gradients, &sums);
+  const Batch none = SelectRows(batch_, std::vector<uint8_t>(kRows, 0));
+  ASSERT_TRUE(ComputeGradients(*model_, weights_, none, nullptr, &gradients, &sums).ok());
   EXPECT_TRUE(at::equal(gradients.flat(), at::zeros_like(gradients.flat())));
   EXPECT_EQ(sums.weight, 0);
 }

@@ -11,14 +11,14 @@ namespace {
 
 using ham::testing::RunRanks;
 
-const std::vector<ParameterSpec> kSpecs = {{"w", {3}, 1, {3}}};
+const std::vector<ParameterSpec> kSpecs = {{"w", {3}, {3}, ParameterKind::kWeight, {}}};
 
 // Rank 0 has one row with loss 4, rank 1 three with 0: the mean is 1, not 2.
 TEST(GradientReducerTest, RaggedRowsAreDividedOnceByTheGlobalCount) {
   RunRanks(2, [](Collective& ranks) {
     GradientReducer reducer(kSpecs);
     const bool first = ranks.rank() == 0;
-    for (int i = 0; i < 3; ++i) reducer.gradients().data()[i] = first ? 8 : 0;
+    for (int i = 0; i < 3; ++i) reducer.gradients().flat().data_ptr<float>()[i] = first ? 8 : 0;
     const StepSums local{.loss = first ? 4.0 : 0.0,
                          .weight = first ? 1.0 : 3.0,
                          .rows = 5,
@@ -31,7 +31,7 @@ TEST(GradientReducerTest, RaggedRowsAreDividedOnceByTheGlobalCount) {
     EXPECT_EQ(global->hard_rows, 3);
     EXPECT_EQ(global->kept_rows, 4);
     EXPECT_TRUE(global->finite);
-    for (int i = 0; i < 3; ++i) EXPECT_EQ(reducer.gradients().data()[i], 2);
+    for (int i = 0; i < 3; ++i) EXPECT_EQ(reducer.gradients().flat().data_ptr<float>()[i], 2);
   });
 }
 
@@ -42,7 +42,7 @@ TEST(GradientReducerTest, NoRowAnywhereStaysZero) {
     ASSERT_TRUE(global.ok());
     EXPECT_EQ(global->weight, 0);
     EXPECT_TRUE(global->finite);
-    for (int i = 0; i < 3; ++i) EXPECT_EQ(reducer.gradients().data()[i], 0);
+    for (int i = 0; i < 3; ++i) EXPECT_EQ(reducer.gradients().flat().data_ptr<float>()[i], 0);
   });
 }
 
@@ -51,7 +51,7 @@ TEST(GradientReducerTest, ANonFiniteNumberOnOneRankIsSeenByAll) {
                           std::numeric_limits<float>::max()}) {  // two of the last overflow when summed
     RunRanks(2, [bad](Collective& ranks) {
       GradientReducer reducer(kSpecs);
-      reducer.gradients().data()[1] = ranks.rank() == 1 || bad == std::numeric_limits<float>::max() ? bad : 1;
+      reducer.gradients().flat().data_ptr<float>()[1] = ranks.rank() == 1 || bad == std::numeric_limits<float>::max() ? bad : 1;
       const auto global = reducer.Reduce({.loss = 1, .weight = 1, .rows = 1, .kept_rows = 1}, ranks);
       ASSERT_TRUE(global.ok());
       EXPECT_FALSE(global->finite);

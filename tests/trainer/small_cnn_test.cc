@@ -63,7 +63,7 @@ TEST_P(SmallCnnTest, ForwardAndBothBackwardsEqualAutograd) {
     EXPECT_EQ(d_x.strides(), x.strides());
   }
   ParameterSet gradients(model->parameters());
-  EXPECT_TRUE(at::equal(model->WeightGradients(weights, x, loss, &gradients), model->Logits(weights, x)));
+  EXPECT_TRUE(at::equal(model->WeightGradients(weights, x, loss, nullptr, &gradients), model->Logits(weights, x)));
   TensorMap actual;
   gradients.Export("", &actual);
   for (size_t i = 0; i < model->parameters().size(); ++i) {
@@ -87,19 +87,19 @@ TEST(ReluPoolTest, EqualsReluThenPoolAlsoAtTiesAndZeros) {
 }
 
 TEST(ModelTest, KnownModelsHaveTheParametersTheyPromise) {
-  const auto small = MakeModel("cnn-16-32", {1, 28, 28}, 10);
+  const auto small = MakeModel("cnn-16-32", {.image = {1, 28, 28}});
   ASSERT_TRUE(small.ok());
   EXPECT_EQ(ParameterCount((*small)->parameters()), 206922);
-  const auto large = MakeModel("cnn-32-64", {1, 28, 28}, 10);
+  const auto large = MakeModel("cnn-32-64", {.image = {1, 28, 28}});
   ASSERT_TRUE(large.ok());
   EXPECT_EQ(ParameterCount((*large)->parameters()), 421642);
 }
 
 TEST(ModelTest, UnknownNameAndUnfitImagesAreRefused) {
-  const auto unknown = MakeModel("resnet", {1, 28, 28}, 10);
+  const auto unknown = MakeModel("resnet", {.image = {1, 28, 28}});
   EXPECT_EQ(unknown.status().code(), absl::StatusCode::kInvalidArgument);
   EXPECT_NE(unknown.status().message().find("cnn-16-32, cnn-32-64"), std::string::npos);
-  EXPECT_EQ(MakeModel("cnn-16-32", {1, 30, 28}, 10).status().code(), absl::StatusCode::kInvalidArgument);
+  EXPECT_EQ(MakeModel("cnn-16-32", {.image = {1, 30, 28}}).status().code(), absl::StatusCode::kInvalidArgument);
 }
 
 TEST(ParameterSetTest, InitialValuesAreUniformByFanInAndComeFromTheSeed) {
@@ -113,7 +113,7 @@ TEST(ParameterSetTest, InitialValuesAreUniformByFanInAndComeFromTheSeed) {
   TensorMap named;
   a.Export("", &named);
   for (const auto& spec : model->parameters()) {
-    const double bound = 1 / std::sqrt(static_cast<double>(spec.fan_in));
+    const double bound = spec.initial.value;
     const double largest = named.at(spec.name).abs().max().item<double>();
     EXPECT_LE(largest, bound * 1.0001) << spec.name;
     EXPECT_GE(largest, bound * 0.5) << spec.name;

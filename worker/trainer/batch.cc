@@ -17,7 +17,7 @@ int64_t RowBytes(const at::Tensor& tensor) {
 
 // As tensor, but with `rows` rows; not initialised.
 at::Tensor NewLike(const at::Tensor& tensor, int64_t rows) {
-  if (tensor.dim() == 4) return NewImages(rows, {tensor.size(1), tensor.size(2), tensor.size(3)});
+  if (tensor.dim() == 4) return NewImages(rows, {tensor.size(1), tensor.size(2), tensor.size(3)}, tensor.scalar_type());
   assert(tensor.is_contiguous());
   std::vector<int64_t> sizes = tensor.sizes().vec();
   sizes[0] = rows;
@@ -45,6 +45,15 @@ Batch GatherBatch(const ImageSet& data, const std::vector<uint32_t>& ids) {
     out.labels.data_ptr<int64_t>()[row] = data.labels[ids[row]];
   }
   return out;
+}
+
+Batch InType(Batch batch, at::ScalarType type) {
+  if (batch.x.scalar_type() != type) {
+    at::Tensor x = NewImages(batch.rows(), {batch.x.size(1), batch.x.size(2), batch.x.size(3)}, type);
+    x.copy_(batch.x);
+    batch.x = std::move(x);
+  }
+  return batch;
 }
 
 at::Tensor SelectRows(const at::Tensor& tensor, const std::vector<uint8_t>& keep) {
@@ -86,13 +95,16 @@ at::Tensor RandomStart(const Batch& batch, double epsilon, RandomKey key) {
   at::Tensor out = NewLike(batch.x, batch.rows());
   const int64_t pixels = batch.rows() == 0 ? 0 : batch.x.numel() / batch.rows();
   const float radius = static_cast<float>(epsilon);
-  const float* x = batch.x.const_data_ptr<float>();
-  float* start = out.data_ptr<float>();
-  for (int64_t row = 0; row < batch.rows(); ++row, x += pixels, start += pixels) {
-    key.sample = batch.ids[row];
-    FillUniform(key, -radius, radius, pixels, start);
-    for (int64_t i = 0; i < pixels; ++i) start[i] = std::clamp(x[i] + start[i], 0.0f, 1.0f);
-  }
+  std::vector<float> noise(pixels);
+  VisitReal(out.scalar_type(), [&]<typename T>(T) {
+    const T* x = batch.x.const_data_ptr<T>();
+    T* start = out.data_ptr<T>();
+    for (int64_t row = 0; row < batch.rows(); ++row, x += pixels, start += pixels) {
+      key.sample = batch.ids[row];
+      FillUniform(key, -radius, radius, pixels, noise.data());
+      for (int64_t i = 0; i < pixels; ++i) start[i] = std::clamp(x[i] + noise[i], T{0}, T{1});
+    }
+  });
   return out;
 }
 

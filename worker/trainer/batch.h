@@ -22,7 +22,10 @@ struct Batch {
   int64_t rows() const { return static_cast<int64_t>(ids.size()); }
 };
 
-// Images of `ids`, pixels divided by 255.
+// The images in float32 or float64; unchanged if they are.
+Batch InType(Batch batch, at::ScalarType type);
+
+// Images of `ids` in float32, pixels divided by 255.
 Batch GatherBatch(const ImageSet& data, const std::vector<uint32_t>& ids);
 
 // Rows of `batch` whose `keep` is true, in order. keep: one byte a row.

@@ -1,6 +1,8 @@
 #include "worker/trainer/counter_rng.h"
 
 #include <algorithm>
+#include <cmath>
+#include <numbers>
 #include <utility>
 
 namespace ham::trainer {
@@ -36,6 +38,21 @@ void FillUniform(const RandomKey& key, float low, float high, int64_t count, flo
     const auto words = RandomWords(key, static_cast<uint32_t>(begin / 4));
     const int64_t n = std::min<int64_t>(4, count - begin);
     for (int64_t i = 0; i < n; ++i) out[begin + i] = low + width * Unit(words[i]);
+  }
+}
+
+void FillNormal(const RandomKey& key, float standard_deviation, int64_t count, float* out) {
+  for (int64_t begin = 0; begin < count; begin += 4) {
+    const auto words = RandomWords(key, static_cast<uint32_t>(begin / 4));
+    std::array<double, 4> pair;
+    for (int i = 0; i < 4; i += 2) {
+      const double radius = std::sqrt(-2 * std::log(1.0 - Unit(words[i])));  // of (0, 1]: no infinity
+      const double angle = 2 * std::numbers::pi * Unit(words[i + 1]);
+      pair[i] = radius * std::cos(angle);
+      pair[i + 1] = radius * std::sin(angle);
+    }
+    const int64_t n = std::min<int64_t>(4, count - begin);
+    for (int64_t i = 0; i < n; ++i) out[begin + i] = static_cast<float>(standard_deviation * pair[i]);
   }
 }
 

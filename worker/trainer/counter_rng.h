@@ -37,6 +37,9 @@ float RandomUnit(const RandomKey& key);
 // out[i] uniform in [low, high): low + (high - low) * unit, for i in [0, count).
 void FillUniform(const RandomKey& key, float low, float high, int64_t count, float* out);
 
+// out[i] normal with mean 0 and this standard deviation, by Box and Muller's transform.
+void FillNormal(const RandomKey& key, float standard_deviation, int64_t count, float* out);
+
 // A permutation of [0, rows), a function of (seed, epoch) only. `rows` < 2^32.
 std::vector<uint32_t> EpochOrder(uint64_t seed, int epoch, int64_t rows);
 

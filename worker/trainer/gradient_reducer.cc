@@ -12,32 +12,45 @@ enum Sum { kLoss, kWeight, kRows, kHardRows, kKeptRows, kNonFiniteRanks, kSums }
 }  // namespace
 
 // x * 0 is 0 for finite x and NaN otherwise; sums of these stay one or the other.
-bool AllFinite(const float* values, int64_t count) {
-  float poison[8] = {};
-  int64_t i = 0;
-  for (; i + 8 <= count; i += 8) {
-    for (int k = 0; k < 8; ++k) poison[k] += values[i + k] * 0.0f;
-  }
-  for (; i < count; ++i) poison[0] += values[i] * 0.0f;
-  float total = 0;
-  for (float p : poison) total += p;
-  return total == 0;
+bool AllFinite(const at::Tensor& flat) {
+  return VisitReal(flat.scalar_type(), [&]<typename T>(T) {
+    const T* values = flat.const_data_ptr<T>();
+    const int64_t count = flat.numel();
+    T poison[8] = {};
+    int64_t i = 0;
+    for (; i + 8 <= count; i += 8) {
+      for (int k = 0; k < 8; ++k) poison[k] += values[i + k] * T{0};
+    }
+    for (; i < count; ++i) poison[0] += values[i] * T{0};
+    T total = 0;
+    for (T p : poison) total += p;
+    return total == 0;
+  });
 }
 
-GradientReducer::GradientReducer(const std::vector<ParameterSpec>& specs)
-    : bucket_(at::zeros({ParameterCount(specs) + kSums}, at::kFloat)),
+GradientReducer::GradientReducer(const std::vector<ParameterSpec>& specs, at::ScalarType type)
+    : bucket_(at::zeros({ParameterCount(specs) + kSums}, type)),
       gradients_(specs, bucket_.narrow(0, 0, ParameterCount(specs))) {}
 
 absl::StatusOr<StepSums> GradientReducer::Reduce(const StepSums& local, Collective& collective) {
-  const int64_t parameters = gradients_.size();
-  float* gradient = bucket_.data_ptr<float>();
-  float* sums = gradient + parameters;
-  const bool finite = local.finite && std::isfinite(local.loss) && AllFinite(gradient, parameters);
-  sums[kLoss] = static_cast<float>(local.loss);
-  sums[kWeight] = static_cast<float>(local.weight);
-  sums[kRows] = static_cast<float>(local.rows);
-  sums[kHardRows] = static_cast<float>(local.hard_rows);
-  sums[kKeptRows] = static_cast<float>(local.kept_rows);
+  return VisitReal(bucket_.scalar_type(), [&]<typename T>(T) { return ReduceAs<T>(local, collective); });
+}
+
+template <typename T>
+absl::StatusOr<StepSums> GradientReducer::ReduceAs(const StepSums& local, Collective& collective) {
+  const int64_t trained = gradients_.trained_size(), size = gradients_.size();
+  T* gradient = bucket_.data_ptr<T>();
+  T* sums = gradient + size;
+  const bool finite = local.finite && std::isfinite(local.loss) && AllFinite(gradients_.flat());
+  const auto scale = [&](int64_t begin, int64_t end, T factor) {
+    for (int64_t i = begin; i < end; ++i) gradient[i] *= factor;
+  };
+  scale(trained, size, static_cast<T>(local.kept_rows));
+  sums[kLoss] = static_cast<T>(local.loss);
+  sums[kWeight] = static_cast<T>(local.weight);
+  sums[kRows] = static_cast<T>(local.rows);
+  sums[kHardRows] = static_cast<T>(local.hard_rows);
+  sums[kKeptRows] = static_cast<T>(local.kept_rows);
   sums[kNonFiniteRanks] = finite ? 0 : 1;
   if (absl::Status status = collective.AllReduceSum(bucket_); !status.ok()) return status;
   StepSums global;
@@ -46,11 +59,9 @@ absl::StatusOr<StepSums> GradientReducer::Reduce(const StepSums& local, Collecti
   global.rows = std::lround(sums[kRows]);
   global.hard_rows = std::lround(sums[kHardRows]);
   global.kept_rows = std::lround(sums[kKeptRows]);
-  if (global.weight > 0) {
-    const float scale = 1.0f / sums[kWeight];
-    for (int64_t i = 0; i < parameters; ++i) gradient[i] *= scale;
-  }
-  global.finite = sums[kNonFiniteRanks] == 0 && std::isfinite(sums[kLoss]) && AllFinite(gradient, parameters);
+  if (global.weight > 0) scale(0, trained, T{1} / sums[kWeight]);
+  if (global.kept_rows > 0) scale(trained, size, T{1} / sums[kKeptRows]);
+  global.finite = sums[kNonFiniteRanks] == 0 && std::isfinite(sums[kLoss]) && AllFinite(gradients_.flat());
   return global;
 }
 

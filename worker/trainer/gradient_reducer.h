@@ -10,8 +10,8 @@
 
 namespace ham::trainer {
 
-// Whether none of `values` is NaN or infinite.
-bool AllFinite(const float* values, int64_t count);
+// Whether no number of `flat`, contiguous float32 or float64, is NaN or infinite.
+bool AllFinite(const at::Tensor& flat);
 
 // Over the rows of one rank, or of all.
 struct StepSums {
@@ -26,10 +26,11 @@ struct StepSums {
 // Holds the bucket: gradient sums of all parameters, then the sums above. One thread at a time.
 class GradientReducer {
  public:
-  // Counts travel as float32: exact below 2^24 rows a batch.
-  explicit GradientReducer(const std::vector<ParameterSpec>& specs);
+  // Counts travel as numbers of `type`: in float32 exact below 2^24 rows a batch.
+  explicit GradientReducer(const std::vector<ParameterSpec>& specs, at::ScalarType type = at::kFloat);
 
-  // Where this rank puts the gradients of its loss SUM. After Reduce: the gradient of the mean loss over all ranks.
+  // Where this rank puts the gradients of its loss SUM and, in place of statistics, those of its batch. After Reduce: the
+  // gradient of the mean loss over all ranks, and the statistics averaged over kept rows.
   ParameterSet& gradients() { return gradients_; }
 
   // Sums over ranks, then divides the gradients once by the global weight (not if that is 0). The result is equal
@@ -38,6 +39,9 @@ class GradientReducer {
   absl::StatusOr<StepSums> Reduce(const StepSums& local, Collective& collective);
 
  private:
+  template <typename T>
+  absl::StatusOr<StepSums> ReduceAs(const StepSums& local, Collective& collective);
+
   at::Tensor bucket_;
   ParameterSet gradients_;
 };

@@ -14,7 +14,7 @@ struct LossSum {
   at::Tensor gradient;  // [logits.size(0), K] of `loss` with respect to the logits; zero in rows from `rows` on
 };
 
-// logits: [>= rows, K] float32; labels: [>= rows] int64; rows beyond `rows` are padding. rows = 0: all zero.
+// logits: [>= rows, K] float32 or float64; labels: [>= rows] int64; rows beyond `rows` are padding. rows = 0: all zero.
 LossSum SumCrossEntropy(const at::Tensor& logits, const at::Tensor& labels, int64_t rows);
 
 }  // namespace ham::trainer

@@ -1,12 +1,25 @@
 #include "worker/trainer/ham_step.h"
 
-#include <algorithm>
 #include <utility>
 
+#include <ATen/ops/lerp.h>
+#include <ATen/ops/zeros.h>
+
 #include "worker/trainer/ham_loss.h"
+#include "worker/trainer/models/batch_norm.h"
 #include "worker/trainer/pgd_attack.h"
 
 namespace ham::trainer {
+
+namespace {
+
+Batch Filler(const Model& model, at::ScalarType type) {
+  Batch out{NewImages(kMinimumRows, model.image_shape(), type), at::zeros({kMinimumRows}, at::kLong), {}};
+  out.x.zero_();
+  return out;
+}
+
+}  // namespace
 
 bool IsMining(const TrainSpec& spec, int epoch) {
   return spec.method.name == Method::kHam && epoch >= spec.method.mining_start_epoch;
@@ -42,20 +55,29 @@ absl::StatusOr<AttackedBatch> AttackAndMine(const TrainSpec& spec, int epoch, co
   return out;
 }
 
-void ComputeGradients(const Model& model, const ParameterSet& weights, const Batch& kept, ParameterSet* gradients,
-                      StepSums* sums) {
-  if (kept.rows() == 0) {
-    std::fill_n(gradients->data(), gradients->size(), 0.0f);
-    return;
-  }
-  const at::Tensor labels = PadRows(kept.labels);
+absl::Status ComputeGradients(const Model& model, const ParameterSet& weights, const Batch& kept,
+                              Collective* collective, ParameterSet* gradients, StepSums* sums) {
+  gradients->flat().zero_();
+  const bool synchronized = collective != nullptr && collective->world_size() > 1 &&
+                            weights.trained_size() < weights.size();
+  if (kept.rows() == 0 && !synchronized) return absl::OkStatus();
+  // A rank without a row still takes part in the sums of the others, with an image of zeros that counts for nothing.
+  const Batch padded = kept.rows() > 0 ? Batch{PadRows(kept.x), PadRows(kept.labels), {}} : Filler(model, weights.type());
+  TrainingPass pass{.rows = kept.rows(), .collective = synchronized ? collective : nullptr, .statistics = gradients};
   const auto loss = [&](const at::Tensor& logits) {
-    LossSum sum = SumCrossEntropy(logits, labels, kept.rows());
+    LossSum sum = SumCrossEntropy(logits, padded.labels, kept.rows());
     sums->loss += sum.loss;
     sums->weight += sum.weight;
     return std::move(sum.gradient);
   };
-  model.WeightGradients(weights, PadRows(kept.x), loss, gradients);
+  model.WeightGradients(weights, padded.x, loss, &pass, gradients);
+  return pass.status;
+}
+
+void UpdateStatistics(const ParameterSet& batch, ParameterSet* weights) {
+  const int64_t begin = weights->trained_size(), count = weights->size() - begin;
+  if (count == 0) return;
+  weights->flat().narrow(0, begin, count).lerp_(batch.flat().narrow(0, begin, count), kBatchNormMomentum);
 }
 
 }  // namespace ham::trainer

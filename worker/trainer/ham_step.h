@@ -32,9 +32,14 @@ absl::StatusOr<AttackedBatch> AttackAndMine(const TrainSpec& spec, int epoch, co
                                             const ParameterSet& weights, const Batch& batch, const at::Tensor& start,
                                             const std::function<void()>& tick);
 
-// Writes the gradient of the summed loss over `kept` into `gradients`, and adds loss, weight and finite to `sums`.
-void ComputeGradients(const Model& model, const ParameterSet& weights, const Batch& kept, ParameterSet* gradients,
-                      StepSums* sums);
+// Writes the gradient of the summed loss over `kept`, and the statistics of the batch, into `gradients`, and adds loss and
+// weight to `sums`. BatchNorm is synchronised over `collective`, of which all ranks make this call; null: each rank has
+// its own statistics. Errors are the collective's.
+absl::Status ComputeGradients(const Model& model, const ParameterSet& weights, const Batch& kept,
+                              Collective* collective, ParameterSet* gradients, StepSums* sums);
+
+// running <- (1 - momentum) running + momentum * that of the batch, for all statistics (PyTorch's momentum, 0.1).
+void UpdateStatistics(const ParameterSet& batch, ParameterSet* weights);
 
 // Mining is on in 1-based epoch `epoch`.
 bool IsMining(const TrainSpec& spec, int epoch);

@@ -6,18 +6,21 @@
 #include "absl/status/status.h"
 #include "absl/strings/str_cat.h"
 #include "worker/trainer/counter_rng.h"
+#include "worker/trainer/models/parameter_set.h"
 
 namespace ham::trainer {
 
 std::vector<int64_t> Predictions(const at::Tensor& logits) {
-  const int64_t rows = logits.size(0), classes = logits.size(1);
-  const float* scores = logits.const_data_ptr<float>();
-  std::vector<int64_t> out(rows);
-  for (int64_t row = 0; row < rows; ++row, scores += classes) {
-    const bool finite = std::all_of(scores, scores + classes, [](float score) { return std::isfinite(score); });
-    out[row] = finite ? std::max_element(scores, scores + classes) - scores : -1;
-  }
-  return out;
+  return VisitReal(logits.scalar_type(), [&]<typename T>(T) {
+    const int64_t rows = logits.size(0), classes = logits.size(1);
+    const T* scores = logits.const_data_ptr<T>();
+    std::vector<int64_t> out(rows);
+    for (int64_t row = 0; row < rows; ++row, scores += classes) {
+      const bool finite = std::all_of(scores, scores + classes, [](T score) { return std::isfinite(score); });
+      out[row] = finite ? std::max_element(scores, scores + classes) - scores : -1;
+    }
+    return out;
+  });
 }
 
 absl::StatusOr<Mined> FindHardExamples(const at::Tensor& logits, const at::Tensor& labels,

@@ -20,7 +20,7 @@ struct Mined {
 };
 
 // Label of the largest logit of each row, the lowest label on a tie; -1, which is no label, for a row with a logit that
-// is not finite: what a diverged network says is never right. logits: [N, K] float32.
+// is not finite: what a diverged network says is never right. logits: [N, K] float32 or float64.
 std::vector<int64_t> Predictions(const at::Tensor& logits);
 
 // Hard: the rows of `logits` [N, K] (model in evaluation mode, at x_M) whose prediction is not labels [N] int64.

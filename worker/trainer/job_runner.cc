@@ -118,7 +118,7 @@ absl::Status Train(const RankJob& job, const RunInputs& inputs, Collective& coll
     if (absl::Status status = RestoreFrom(job, trainer); !status.ok()) return status;
   }
   const ParameterSet& weights = trainer.weights();
-  const std::string_view bytes(reinterpret_cast<const char*>(weights.data()), weights.size() * sizeof(float));
+  const std::string_view bytes(static_cast<const char*>(weights.flat().const_data_ptr()), weights.flat().nbytes());
   if (absl::Status status = CheckAgreement({.build_id = BuildId(),
                                             .spec_digest = Sha256Hex(job.spec.dump()),
                                             .threads = job.threads,
@@ -275,8 +275,8 @@ absl::StatusOr<RunInputs> PrepareRun(const RankJob& job) {
   if (!train.ok()) return train.status();
   auto test = LoadDataSet(job.data_root, inputs.spec.data.name, Split::kTest);
   if (!test.ok()) return test.status();
-  auto model = MakeModel(inputs.spec.model, {train->channels, train->height, train->width},
-                         static_cast<int64_t>(train->class_names.size()));
+  auto model = MakeModel(inputs.spec.model, {.image = {train->channels, train->height, train->width},
+                                             .classes = static_cast<int64_t>(train->class_names.size())});
   if (!model.ok()) return model.status();
   inputs.train = *std::move(train);
   inputs.test = *std::move(test);

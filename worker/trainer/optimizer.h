@@ -18,7 +18,8 @@ namespace ham::trainer {
 // One thread at a time.
 class Optimizer {
  public:
-  Optimizer(const OptimizerOptions& options, const std::vector<ParameterSpec>& specs);
+  Optimizer(const OptimizerOptions& options, const std::vector<ParameterSpec>& specs,
+            at::ScalarType type = at::kFloat);
 
   void Update(const ParameterSet& gradients, double learning_rate, ParameterSet* weights);
 
@@ -28,13 +29,16 @@ class Optimizer {
   int64_t updates() const { return updates_; }
 
  private:
+  template <typename T>
+  void UpdateAs(const ParameterSet& gradients, double learning_rate, ParameterSet* weights);
+
   const OptimizerOptions options_;
   ParameterSet momentum_;
   ParameterSet variance_;  // adam's second moment; unused by sgd
   int64_t updates_ = 0;
 };
 
-// average <- decay * average + (1 - decay) * weights
+// average <- decay * average + (1 - decay) * weights, running statistics included
 void UpdateAverage(double decay, const ParameterSet& weights, ParameterSet* average);
 
 }  // namespace ham::trainer

@@ -11,11 +11,12 @@
 namespace ham::trainer {
 namespace {
 
+template <typename T>
 at::Tensor MarginGradient(const at::Tensor& logits, const at::Tensor& labels) {
   const int64_t rows = logits.size(0), classes = logits.size(1);
   at::Tensor out = at::zeros_like(logits);
-  const float* scores = logits.const_data_ptr<float>();
-  float* gradient = out.data_ptr<float>();
+  const T* scores = logits.const_data_ptr<T>();
+  T* gradient = out.data_ptr<T>();
   for (int64_t row = 0; row < rows; ++row, scores += classes, gradient += classes) {
     const int64_t label = labels.const_data_ptr<int64_t>()[row];
     int64_t other = label == 0 ? 1 : 0;
@@ -31,26 +32,31 @@ at::Tensor MarginGradient(const at::Tensor& logits, const at::Tensor& labels) {
 }  // namespace
 
 at::Tensor AttackLossGradient(AttackLoss loss, const at::Tensor& logits, const at::Tensor& labels) {
-  if (loss == AttackLoss::kMargin) return MarginGradient(logits, labels);
-  at::Tensor out = at::softmax(logits, 1);
-  const int64_t classes = logits.size(1);
-  for (int64_t row = 0; row < logits.size(0); ++row) {
-    out.data_ptr<float>()[row * classes + labels.const_data_ptr<int64_t>()[row]] -= 1;
-  }
-  return out;
+  return VisitReal(logits.scalar_type(), [&]<typename T>(T) {
+    if (loss == AttackLoss::kMargin) return MarginGradient<T>(logits, labels);
+    at::Tensor out = at::softmax(logits, 1);
+    const int64_t classes = logits.size(1);
+    for (int64_t row = 0; row < logits.size(0); ++row) {
+      out.data_ptr<T>()[row * classes + labels.const_data_ptr<int64_t>()[row]] -= 1;
+    }
+    return out;
+  });
 }
 
-void ProjectedStep(const float* clean, const float* gradient, int64_t count, float epsilon, float step_size, float* x) {
+template <typename T>
+void ProjectedStep(const T* clean, const T* gradient, int64_t count, T epsilon, T step_size, T* x) {
   for (int64_t i = 0; i < count; ++i) {
-    const float sign = static_cast<float>(gradient[i] > 0) - static_cast<float>(gradient[i] < 0);
-    const float low = clean[i] - epsilon, high = clean[i] + epsilon;
-    float moved = x[i] + step_size * sign;
+    const T sign = static_cast<T>(gradient[i] > 0) - static_cast<T>(gradient[i] < 0);
+    const T low = clean[i] - epsilon, high = clean[i] + epsilon;
+    T moved = x[i] + step_size * sign;
     moved = moved < low ? low : moved;
     moved = moved > high ? high : moved;
-    moved = moved < 0.0f ? 0.0f : moved;
-    x[i] = moved > 1.0f ? 1.0f : moved;
+    moved = moved < T{0} ? T{0} : moved;
+    x[i] = moved > T{1} ? T{1} : moved;
   }
 }
+template void ProjectedStep(const float*, const float*, int64_t, float, float, float*);
+template void ProjectedStep(const double*, const double*, int64_t, double, double, double*);
 
 at::Tensor Ascend(const Model& model, const ParameterSet& weights, const at::Tensor& clean, const at::Tensor& start,
                   const at::Tensor& labels, const Ascent& ascent, const std::function<void()>& tick) {
@@ -64,15 +70,17 @@ at::Tensor Ascend(const Model& model, const ParameterSet& weights, const at::Ten
   };
   for (int step = 0; step < ascent.steps; ++step) {
     const at::Tensor gradient = model.InputGradient(weights, x, loss);
-    ProjectedStep(padded_clean.const_data_ptr<float>(), gradient.const_data_ptr<float>(), x.numel(),
-                  static_cast<float>(ascent.epsilon), static_cast<float>(ascent.step_size), x.data_ptr<float>());
+    VisitReal(x.scalar_type(), [&]<typename T>(T) {
+      ProjectedStep(padded_clean.const_data_ptr<T>(), gradient.const_data_ptr<T>(), x.numel(),
+                    static_cast<T>(ascent.epsilon), static_cast<T>(ascent.step_size), x.data_ptr<T>());
+    });
     tick();
   }
   return x.narrow(0, 0, rows);
 }
 
 at::Tensor PaddedLogits(const Model& model, const ParameterSet& weights, const at::Tensor& x) {
-  if (x.size(0) == 0) return at::empty({0, model.classes()}, at::kFloat);
+  if (x.size(0) == 0) return at::empty({0, model.classes()}, weights.type());
   return model.Logits(weights, PadRows(x)).narrow(0, 0, x.size(0));
 }
 

@@ -20,7 +20,8 @@ namespace ham::trainer {
 at::Tensor AttackLossGradient(AttackLoss loss, const at::Tensor& logits, const at::Tensor& labels);
 
 // x <- clip01(clip(x + step_size * sign(gradient), clean - epsilon, clean + epsilon)), `count` numbers; sign(0) = 0.
-void ProjectedStep(const float* clean, const float* gradient, int64_t count, float epsilon, float step_size, float* x);
+template <typename T>  // float or double
+void ProjectedStep(const T* clean, const T* gradient, int64_t count, T epsilon, T step_size, T* x);
 
 struct Ascent {
   AttackLoss loss = AttackLoss::kCrossEntropy;

@@ -80,7 +80,11 @@ absl::StatusOr<StepReport> Trainer::Step(int epoch, const std::vector<uint32_t>&
 
   StepSums local{
       .rows = batch.rows(), .hard_rows = attacked->mined.hard_count, .kept_rows = attacked->mined.kept_count};
-  ComputeGradients(model_, weights_, attacked->kept, &reducer_.gradients(), &local);
+  if (absl::Status status =
+          ComputeGradients(model_, weights_, attacked->kept, &collective_, &reducer_.gradients(), &local);
+      !status.ok()) {
+    return status;
+  }
   Stopwatch reduce;
   auto global = reducer_.Reduce(local, collective_);
   if (!global.ok()) return global.status();
@@ -91,6 +95,7 @@ absl::StatusOr<StepReport> Trainer::Step(int epoch, const std::vector<uint32_t>&
   report.learning_rate = LearningRateAt(spec_.optimizer, position_.iteration, total_iterations_, epoch);
   if (!report.skipped) {
     optimizer_.Update(reducer_.gradients(), report.learning_rate, &weights_);
+    UpdateStatistics(reducer_.gradients(), &weights_);
     if (spec_.ema_decay > 0) UpdateAverage(spec_.ema_decay, weights_, &average_);
   }
   ++position_.iteration;
@@ -162,7 +167,7 @@ absl::Status Trainer::CheckConverges() const {
   if (epochs_done_ == spec_.epochs && non_finite_in_a_row_ > 0) {
     what = absl::StrFormat("the loss or a gradient is not finite since iteration %d",
                            position_.iteration - non_finite_in_a_row_ + 1);
-  } else if (!AllFinite(weights_.data(), weights_.size())) {
+  } else if (!AllFinite(weights_.flat())) {
     what = absl::StrFormat("weights are not finite after iteration %d", position_.iteration);
   } else {
     return absl::OkStatus();

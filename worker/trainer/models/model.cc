@@ -4,9 +4,9 @@
 
 namespace ham::trainer {
 
-at::Tensor NewImages(int64_t rows, const ImageShape& shape) {
+at::Tensor NewImages(int64_t rows, const ImageShape& shape, at::ScalarType type) {
   return at::empty_strided({rows, shape.channels, shape.height, shape.width},
-                           {shape.size(), 1, shape.width * shape.channels, shape.channels}, at::kFloat);
+                           {shape.size(), 1, shape.width * shape.channels, shape.channels}, type);
 }
 
 }  // namespace ham::trainer

@@ -1,19 +1,21 @@
 // What the attack, the evaluation and the training step need of a network.
 //
-// N: rows, C, H, W: channels, height, width, K: classes. Images are float32 in [0, 1], laid out as NewImages()
-// makes them; normalisation, if any, is inside the model. Every call works on kMinimumRows rows or more: then a
-// row's logits and input gradient do not depend, to the last bit, on the rows beside it (smaller batches take
-// other code paths); callers pad (batch.h). LibTorch's exceptions pass through.
+// N: rows, C, H, W: channels, height, width, K: classes. Images are in [0, 1], laid out as NewImages() makes them, of the
+// weights' type; normalisation, if any, is inside the model. Every call works on kMinimumRows rows or more: then, in
+// evaluation mode, a row's logits and input gradient do not depend, to the last bit, on the rows beside it (smaller
+// batches take other code paths); callers pad (batch.h). LibTorch's exceptions pass through.
 #pragma once
 
 #include <functional>
 #include <memory>
+#include <optional>
 #include <string>
 #include <vector>
 
 #include <ATen/core/Tensor.h>
 
 #include "absl/status/statusor.h"
+#include "worker/trainer/collective.h"
 #include "worker/trainer/models/parameter_set.h"
 
 namespace ham::trainer {
@@ -27,12 +29,22 @@ struct ImageShape {
   int64_t size() const { return channels * height * width; }
 };
 
-// [rows, C, H, W] float32, not initialised, in real channels_last strides {CHW, 1, WC, C}. With one channel
+// [rows, C, H, W], not initialised, in real channels_last strides {CHW, 1, WC, C}. With one channel
 // LibTorch's own conversion would leave NCHW strides, and convolutions then take the slow path.
-at::Tensor NewImages(int64_t rows, const ImageShape& shape);
+at::Tensor NewImages(int64_t rows, const ImageShape& shape, at::ScalarType type = at::kFloat);
 
-// Gradient of a SUM of losses over rows with respect to the logits: [N, K] -> [N, K] float32.
+// Gradient of a SUM of losses over rows with respect to the logits: [N, K] -> [N, K] of the same type.
 using LogitsGradient = std::function<at::Tensor(const at::Tensor& logits)>;
+
+// Training mode: BatchNorm normalises by the mean and the biased variance of the batch, not by running statistics. Where
+// the ranks are `collective`, all of them make the same passes and the batch is that of all (synchronised BatchNorm: two
+// small sums a layer, one forward and one backward); a rank without a row joins with padding alone.
+struct TrainingPass {
+  int64_t rows = 0;                    // true ones; the rest is padding, which no statistic sees
+  Collective* collective = nullptr;    // null: the statistics of this rank's rows ("local"), another algorithm
+  ParameterSet* statistics = nullptr;  // gets mean and unbiased variance of the batch in place of the running ones
+  absl::Status status{};               // of the collective; after an error the numbers mean nothing
+};
 
 // Immutable; safe from any thread as long as the weights are not written meanwhile.
 class Model {
@@ -42,18 +54,38 @@ class Model {
   virtual const ImageShape& image_shape() const = 0;
   virtual int64_t classes() const = 0;
 
-  // [N, C, H, W] -> [N, K]
+  // [N, C, H, W] -> [N, K]; evaluation mode.
   virtual at::Tensor Logits(const ParameterSet& weights, const at::Tensor& x) const = 0;
-  // Gradient with respect to x, in the layout of x. Computes no gradient of weights.
-  virtual at::Tensor InputGradient(const ParameterSet& weights, const at::Tensor& x,
-                                   const LogitsGradient& loss) const = 0;
-  // Writes the gradient with respect to the weights (summed over rows) into `gradients`; returns the logits.
+  // Gradient with respect to x, in the layout of x. Computes no gradient of weights. Evaluation mode if `training` is
+  // null; else the padding counts for nothing, and the gradient passes through the statistics of the batch.
+  virtual at::Tensor InputGradient(const ParameterSet& weights, const at::Tensor& x, const LogitsGradient& loss,
+                                   TrainingPass* training = nullptr) const = 0;
+  // Training mode. Writes the gradient with respect to the trained weights (summed over this rank's rows) into
+  // `gradients`; returns the logits.
   virtual at::Tensor WeightGradients(const ParameterSet& weights, const at::Tensor& x, const LogitsGradient& loss,
-                                     ParameterSet* gradients) const = 0;
+                                     TrainingPass* training, ParameterSet* gradients) const = 0;
 };
 
-// The model of that name for images of `shape`. InvalidArgument lists the known names, or says which images
-// the model takes.
-absl::StatusOr<std::unique_ptr<Model>> MakeModel(const std::string& name, const ImageShape& shape, int64_t classes);
+enum class Activation { kRelu, kSilu };
+
+// Per channel: the network sees (x - mean) / standard_deviation.
+struct Normalization {
+  std::vector<double> mean;
+  std::vector<double> standard_deviation;
+};
+
+// What every such model can be made with.
+struct ModelOptions {
+  ImageShape image;
+  int64_t classes = 10;
+  Activation activation = Activation::kRelu;
+  std::optional<Normalization> normalization = {};
+  // Of convolutions and linear layers in InputGradient and WeightGradients, over float32 weights: kFloat or kBFloat16.
+  // Over float64 weights, and in Logits(), all is of the weights' type.
+  at::ScalarType compute = at::kFloat;
+};
+
+// The model of that name. InvalidArgument lists the known names, or says which images or options the model takes.
+absl::StatusOr<std::unique_ptr<Model>> MakeModel(const std::string& name, const ModelOptions& options);
 
 }  // namespace ham::trainer

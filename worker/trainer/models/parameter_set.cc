@@ -1,8 +1,10 @@
 #include "worker/trainer/models/parameter_set.h"
 
+#include <cassert>
 #include <cmath>
 
 #include <ATen/ops/empty.h>
+#include <ATen/ops/fill.h>
 #include <ATen/ops/zeros.h>
 
 #include "absl/strings/str_cat.h"
@@ -33,14 +35,18 @@ at::Tensor ViewAt(const at::Tensor& flat, const std::vector<int64_t>& shape, int
 
 }  // namespace
 
+ParameterSpec::Initial PyTorchDefault(int64_t fan_in) {
+  return {ParameterSpec::Initial::kUniform, 1.0 / std::sqrt(static_cast<double>(fan_in))};
+}
+
 int64_t ParameterCount(const std::vector<ParameterSpec>& specs) {
   int64_t count = 0;
   for (const auto& spec : specs) count += Elements(spec.shape);
   return count;
 }
 
-ParameterSet::ParameterSet(const std::vector<ParameterSpec>& specs)
-    : ParameterSet(specs, at::zeros({ParameterCount(specs)}, at::kFloat)) {}
+ParameterSet::ParameterSet(const std::vector<ParameterSpec>& specs, at::ScalarType type)
+    : ParameterSet(specs, at::zeros({ParameterCount(specs)}, type)) {}
 
 ParameterSet::ParameterSet(const std::vector<ParameterSpec>& specs, const at::Tensor& flat)
     : specs_(specs), flat_(flat) {
@@ -48,20 +54,33 @@ ParameterSet::ParameterSet(const std::vector<ParameterSpec>& specs, const at::Te
   for (const auto& spec : specs_) {
     tensors_.push_back(ViewAt(flat_, spec.compute_shape, offset));
     offset += Elements(spec.shape);
+    if (spec.kind != ParameterKind::kStatistic) {
+      assert(offset == flat.storage_offset() + trained_size_ + Elements(spec.shape));  // no statistic before it
+      trained_size_ += Elements(spec.shape);
+    }
   }
 }
 
 void ParameterSet::Initialize(uint64_t seed) {
   for (size_t i = 0; i < specs_.size(); ++i) {
-    const float bound = static_cast<float>(1.0 / std::sqrt(static_cast<double>(specs_[i].fan_in)));
+    const auto bound = static_cast<float>(specs_[i].initial.value);
     at::Tensor values = at::empty(specs_[i].shape, at::kFloat);
-    FillUniform({.seed = seed, .purpose = RandomPurpose::kInitialWeights, .step = static_cast<uint32_t>(i)}, -bound,
-                bound, values.numel(), values.data_ptr<float>());
+    const RandomKey key{
+        .seed = seed, .purpose = RandomPurpose::kInitialWeights, .step = static_cast<uint32_t>(i)};
+    switch (specs_[i].initial.kind) {
+      case ParameterSpec::Initial::kUniform:
+        FillUniform(key, -bound, bound, values.numel(), values.data_ptr<float>());
+        break;
+      case ParameterSpec::Initial::kNormal:
+        FillNormal(key, bound, values.numel(), values.data_ptr<float>());
+        break;
+      case ParameterSpec::Initial::kConstant:
+        values.fill_(bound);
+        break;
+    }
     tensors_[i].copy_(values.view(specs_[i].compute_shape));
   }
 }
-
-float* ParameterSet::data() const { return flat_.data_ptr<float>(); }
 
 int64_t ParameterSet::size() const { return flat_.numel(); }
 
@@ -69,7 +88,7 @@ ParameterSet ParameterSet::Clone() const { return ParameterSet(specs_, flat_.clo
 
 void ParameterSet::Export(const std::string& prefix, TensorMap* out) const {
   for (size_t i = 0; i < specs_.size(); ++i) {
-    at::Tensor values = at::empty(specs_[i].compute_shape, at::kFloat);
+    at::Tensor values = at::empty(specs_[i].compute_shape, type());
     values.copy_(tensors_[i]);
     (*out)[prefix + specs_[i].name] = values.view(specs_[i].shape);
   }
@@ -81,7 +100,8 @@ absl::Status ParameterSet::Import(const std::string& prefix, const TensorMap& in
     const auto found = in.find(name);
     if (found == in.end()) return absl::InvalidArgumentError(absl::StrCat("the tensor ", name, " is missing"));
     const at::Tensor& values = found->second;
-    if (values.scalar_type() != at::kFloat || values.sizes() != at::IntArrayRef(specs_[i].shape)) {
+    const bool real = values.scalar_type() == at::kFloat || values.scalar_type() == at::kDouble;
+    if (!real || values.sizes() != at::IntArrayRef(specs_[i].shape)) {
       return absl::InvalidArgumentError(absl::StrCat("the tensor ", name, " has another shape or type than the model"));
     }
     tensors_[i].copy_(values.contiguous().view(specs_[i].compute_shape));

@@ -1,8 +1,9 @@
-// The numbers of a model in one flat buffer, with a named tensor for each parameter.
+// The numbers of a model in one flat buffer, with a named tensor for each.
 #pragma once
 
 #include <cstdint>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include <ATen/core/Tensor.h>
@@ -12,43 +13,71 @@
 
 namespace ham::trainer {
 
+// Calls `work` with a float or a double, whichever numbers of type `type` (kFloat or kDouble) are.
+template <typename Work>
+decltype(auto) VisitReal(at::ScalarType type, Work&& work) {
+  return type == at::kDouble ? std::forward<Work>(work)(double{}) : std::forward<Work>(work)(float{});
+}
+
+enum class ParameterKind {
+  kWeight,     // of a convolution or a linear layer
+  kBias,       // of these
+  kNorm,       // scale or shift of a BatchNorm
+  kStatistic,  // not trained by gradients: running statistics, the class bias
+};
+
 // A parameter as the reference model in PyTorch has it.
 struct ParameterSpec {
+  // Values before training.
+  struct Initial {
+    enum Kind { kUniform, kNormal, kConstant } kind = kConstant;
+    double value = 0;  // uniform: in +-value; normal: standard deviation; constant: itself
+  };
   std::string name;            // "conv1.weight"
   std::vector<int64_t> shape;  // as in the reference
-  int64_t fan_in = 1;          // inputs of one output unit; sets the range of the initial values
   // Shape of the tensor the model computes with, of as many elements; a 4-D one lies channels_last in the
   // buffer. Equals `shape` but for a fully connected layer behind an image, which is [out, C, H, W].
   std::vector<int64_t> compute_shape;
+  ParameterKind kind = ParameterKind::kWeight;
+  Initial initial;
 };
 
-// Copies share the buffer, as tensors do; Clone() does not. No thread rule of its own.
+// Kaiming uniform with a = sqrt(5): uniform in +-1 / sqrt(fan_in), weights and biases alike.
+ParameterSpec::Initial PyTorchDefault(int64_t fan_in);
+
+// Numbers are float32, or float64 where asked for. Those of kStatistic come last, so that the trained ones are a prefix of
+// the buffer. Copies share the buffer, as tensors do; Clone() does not. No thread rule of its own.
 class ParameterSet {
  public:
   // Zeros.
-  explicit ParameterSet(const std::vector<ParameterSpec>& specs);
-  // On `flat`, float32 of ParameterCount(specs) elements, contiguous.
+  explicit ParameterSet(const std::vector<ParameterSpec>& specs, at::ScalarType type = at::kFloat);
+  // On `flat`, of ParameterCount(specs) elements, contiguous.
   ParameterSet(const std::vector<ParameterSpec>& specs, const at::Tensor& flat);
 
-  // Kaiming uniform with a = sqrt(5), PyTorch's default: uniform in +-1 / sqrt(fan_in), weights and biases alike.
+  // A function of (seed, position in the list); in float64 the float32 numbers.
   void Initialize(uint64_t seed);
 
+  at::ScalarType type() const { return flat_.scalar_type(); }
   const at::Tensor& flat() const { return flat_; }
-  float* data() const;
   int64_t size() const;
+  // Elements that gradients train.
+  int64_t trained_size() const { return trained_size_; }
+  const std::vector<ParameterSpec>& specs() const { return specs_; }
   // Parameter i in its compute_shape.
   const at::Tensor& operator[](size_t i) const { return tensors_[i]; }
 
   ParameterSet Clone() const;
 
-  // Copies in reference names and shapes, `prefix` before each name.
+  // Copies in reference names and shapes, `prefix` before each name; float32 and float64 as they are.
   void Export(const std::string& prefix, TensorMap* out) const;
-  // The other way round. InvalidArgument names a tensor that is missing or of another shape or dtype.
+  // The other way round, from float32 or float64. InvalidArgument names a tensor that is missing or of another shape or
+  // dtype.
   absl::Status Import(const std::string& prefix, const TensorMap& in);
 
  private:
   std::vector<ParameterSpec> specs_;
   at::Tensor flat_;
+  int64_t trained_size_ = 0;
   std::vector<at::Tensor> tensors_;
 };
 

@@ -5,6 +5,8 @@
 
 #include <ATen/ops/empty_strided.h>
 
+#include "worker/trainer/models/parameter_set.h"
+
 namespace ham::trainer {
 namespace {
 
@@ -18,23 +20,22 @@ bool IsChannelsLast(const at::Tensor& x) {
          x.stride(3) == c;
 }
 
-}  // namespace
-
-ReluPooled ReluPool(const at::Tensor& x) {
+template <typename T>
+ReluPooled Forward(const at::Tensor& x) {
   assert(IsChannelsLast(x));
   const int64_t n = x.size(0), c = x.size(1), h = x.size(2) / 2, w = x.size(3) / 2;
-  ReluPooled out{NewChannelsLast(n, c, h, w, at::kFloat), NewChannelsLast(n, c, h, w, at::kByte)};
-  const float* in = x.data_ptr<float>();
-  float* values = out.values.data_ptr<float>();
+  ReluPooled out{NewChannelsLast(n, c, h, w, x.scalar_type()), NewChannelsLast(n, c, h, w, at::kByte)};
+  const T* in = x.data_ptr<T>();
+  T* values = out.values.data_ptr<T>();
   uint8_t* source = out.source.data_ptr<uint8_t>();
   const int64_t row = 2 * w * c;  // elements of an input row
   for (int64_t line = 0; line < n * h; ++line) {
     for (int64_t column = 0; column < w; ++column) {
-      const float* __restrict a = in + 2 * line * row + 2 * column * c;
-      float* __restrict v = values + (line * w + column) * c;
+      const T* __restrict a = in + 2 * line * row + 2 * column * c;
+      T* __restrict v = values + (line * w + column) * c;
       uint8_t* __restrict s = source + (line * w + column) * c;
       for (int64_t i = 0; i < c; ++i) {
-        float best = a[i];
+        T best = a[i];
         int32_t index = 0;
         index = a[c + i] > best ? 1 : index;
         best = a[c + i] > best ? a[c + i] : best;
@@ -43,7 +44,7 @@ ReluPooled ReluPool(const at::Tensor& x) {
         index = a[row + c + i] > best ? 3 : index;
         best = a[row + c + i] > best ? a[row + c + i] : best;
         const bool cut = best <= 0;  // false for NaN, which must stay visible
-        v[i] = cut ? 0.0f : best;
+        v[i] = cut ? T{0} : best;
         s[i] = static_cast<uint8_t>(cut ? 4 : index);
       }
     }
@@ -51,28 +52,39 @@ ReluPooled ReluPool(const at::Tensor& x) {
   return out;
 }
 
-at::Tensor ReluPoolBackward(const ReluPooled& pooled, const at::Tensor& gradient) {
+template <typename T>
+at::Tensor Backward(const ReluPooled& pooled, const at::Tensor& gradient) {
   assert(IsChannelsLast(gradient));
   const int64_t n = gradient.size(0), c = gradient.size(1), h = gradient.size(2), w = gradient.size(3);
-  at::Tensor out = NewChannelsLast(n, c, 2 * h, 2 * w, at::kFloat);
-  const float* in = gradient.data_ptr<float>();
+  at::Tensor out = NewChannelsLast(n, c, 2 * h, 2 * w, gradient.scalar_type());
+  const T* in = gradient.data_ptr<T>();
   const uint8_t* source = pooled.source.data_ptr<uint8_t>();
-  float* result = out.data_ptr<float>();
+  T* result = out.data_ptr<T>();
   const int64_t row = 2 * w * c;
   for (int64_t line = 0; line < n * h; ++line) {
     for (int64_t column = 0; column < w; ++column) {
-      const float* __restrict g = in + (line * w + column) * c;
+      const T* __restrict g = in + (line * w + column) * c;
       const uint8_t* __restrict s = source + (line * w + column) * c;
-      float* __restrict r = result + 2 * line * row + 2 * column * c;
+      T* __restrict r = result + 2 * line * row + 2 * column * c;
       for (int64_t i = 0; i < c; ++i) {
-        r[i] = s[i] == 0 ? g[i] : 0.0f;
-        r[c + i] = s[i] == 1 ? g[i] : 0.0f;
-        r[row + i] = s[i] == 2 ? g[i] : 0.0f;
-        r[row + c + i] = s[i] == 3 ? g[i] : 0.0f;
+        r[i] = s[i] == 0 ? g[i] : T{0};
+        r[c + i] = s[i] == 1 ? g[i] : T{0};
+        r[row + i] = s[i] == 2 ? g[i] : T{0};
+        r[row + c + i] = s[i] == 3 ? g[i] : T{0};
       }
     }
   }
   return out;
+}
+
+}  // namespace
+
+ReluPooled ReluPool(const at::Tensor& x) {
+  return VisitReal(x.scalar_type(), [&]<typename T>(T) { return Forward<T>(x); });
+}
+
+at::Tensor ReluPoolBackward(const ReluPooled& pooled, const at::Tensor& gradient) {
+  return VisitReal(gradient.scalar_type(), [&]<typename T>(T) { return Backward<T>(pooled, gradient); });
 }
 
 }  // namespace ham::trainer

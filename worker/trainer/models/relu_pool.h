@@ -9,11 +9,11 @@
 namespace ham::trainer {
 
 struct ReluPooled {
-  at::Tensor values;  // [N, C, H/2, W/2] float32, real channels_last strides
+  at::Tensor values;  // [N, C, H/2, W/2] of the type of x, real channels_last strides
   at::Tensor source;  // the same shape and layout, uint8: 0 to 3, which pixel of the window; 4 if none (ReLU cut it)
 };
 
-// x: [N, C, H, W] float32 with strides {CHW, 1, WC, C}; H and W even.
+// x: [N, C, H, W] float32 or float64 with strides {CHW, 1, WC, C}; H and W even.
 ReluPooled ReluPool(const at::Tensor& x);
 
 // gradient: with respect to pooled.values, in its shape and layout -> with respect to x.

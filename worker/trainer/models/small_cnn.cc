@@ -51,8 +51,9 @@ class SmallCnn : public Model {
     const auto add = [this](const std::string& layer, std::vector<int64_t> weight, int64_t fan_in,
                             std::vector<int64_t> compute) {
       const int64_t out = weight[0];
-      parameters_.push_back({layer + ".weight", std::move(weight), fan_in, std::move(compute)});
-      parameters_.push_back({layer + ".bias", {out}, fan_in, {out}});
+      const ParameterSpec::Initial initial = PyTorchDefault(fan_in);
+      parameters_.push_back({layer + ".weight", std::move(weight), std::move(compute), ParameterKind::kWeight, initial});
+      parameters_.push_back({layer + ".bias", {out}, {out}, ParameterKind::kBias, initial});
     };
     const int64_t c = shape.image.channels, h = shape.image.height / 4, w = shape.image.width / 4;
     add("conv1", {shape.conv1, c, 3, 3}, 9 * c, {shape.conv1, c, 3, 3});
@@ -71,7 +72,7 @@ class SmallCnn : public Model {
   }
 
   at::Tensor InputGradient(const ParameterSet& weights, const at::Tensor& x,
-                           const LogitsGradient& loss) const override {
+                           const LogitsGradient& loss, TrainingPass* = nullptr) const override {
     const Activations saved = Forward(weights, x);
     const at::Tensor d_pooled2 = BackwardToBlock2(weights, saved, loss(saved.logits)).second;
     const at::Tensor d_conv2 = ReluPoolBackward(saved.block2, d_pooled2);
@@ -82,7 +83,7 @@ class SmallCnn : public Model {
   }
 
   at::Tensor WeightGradients(const ParameterSet& weights, const at::Tensor& x, const LogitsGradient& loss,
-                             ParameterSet* gradients) const override {
+                             TrainingPass*, ParameterSet* gradients) const override {
     const Activations saved = Forward(weights, x);
     const at::Tensor d_logits = loss(saved.logits);
     const auto [d_hidden, d_pooled2] = BackwardToBlock2(weights, saved, d_logits);

@@ -1,0 +1,46 @@
+// A Model written as one forward function; autograd takes the gradients.
+#pragma once
+
+#include <vector>
+
+#include "worker/trainer/models/layers.h"
+#include "worker/trainer/models/model.h"
+
+namespace ham::trainer {
+
+class AutogradModel : public Model {
+ public:
+  const std::vector<ParameterSpec>& parameters() const final { return parameters_; }
+  const ImageShape& image_shape() const final { return options_.image; }
+  int64_t classes() const final { return options_.classes; }
+  at::Tensor Logits(const ParameterSet& weights, const at::Tensor& x) const final;
+  at::Tensor InputGradient(const ParameterSet& weights, const at::Tensor& x, const LogitsGradient& loss,
+                           TrainingPass* training) const final;
+  at::Tensor WeightGradients(const ParameterSet& weights, const at::Tensor& x, const LogitsGradient& loss,
+                             TrainingPass* training, ParameterSet* gradients) const final;
+
+ protected:
+  explicit AutogradModel(const ModelOptions& options) : options_(options) {}
+  // Called once, at the end of the constructor of the model.
+  void SetLayers(const LayerList& layers) {
+    parameters_ = layers.Specs();
+    trained_ = layers.trained();
+  }
+
+  // x: normalised images -> logits.
+  virtual at::Tensor Forward(const ForwardPass& pass, at::Tensor x) const = 0;
+
+ private:
+  at::Tensor Run(const std::vector<at::Tensor>& values, const at::Tensor& x, TrainingPass* training,
+                 at::ScalarType compute) const;
+
+  at::ScalarType ComputeType(const ParameterSet& weights) const {
+    return weights.type() == at::kDouble ? at::kDouble : options_.compute;
+  }
+
+  const ModelOptions options_;
+  std::vector<ParameterSpec> parameters_;
+  size_t trained_ = 0;
+};
+
+}  // namespace ham::trainer

@@ -1,0 +1,94 @@
+#include "worker/trainer/models/layers.h"
+
+#include <cmath>
+#include <utility>
+
+#include <ATen/ops/adaptive_avg_pool2d.h>
+#include <ATen/ops/batch_norm.h>
+#include <ATen/ops/convolution.h>
+#include <ATen/ops/linear.h>
+#include <ATen/ops/mean.h>
+#include <ATen/ops/relu.h>
+#include <ATen/ops/silu.h>
+
+#include "worker/trainer/models/batch_norm.h"
+
+namespace ham::trainer {
+
+ConvolutionLayer LayerList::Convolution(const std::string& name, int64_t in, int64_t out, int64_t kernel,
+                                        int64_t stride, int64_t padding, bool bias) {
+  const int64_t fan_in = in * kernel * kernel, fan_out = out * kernel * kernel;
+  const ParameterSpec::Initial initial =
+      initialization_ == Initialization::kPyTorch
+          ? PyTorchDefault(fan_in)
+          : ParameterSpec::Initial{ParameterSpec::Initial::kNormal, std::sqrt(2.0 / static_cast<double>(fan_out))};
+  ConvolutionLayer layer{.stride = stride, .padding = padding};
+  layer.weight = static_cast<int64_t>(trained_.size());
+  const std::vector<int64_t> shape = {out, in, kernel, kernel};
+  trained_.push_back({name + ".weight", shape, shape, ParameterKind::kWeight, initial});
+  if (bias) {
+    layer.bias = static_cast<int64_t>(trained_.size());
+    trained_.push_back({name + ".bias", {out}, {out}, ParameterKind::kBias, PyTorchDefault(fan_in)});
+  }
+  return layer;
+}
+
+BatchNormLayer LayerList::BatchNorm(const std::string& name, int64_t channels) {
+  const auto add = [&](std::vector<ParameterSpec>* list, const char* what, ParameterKind kind, double value) {
+    list->push_back(
+        {name + what, {channels}, {channels}, kind, {ParameterSpec::Initial::kConstant, value}});
+    return static_cast<int64_t>(list->size()) - 1;
+  };
+  BatchNormLayer layer;
+  layer.scale = add(&trained_, ".weight", ParameterKind::kNorm, 1);
+  layer.shift = add(&trained_, ".bias", ParameterKind::kNorm, 0);
+  layer.mean = add(&statistics_, ".running_mean", ParameterKind::kStatistic, 0);
+  layer.variance = add(&statistics_, ".running_var", ParameterKind::kStatistic, 1);
+  return layer;
+}
+
+LinearLayer LayerList::Linear(const std::string& name, int64_t in, int64_t out) {
+  const auto place = static_cast<int64_t>(trained_.size());
+  trained_.push_back({name + ".weight", {out, in}, {out, in}, ParameterKind::kWeight, PyTorchDefault(in)});
+  const ParameterSpec::Initial bias =
+      initialization_ == Initialization::kPyTorch ? PyTorchDefault(in) : ParameterSpec::Initial{};
+  trained_.push_back({name + ".bias", {out}, {out}, ParameterKind::kBias, bias});
+  return {place, place + 1};
+}
+
+std::vector<ParameterSpec> LayerList::Specs() const {
+  std::vector<ParameterSpec> out = trained_;
+  out.insert(out.end(), statistics_.begin(), statistics_.end());
+  return out;
+}
+
+at::Tensor ForwardPass::Convolve(const at::Tensor& x, const ConvolutionLayer& layer) const {
+  const at::Tensor bias = layer.bias == kNone ? at::Tensor() : Weight(layer.bias);
+  return at::convolution(x.to(compute_), Weight(layer.weight), bias, {layer.stride, layer.stride},
+                         {layer.padding, layer.padding}, {1, 1}, false, {0, 0}, 1);
+}
+
+at::Tensor ForwardPass::Normalize(const at::Tensor& x, const BatchNormLayer& layer) const {
+  const at::Tensor& scale = Value(layer.scale);
+  const at::Tensor& shift = Value(layer.shift);
+  const auto statistic = [&](int64_t place) { return trained_ + place; };
+  const at::Tensor input = x.to(scale.scalar_type());
+  if (training_ == nullptr) {
+    return at::batch_norm(input, scale, shift, Value(statistic(layer.mean)), Value(statistic(layer.variance)),
+                          /*training=*/false, kBatchNormMomentum, kBatchNormEpsilon, /*cudnn_enabled=*/false);
+  }
+  return BatchNormOfBatch(input, scale, shift, training_, (*training_->statistics)[statistic(layer.mean)],
+                          (*training_->statistics)[statistic(layer.variance)]);
+}
+
+at::Tensor ForwardPass::Linear(const at::Tensor& x, const LinearLayer& layer) const {
+  return at::linear(x.to(compute_), Weight(layer.weight), Weight(layer.bias));
+}
+
+at::Tensor ForwardPass::Activate(const at::Tensor& x) const {
+  return activation_ == Activation::kSilu ? at::silu(x) : at::relu(x);
+}
+
+at::Tensor ForwardPass::PoolAll(const at::Tensor& x) const { return at::mean(x, {2, 3}); }
+
+}  // namespace ham::trainer

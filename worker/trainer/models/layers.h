@@ -1,0 +1,90 @@
+// Layers of networks whose gradients autograd takes: their numbers in a ParameterSet, and one pass over them.
+//
+// A model lists its layers once, with a LayerList, and walks through them in Forward() of autograd_model.h.
+#pragma once
+
+#include <cstdint>
+#include <string>
+#include <vector>
+
+#include <ATen/core/Tensor.h>
+
+#include "worker/trainer/models/model.h"
+#include "worker/trainer/models/parameter_set.h"
+
+namespace ham::trainer {
+
+// Square kernels. `bias` is kNone where there is none. The numbers are places in the list of parameters.
+inline constexpr int64_t kNone = -1;
+struct ConvolutionLayer {
+  int64_t weight = kNone;
+  int64_t bias = kNone;
+  int64_t stride = 1;
+  int64_t padding = 0;
+};
+struct LinearLayer {
+  int64_t weight = kNone;
+  int64_t bias = kNone;
+};
+// BatchNorm2d; its statistics are counted from the first of the list of statistics.
+struct BatchNormLayer {
+  int64_t scale = kNone;
+  int64_t shift = kNone;
+  int64_t mean = kNone;
+  int64_t variance = kNone;
+};
+
+// How weights start.
+enum class Initialization {
+  kPyTorch,      // uniform in +-1 / sqrt(fan in), biases too
+  kKaimingOut,   // convolutions normal with variance 2 / fan out, linear biases 0: WideResNet's
+};
+
+// Names are those of the reference model's state dict, without ".weight" and so on.
+class LayerList {
+ public:
+  explicit LayerList(Initialization initialization = Initialization::kPyTorch) : initialization_(initialization) {}
+
+  ConvolutionLayer Convolution(const std::string& name, int64_t in, int64_t out, int64_t kernel, int64_t stride,
+                               int64_t padding, bool bias = false);
+  BatchNormLayer BatchNorm(const std::string& name, int64_t channels);
+  LinearLayer Linear(const std::string& name, int64_t in, int64_t out);
+
+  // All of them; the statistics last.
+  std::vector<ParameterSpec> Specs() const;
+  size_t trained() const { return trained_.size(); }
+
+ private:
+  const Initialization initialization_;
+  std::vector<ParameterSpec> trained_;
+  std::vector<ParameterSpec> statistics_;
+};
+
+// One pass of a batch through the layers, in evaluation mode or, with a TrainingPass, in training mode. Convolutions and
+// linear layers are computed in `compute`; all else in the weights' own type.
+class ForwardPass {
+ public:
+  // `values`: the parameters in order, perhaps as leaves of autograd. All references outlive it.
+  ForwardPass(const std::vector<at::Tensor>& values, size_t trained, TrainingPass* training, Activation activation,
+              at::ScalarType compute)
+      : values_(values), trained_(trained), training_(training), activation_(activation), compute_(compute) {}
+
+  at::Tensor Convolve(const at::Tensor& x, const ConvolutionLayer& layer) const;
+  at::Tensor Normalize(const at::Tensor& x, const BatchNormLayer& layer) const;
+  at::Tensor Linear(const at::Tensor& x, const LinearLayer& layer) const;
+  at::Tensor Activate(const at::Tensor& x) const;
+  // [N, C, H, W] -> [N, C]: mean over each image.
+  at::Tensor PoolAll(const at::Tensor& x) const;
+
+ private:
+  const at::Tensor& Value(int64_t place) const { return values_[place]; }
+  at::Tensor Weight(int64_t place) const { return values_[place].to(compute_); }
+
+  const std::vector<at::Tensor>& values_;
+  const size_t trained_;
+  TrainingPass* const training_;
+  const Activation activation_;
+  const at::ScalarType compute_;
+};
+
+}  // namespace ham::trainer
