@@ -25,8 +25,8 @@ using ::testing::HasSubstr;
 
 // By weights that are finite themselves: of every row that is not of class 0.
 void MakeLossInfinite(Checkpoint* checkpoint) {
-  checkpoint->model["fc2.bias"].fill_(-3e38F);
-  checkpoint->model["fc2.bias"].mutable_data_ptr<float>()[0] = 3e38F;
+  checkpoint->state["output_bias"].fill_(-3e38F);
+  checkpoint->state["output_bias"].mutable_data_ptr<float>()[0] = 3e38F;
 }
 
 class RecordingObserver : public RunObserver {
@@ -281,7 +281,7 @@ TEST_F(TrainerTest, WeightsThatAreNotFiniteAreNotSaved) {
   observer.stop_after = 1;
   EXPECT_FALSE(Make(*local, observer).Run().ok());
   Checkpoint poisoned = observer.checkpoints.back();
-  poisoned.model["fc2.bias"].fill_(std::numeric_limits<float>::quiet_NaN());
+  poisoned.state["output_bias"].fill_(std::numeric_limits<float>::quiet_NaN());
   observer.stop_after = -1;
   Trainer trainer = Make(*local, observer);
   ASSERT_TRUE(trainer.Restore(poisoned).ok());

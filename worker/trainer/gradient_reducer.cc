@@ -39,13 +39,14 @@ absl::StatusOr<StepSums> GradientReducer::Reduce(const StepSums& local, Collecti
 template <typename T>
 absl::StatusOr<StepSums> GradientReducer::ReduceAs(const StepSums& local, Collective& collective) {
   const int64_t trained = gradients_.trained_size(), size = gradients_.size();
+  const int64_t behind = trained + gradients_.statistics_size();
   T* gradient = bucket_.data_ptr<T>();
   T* sums = gradient + size;
   const bool finite = local.finite && std::isfinite(local.loss) && AllFinite(gradients_.flat());
   const auto scale = [&](int64_t begin, int64_t end, T factor) {
     for (int64_t i = begin; i < end; ++i) gradient[i] *= factor;
   };
-  scale(trained, size, static_cast<T>(local.kept_rows));
+  scale(trained, behind, static_cast<T>(local.kept_rows));
   sums[kLoss] = static_cast<T>(local.loss);
   sums[kWeight] = static_cast<T>(local.weight);
   sums[kRows] = static_cast<T>(local.rows);
@@ -60,7 +61,7 @@ absl::StatusOr<StepSums> GradientReducer::ReduceAs(const StepSums& local, Collec
   global.hard_rows = std::lround(sums[kHardRows]);
   global.kept_rows = std::lround(sums[kKeptRows]);
   if (global.weight > 0) scale(0, trained, T{1} / sums[kWeight]);
-  if (global.kept_rows > 0) scale(trained, size, T{1} / sums[kKeptRows]);
+  if (global.kept_rows > 0) scale(trained, behind, T{1} / sums[kKeptRows]);
   global.finite = sums[kNonFiniteRanks] == 0 && std::isfinite(sums[kLoss]) && AllFinite(gradients_.flat());
   return global;
 }

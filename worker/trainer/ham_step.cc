@@ -59,7 +59,7 @@ absl::Status ComputeGradients(const Model& model, const ParameterSet& weights, c
                               Collective* collective, ParameterSet* gradients, StepSums* sums) {
   gradients->flat().zero_();
   const bool synchronized = collective != nullptr && collective->world_size() > 1 &&
-                            weights.trained_size() < weights.size();
+                            weights.statistics_size() > 0;
   if (kept.rows() == 0 && !synchronized) return absl::OkStatus();
   // A rank without a row still takes part in the sums of the others, with an image of zeros that counts for nothing.
   const Batch padded = kept.rows() > 0 ? Batch{PadRows(kept.x), PadRows(kept.labels), {}} : Filler(model, weights.type());
@@ -75,7 +75,7 @@ absl::Status ComputeGradients(const Model& model, const ParameterSet& weights, c
 }
 
 void UpdateStatistics(const ParameterSet& batch, ParameterSet* weights) {
-  const int64_t begin = weights->trained_size(), count = weights->size() - begin;
+  const int64_t begin = weights->trained_size(), count = weights->statistics_size();
   if (count == 0) return;
   weights->flat().narrow(0, begin, count).lerp_(batch.flat().narrow(0, begin, count), kBatchNormMomentum);
 }

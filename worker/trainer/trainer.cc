@@ -7,6 +7,7 @@
 #include "absl/strings/str_format.h"
 #include "absl/time/clock.h"
 #include "absl/time/time.h"
+#include "worker/trainer/class_bias.h"
 #include "worker/trainer/counter_rng.h"
 #include "worker/trainer/ham_step.h"
 #include "worker/trainer/schedule.h"
@@ -220,6 +221,7 @@ Checkpoint Trainer::MakeCheckpoint() const {
   out.info.world_size = collective_.world_size();
   out.info.threads_per_rank = spec_.threads_per_rank;
   weights_.Export("", &out.model);
+  FoldClassBias(OutputBias(model_), &out.model, &out.state);
   optimizer_.Export(&out.state);
   if (spec_.ema_decay > 0) average_.Export("average.", &out.state);
   out.scalars = {{"updates", optimizer_.updates()},
@@ -241,7 +243,9 @@ absl::Status Trainer::Restore(const Checkpoint& checkpoint) {
         "with",
         info.epoch, info.iteration));
   }
-  if (absl::Status status = weights_.Import("", checkpoint.model); !status.ok()) return status;
+  TensorMap model = checkpoint.model;
+  UnfoldClassBias(OutputBias(model_), checkpoint.state, &model);
+  if (absl::Status status = weights_.Import("", model); !status.ok()) return status;
   if (spec_.ema_decay > 0) {
     if (absl::Status status = average_.Import("average.", checkpoint.state); !status.ok()) return status;
   }

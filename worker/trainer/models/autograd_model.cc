@@ -30,12 +30,12 @@ at::Tensor AutogradModel::Run(const std::vector<at::Tensor>& values, const at::T
   return Forward(pass, input).to(x.scalar_type());
 }
 
-at::Tensor AutogradModel::Logits(const ParameterSet& weights, const at::Tensor& x) const {
+at::Tensor AutogradModel::DoLogits(const ParameterSet& weights, const at::Tensor& x) const {
   const at::NoGradGuard no_gradients;
   return Run(ValuesOf(weights), x, nullptr, weights.type());
 }
 
-at::Tensor AutogradModel::InputGradient(const ParameterSet& weights, const at::Tensor& x, const LogitsGradient& loss,
+at::Tensor AutogradModel::DoInputGradient(const ParameterSet& weights, const at::Tensor& x, const LogitsGradient& loss,
                                         TrainingPass* training) const {
   const at::Tensor leaf = x.detach().set_requires_grad(true);
   const at::Tensor logits = Run(ValuesOf(weights), leaf, training, ComputeType(weights));
@@ -46,8 +46,8 @@ at::Tensor AutogradModel::InputGradient(const ParameterSet& weights, const at::T
   return out;
 }
 
-at::Tensor AutogradModel::WeightGradients(const ParameterSet& weights, const at::Tensor& x, const LogitsGradient& loss,
-                                          TrainingPass* training, ParameterSet* gradients) const {
+void AutogradModel::DoWeightGradients(const ParameterSet& weights, const at::Tensor& x, const LogitsGradient& loss,
+                                      TrainingPass* training, ParameterSet* gradients) const {
   std::vector<at::Tensor> values = ValuesOf(weights);
   std::vector<at::Tensor> leaves;
   for (size_t i = 0; i < trained_; ++i) leaves.push_back(values[i] = values[i].detach().set_requires_grad(true));
@@ -62,7 +62,6 @@ at::Tensor AutogradModel::WeightGradients(const ParameterSet& weights, const at:
       (*gradients)[i].zero_();
     }
   }
-  return logits.detach();
 }
 
 }  // namespace ham::trainer

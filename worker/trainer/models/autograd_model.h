@@ -13,17 +13,12 @@ class AutogradModel : public Model {
   const std::vector<ParameterSpec>& parameters() const final { return parameters_; }
   const ImageShape& image_shape() const final { return options_.image; }
   int64_t classes() const final { return options_.classes; }
-  at::Tensor Logits(const ParameterSet& weights, const at::Tensor& x) const final;
-  at::Tensor InputGradient(const ParameterSet& weights, const at::Tensor& x, const LogitsGradient& loss,
-                           TrainingPass* training) const final;
-  at::Tensor WeightGradients(const ParameterSet& weights, const at::Tensor& x, const LogitsGradient& loss,
-                             TrainingPass* training, ParameterSet* gradients) const final;
 
  protected:
   explicit AutogradModel(const ModelOptions& options) : options_(options) {}
   // Called once, at the end of the constructor of the model.
   void SetLayers(const LayerList& layers) {
-    parameters_ = layers.Specs();
+    parameters_ = layers.Specs(options_.classes);
     trained_ = layers.trained();
   }
 
@@ -31,6 +26,11 @@ class AutogradModel : public Model {
   virtual at::Tensor Forward(const ForwardPass& pass, at::Tensor x) const = 0;
 
  private:
+  at::Tensor DoLogits(const ParameterSet& weights, const at::Tensor& x) const final;
+  at::Tensor DoInputGradient(const ParameterSet& weights, const at::Tensor& x, const LogitsGradient& loss,
+                             TrainingPass* training) const final;
+  void DoWeightGradients(const ParameterSet& weights, const at::Tensor& x, const LogitsGradient& loss,
+                         TrainingPass* training, ParameterSet* gradients) const final;
   at::Tensor Run(const std::vector<at::Tensor>& values, const at::Tensor& x, TrainingPass* training,
                  at::ScalarType compute) const;
 

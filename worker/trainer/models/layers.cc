@@ -56,9 +56,10 @@ LinearLayer LayerList::Linear(const std::string& name, int64_t in, int64_t out) 
   return {place, place + 1};
 }
 
-std::vector<ParameterSpec> LayerList::Specs() const {
+std::vector<ParameterSpec> LayerList::Specs(int64_t classes) const {
   std::vector<ParameterSpec> out = trained_;
   out.insert(out.end(), statistics_.begin(), statistics_.end());
+  out.push_back(ClassBiasSpec(classes));
   return out;
 }
 

@@ -50,8 +50,8 @@ class LayerList {
   BatchNormLayer BatchNorm(const std::string& name, int64_t channels);
   LinearLayer Linear(const std::string& name, int64_t in, int64_t out);
 
-  // All of them; the statistics last.
-  std::vector<ParameterSpec> Specs() const;
+  // All of them, then the statistics, then the class bias. The layer added last is the output's, to `classes`.
+  std::vector<ParameterSpec> Specs(int64_t classes) const;
   size_t trained() const { return trained_.size(); }
 
  private:

@@ -47,6 +47,9 @@ struct TrainingPass {
 };
 
 // Immutable; safe from any thread as long as the weights are not written meanwhile.
+//
+// The last trained parameter is the bias of the output layer, [K]. The last parameter of all is the class bias (kClassBias),
+// [K]: it is added to what the network says, by no gradient trained, and folded into the former in exported files.
 class Model {
  public:
   virtual ~Model() = default;
@@ -55,15 +58,23 @@ class Model {
   virtual int64_t classes() const = 0;
 
   // [N, C, H, W] -> [N, K]; evaluation mode.
-  virtual at::Tensor Logits(const ParameterSet& weights, const at::Tensor& x) const = 0;
+  at::Tensor Logits(const ParameterSet& weights, const at::Tensor& x) const;
   // Gradient with respect to x, in the layout of x. Computes no gradient of weights. Evaluation mode if `training` is
   // null; else the padding counts for nothing, and the gradient passes through the statistics of the batch.
-  virtual at::Tensor InputGradient(const ParameterSet& weights, const at::Tensor& x, const LogitsGradient& loss,
-                                   TrainingPass* training = nullptr) const = 0;
+  at::Tensor InputGradient(const ParameterSet& weights, const at::Tensor& x, const LogitsGradient& loss,
+                           TrainingPass* training = nullptr) const;
   // Training mode. Writes the gradient with respect to the trained weights (summed over this rank's rows) into
-  // `gradients`; returns the logits.
-  virtual at::Tensor WeightGradients(const ParameterSet& weights, const at::Tensor& x, const LogitsGradient& loss,
-                                     TrainingPass* training, ParameterSet* gradients) const = 0;
+  // `gradients`, and what the pass found out about the batch; leaves the class bias there alone.
+  void WeightGradients(const ParameterSet& weights, const at::Tensor& x, const LogitsGradient& loss,
+                       TrainingPass* training, ParameterSet* gradients) const;
+
+ protected:
+  // The same of the network without the class bias.
+  virtual at::Tensor DoLogits(const ParameterSet& weights, const at::Tensor& x) const = 0;
+  virtual at::Tensor DoInputGradient(const ParameterSet& weights, const at::Tensor& x, const LogitsGradient& loss,
+                                     TrainingPass* training) const = 0;
+  virtual void DoWeightGradients(const ParameterSet& weights, const at::Tensor& x, const LogitsGradient& loss,
+                                 TrainingPass* training, ParameterSet* gradients) const = 0;
 };
 
 enum class Activation { kRelu, kSilu };
@@ -84,6 +95,9 @@ struct ModelOptions {
   // Over float64 weights, and in Logits(), all is of the weights' type.
   at::ScalarType compute = at::kFloat;
 };
+
+// Name of the output layer's bias.
+const std::string& OutputBias(const Model& model);
 
 // The model of that name. InvalidArgument lists the known names, or says which images or options the model takes.
 absl::StatusOr<std::unique_ptr<Model>> MakeModel(const std::string& name, const ModelOptions& options);

@@ -39,6 +39,10 @@ ParameterSpec::Initial PyTorchDefault(int64_t fan_in) {
   return {ParameterSpec::Initial::kUniform, 1.0 / std::sqrt(static_cast<double>(fan_in))};
 }
 
+ParameterSpec ClassBiasSpec(int64_t classes) {
+  return {"class_bias", {classes}, {classes}, ParameterKind::kClassBias, {}};
+}
+
 int64_t ParameterCount(const std::vector<ParameterSpec>& specs) {
   int64_t count = 0;
   for (const auto& spec : specs) count += Elements(spec.shape);
@@ -54,8 +58,10 @@ ParameterSet::ParameterSet(const std::vector<ParameterSpec>& specs, const at::Te
   for (const auto& spec : specs_) {
     tensors_.push_back(ViewAt(flat_, spec.compute_shape, offset));
     offset += Elements(spec.shape);
-    if (spec.kind != ParameterKind::kStatistic) {
-      assert(offset == flat.storage_offset() + trained_size_ + Elements(spec.shape));  // no statistic before it
+    if (spec.kind == ParameterKind::kStatistic) {
+      statistics_size_ += Elements(spec.shape);
+    } else if (spec.kind != ParameterKind::kClassBias) {
+      assert(statistics_size_ == 0);
       trained_size_ += Elements(spec.shape);
     }
   }

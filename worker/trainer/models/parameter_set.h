@@ -23,7 +23,8 @@ enum class ParameterKind {
   kWeight,     // of a convolution or a linear layer
   kBias,       // of these
   kNorm,       // scale or shift of a BatchNorm
-  kStatistic,  // not trained by gradients: running statistics, the class bias
+  kStatistic,  // running mean or variance of a BatchNorm: not trained by gradients
+  kClassBias,  // added to the logits: likewise (models/model.h)
 };
 
 // A parameter as the reference model in PyTorch has it.
@@ -45,8 +46,10 @@ struct ParameterSpec {
 // Kaiming uniform with a = sqrt(5): uniform in +-1 / sqrt(fan_in), weights and biases alike.
 ParameterSpec::Initial PyTorchDefault(int64_t fan_in);
 
-// Numbers are float32, or float64 where asked for. Those of kStatistic come last, so that the trained ones are a prefix of
-// the buffer. Copies share the buffer, as tensors do; Clone() does not. No thread rule of its own.
+ParameterSpec ClassBiasSpec(int64_t classes);
+
+// Numbers are float32, or float64 where asked for. Statistics and the class bias come last, so that what gradients train is
+// a prefix of the buffer. Copies share the buffer, as tensors do; Clone() does not. No thread rule of its own.
 class ParameterSet {
  public:
   // Zeros.
@@ -62,6 +65,10 @@ class ParameterSet {
   int64_t size() const;
   // Elements that gradients train.
   int64_t trained_size() const { return trained_size_; }
+  // Of them behind that, the running statistics.
+  int64_t statistics_size() const { return statistics_size_; }
+  // [K]; it is the last parameter.
+  const at::Tensor& class_bias() const { return tensors_.back(); }
   const std::vector<ParameterSpec>& specs() const { return specs_; }
   // Parameter i in its compute_shape.
   const at::Tensor& operator[](size_t i) const { return tensors_[i]; }
@@ -78,6 +85,7 @@ class ParameterSet {
   std::vector<ParameterSpec> specs_;
   at::Tensor flat_;
   int64_t trained_size_ = 0;
+  int64_t statistics_size_ = 0;
   std::vector<at::Tensor> tensors_;
 };
 

@@ -61,18 +61,20 @@ class SmallCnn : public Model {
     const int64_t flat = shape.conv2 * h * w;
     add("fc1", {shape.hidden, flat}, flat, {shape.hidden, shape.conv2, h, w});
     add("fc2", {shape.classes, shape.hidden}, shape.hidden, {shape.classes, shape.hidden});
+    parameters_.push_back(ClassBiasSpec(shape.classes));
   }
 
   const std::vector<ParameterSpec>& parameters() const override { return parameters_; }
   const ImageShape& image_shape() const override { return shape_.image; }
   int64_t classes() const override { return shape_.classes; }
 
-  at::Tensor Logits(const ParameterSet& weights, const at::Tensor& x) const override {
+ private:
+  at::Tensor DoLogits(const ParameterSet& weights, const at::Tensor& x) const override {
     return Forward(weights, x).logits;
   }
 
-  at::Tensor InputGradient(const ParameterSet& weights, const at::Tensor& x,
-                           const LogitsGradient& loss, TrainingPass* = nullptr) const override {
+  at::Tensor DoInputGradient(const ParameterSet& weights, const at::Tensor& x, const LogitsGradient& loss,
+                             TrainingPass*) const override {
     const Activations saved = Forward(weights, x);
     const at::Tensor d_pooled2 = BackwardToBlock2(weights, saved, loss(saved.logits)).second;
     const at::Tensor d_conv2 = ReluPoolBackward(saved.block2, d_pooled2);
@@ -82,8 +84,8 @@ class SmallCnn : public Model {
     return std::get<0>(ConvolveBackward(d_conv1, x, weights[kConv1Weight], true, false));
   }
 
-  at::Tensor WeightGradients(const ParameterSet& weights, const at::Tensor& x, const LogitsGradient& loss,
-                             TrainingPass*, ParameterSet* gradients) const override {
+  void DoWeightGradients(const ParameterSet& weights, const at::Tensor& x, const LogitsGradient& loss, TrainingPass*,
+                         ParameterSet* gradients) const override {
     const Activations saved = Forward(weights, x);
     const at::Tensor d_logits = loss(saved.logits);
     const auto [d_hidden, d_pooled2] = BackwardToBlock2(weights, saved, d_logits);
@@ -98,10 +100,8 @@ class SmallCnn : public Model {
     const at::Tensor d_conv1 = ReluPoolBackward(saved.block1, d_pooled1);
     const auto [unused, w1, b1] = ConvolveBackward(d_conv1, x, weights[kConv1Weight], false, true);
     Store(gradients, kConv1Weight, w1, b1);
-    return saved.logits;
   }
 
- private:
   static void Store(ParameterSet* gradients, Index weight, const at::Tensor& d_weight, const at::Tensor& d_bias) {
     (*gradients)[weight].copy_(d_weight);
     (*gradients)[weight + 1].copy_(d_bias);

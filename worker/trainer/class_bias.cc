@@ -1,0 +1,55 @@
+#include "worker/trainer/class_bias.h"
+
+#include <ATen/ops/add.h>
+#include <ATen/ops/zeros_like.h>
+
+namespace ham::trainer {
+namespace {
+
+constexpr char kClassBias[] = "class_bias";
+
+}  // namespace
+
+void RunningClassBias::Update(const std::vector<int64_t>& class_rows, const std::vector<int64_t>& class_right,
+                              ParameterSet* weights) {
+  double sum = 0, seen = 0;
+  for (size_t c = 0; c < robust_.size(); ++c) {
+    if (class_rows[c] > 0) {
+      const double share = static_cast<double>(class_right[c]) / static_cast<double>(class_rows[c]);
+      robust_[c] = robust_[c] < 0 ? share : decay_ * robust_[c] + (1 - decay_) * share;
+    }
+    if (robust_[c] >= 0) {
+      sum += robust_[c];
+      ++seen;
+    }
+  }
+  if (seen == 0) return;
+  VisitReal(weights->type(), [&]<typename T>(T) {
+    T* bias = weights->class_bias().data_ptr<T>();
+    double total = 0;
+    for (size_t c = 0; c < robust_.size(); ++c) {
+      if (robust_[c] >= 0) bias[c] += static_cast<T>(rate_ * (sum / seen - robust_[c]));
+      total += bias[c];
+    }
+    for (size_t c = 0; c < robust_.size(); ++c) bias[c] -= static_cast<T>(total / static_cast<double>(robust_.size()));
+  });
+}
+
+void FoldClassBias(const std::string& output_bias, TensorMap* model, TensorMap* state) {
+  (*state)["output_bias"] = model->at(output_bias);
+  (*state)[kClassBias] = model->at(kClassBias);
+  (*model)[output_bias] = at::add(model->at(output_bias), model->at(kClassBias));
+  model->erase(kClassBias);
+}
+
+void UnfoldClassBias(const std::string& output_bias, const TensorMap& state, TensorMap* model) {
+  const auto bias = state.find(kClassBias), before = state.find("output_bias");
+  if (bias != state.end() && before != state.end()) {
+    (*model)[output_bias] = before->second;
+    (*model)[kClassBias] = bias->second;
+  } else if (const auto found = model->find(output_bias); found != model->end()) {
+    (*model)[kClassBias] = at::zeros_like(found->second);
+  }
+}
+
+}  // namespace ham::trainer
