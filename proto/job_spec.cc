@@ -1,5 +1,6 @@
 #include "proto/job_spec.h"
 
+#include <algorithm>
 #include <cmath>
 #include <limits>
 #include <set>
@@ -19,6 +20,23 @@ using ham::v1::EvaluationAttack;
 using ham::v1::TrainSpec;
 
 constexpr int kMaxRows = std::numeric_limits<int>::max();
+
+// What is known of data sets here. Others may exist: workers advertise what they have.
+struct DataSetDefaults {
+  const char* name;
+  int crop_padding;
+  bool flip;
+  int image_size;  // the default one; 0: the files have one size
+};
+constexpr DataSetDefaults kDataSets[] = {
+    {"cifar-10", 4, true, 0}, {"cifar-100", 4, true, 0}, {"svhn", 4, true, 0}, {"imagenette", 4, true, 32}};
+
+DataSetDefaults DefaultsOf(const std::string& data_set) {
+  for (const DataSetDefaults& known : kDataSets) {
+    if (data_set == known.name) return known;
+  }
+  return {"", 0, false, 0};
+}
 
 // Collects violations; `at` is the path of the message being checked.
 class Checker {
@@ -47,6 +65,10 @@ class Checker {
     }
     Fail(field,
          absl::StrFormat("%s is \"%s\"; allowed is one of: %s", field, Shown(value), absl::StrJoin(allowed, ", ")));
+  }
+
+  void AttackLoss(const std::string& field, const std::string& value) {
+    OneOf(field, value, {"cross_entropy", "margin", "dlr"});
   }
 
  private:
@@ -80,12 +102,70 @@ void ResolveData(TrainSpec* train, Checker* check) {
   if (!data->has_test_rows()) data->set_test_rows(2000);
   check->Int("train.data.train_rows", data->train_rows(), 0, kMaxRows);
   check->Int("train.data.test_rows", data->test_rows(), 0, kMaxRows);
+  if (!data->has_validation_share()) data->set_validation_share(0.02);
+  check->Real("train.data.validation_share", data->validation_share(), 0, 0.5, false, false);
+  const DataSetDefaults defaults = DefaultsOf(data->name());
+  if (!data->has_image_size()) data->set_image_size(defaults.image_size);
+  if (defaults.image_size == 0 && data->image_size() != 0) {
+    check->Fail("train.data.image_size",
+                absl::StrFormat("train.data.image_size is %d; the images of \"%s\" have one size, leave it out",
+                                data->image_size(), Shown(data->name())));
+  }
+  if (defaults.image_size != 0 && data->image_size() != 32 && data->image_size() != 160) {
+    check->Fail("train.data.image_size",
+                absl::StrFormat("train.data.image_size is %d; allowed is 32 or 160", data->image_size()));
+  }
+  auto* augmentation = data->mutable_augmentation();
+  if (!augmentation->has_crop_padding()) augmentation->set_crop_padding(defaults.crop_padding);
+  if (!augmentation->has_padding()) augmentation->set_padding("zero");
+  if (!augmentation->has_flip()) augmentation->set_flip(defaults.flip);
+  if (!augmentation->has_cutout()) augmentation->set_cutout(0);
+  check->Int("train.data.augmentation.crop_padding", augmentation->crop_padding(), 0, 16);
+  check->OneOf("train.data.augmentation.padding", augmentation->padding(), {"zero", "reflect"});
+  check->Int("train.data.augmentation.cutout", augmentation->cutout(), 0, 256);
 }
 
 void ResolveModel(TrainSpec* train, Checker* check) {
   auto* model = train->mutable_model();
   if (!model->has_name()) model->set_name("cnn-16-32");
-  check->OneOf("train.model.name", model->name(), {"cnn-16-32", "cnn-32-64"});
+  if (!model->has_activation()) model->set_activation("relu");
+  if (!model->has_extra_block()) model->set_extra_block(false);
+  check->OneOf(
+      "train.model.name", model->name(),
+      {"cnn-16-32", "cnn-32-64", "cnn-wong-kolter", "preact-resnet-18", "resnet-18", "wrn-28-10", "wrn-34-10"});
+  check->OneOf("train.model.activation", model->activation(), {"relu", "silu"});
+  if (model->extra_block() && model->name().rfind("wrn-", 0) != 0) {
+    check->Fail("train.model.extra_block",
+                absl::StrFormat("train.model.extra_block is true, but model \"%s\" has no such block; remove it or set "
+                                "train.model.name to wrn-28-10 or wrn-34-10",
+                                Shown(model->name())));
+  }
+}
+
+// After the averages of the weights are resolved.
+void ResolveStages(TrainSpec* train, Checker* check) {
+  auto* attack = train->mutable_attack();
+  if (attack->stages_size() > 100) {
+    check->Int("train.attack.stages (count)", attack->stages_size(), 0, 100);
+    return;
+  }
+  int64_t low = 1;
+  for (int i = 0; i < attack->stages_size(); ++i) {
+    auto* stage = attack->mutable_stages(i);
+    const std::string at = absl::StrCat("train.attack.stages[", i, "]");
+    if (!stage->has_epsilon()) stage->set_epsilon(attack->epsilon());
+    if (!stage->has_step_size()) stage->set_step_size(attack->step_size());
+    if (!stage->has_steps()) stage->set_steps(attack->steps());
+    if (!stage->has_start_epoch()) {
+      check->Fail(at + ".start_epoch", at + ".start_epoch is missing; give the 1-based epoch from which it holds");
+    } else {
+      check->Int(at + ".start_epoch", stage->start_epoch(), low, kMaxRows);
+      low = int64_t{stage->start_epoch()} + 1;
+    }
+    check->Real(at + ".epsilon", stage->epsilon(), 0, 1, true, false);
+    check->Real(at + ".step_size", stage->step_size(), 0, 1, true, false);
+    check->Int(at + ".steps", stage->steps(), 1, 1000);
+  }
 }
 
 void ResolveAttack(TrainSpec* train, Checker* check) {
@@ -97,6 +177,35 @@ void ResolveAttack(TrainSpec* train, Checker* check) {
   check->Real("train.attack.epsilon", attack->epsilon(), 0, 1, true, false);
   check->Real("train.attack.step_size", attack->step_size(), 0, 1, true, false);
   check->Int("train.attack.steps", attack->steps(), 1, 1000);
+  if (!attack->has_loss()) attack->set_loss("cross_entropy");
+  if (!attack->has_start_distribution()) attack->set_start_distribution("uniform");
+  if (!attack->has_weights()) attack->set_weights("current");
+  if (!attack->has_batch_norm()) attack->set_batch_norm("evaluation");
+  check->AttackLoss("train.attack.loss", attack->loss());
+  check->OneOf("train.attack.start_distribution", attack->start_distribution(), {"uniform", "normal"});
+  if (attack->start_distribution() == "normal" && !attack->random_start()) {
+    check->Fail("train.attack.start_distribution",
+                "train.attack.start_distribution is \"normal\", but train.attack.random_start is false; remove one");
+  }
+  check->OneOf("train.attack.weights", attack->weights(), {"current", "average"});
+  if (attack->weights() == "average" && train->ema_decay() == 0) {
+    check->Fail("train.attack.weights",
+                "train.attack.weights is \"average\", but there is no running average; set train.ema_decay above 0");
+  }
+  check->OneOf("train.attack.batch_norm", attack->batch_norm(), {"evaluation", "training"});
+  ResolveStages(train, check);
+}
+
+// The smallest number of attack steps in an epoch with mining; attack.steps if there is none.
+int SmallestMiningSteps(const TrainSpec& train) {
+  const int start = train.method().mining_start_epoch();
+  int smallest = train.attack().steps();
+  if (start > train.epochs()) return smallest;
+  for (const auto& stage : train.attack().stages()) {
+    if (stage.start_epoch() > train.epochs()) break;
+    smallest = stage.start_epoch() <= start ? stage.steps() : std::min(smallest, stage.steps());
+  }
+  return smallest;
 }
 
 // After attack, epochs and batch_size: its ranges depend on them.
@@ -119,58 +228,162 @@ void ResolveMethod(TrainSpec* train, Checker* check) {
     refuse(method->has_mining_start_epoch() && method->mining_start_epoch() != kMaxRows, "mining_start_epoch");
     refuse(method->has_retained_easy_share() && method->retained_easy_share() != 0, "retained_easy_share");
     refuse(method->has_minimum_hard() && method->minimum_hard() != 1, "minimum_hard");
+    refuse(method->has_retained_easy() && method->retained_easy() != "random", "retained_easy");
+    refuse(method->has_weight_mode() && method->weight_mode() != "none", "weight_mode");
+    refuse(method->has_drop_share() && method->drop_share() != 0, "drop_share");
     method->set_mining_step(train->attack().steps());
     method->set_mining_start_epoch(kMaxRows);
     method->set_retained_easy_share(0);
     method->set_minimum_hard(1);
+    method->set_retained_easy("random");
+    method->set_weight_mode("none");
+    method->set_drop_share(0);
     return;
   }
-  if (!method->has_mining_step()) method->set_mining_step(std::min(3, train->attack().steps()));
   if (!method->has_mining_start_epoch()) method->set_mining_start_epoch(1 + train->epochs() / 2);
+  const int smallest_steps = SmallestMiningSteps(*train);
+  if (!method->has_mining_step()) method->set_mining_step(std::min(3, smallest_steps));
   if (!method->has_retained_easy_share()) method->set_retained_easy_share(0);
   if (!method->has_minimum_hard()) method->set_minimum_hard(1);
-  if (method->mining_step() < 1 || method->mining_step() > train->attack().steps()) {
+  if (!method->has_retained_easy()) method->set_retained_easy("random");
+  if (!method->has_weight_mode()) method->set_weight_mode("none");
+  if (!method->has_drop_share()) method->set_drop_share(0);
+  if (method->mining_step() < 1 || method->mining_step() > smallest_steps) {
     check->Fail("train.method.mining_step",
-                absl::StrFormat("train.method.mining_step is %d; allowed is 1 to train.attack.steps, which is %d",
-                                method->mining_step(), train->attack().steps()));
+                absl::StrFormat("train.method.mining_step is %d; allowed is 1 to the smallest train.attack.steps while "
+                                "mining is on, which is %d",
+                                method->mining_step(), smallest_steps));
   }
   check->Int("train.method.mining_start_epoch", method->mining_start_epoch(), 1, kMaxRows);
   check->Real("train.method.retained_easy_share", method->retained_easy_share(), 0, 1, false, false);
   check->Int("train.method.minimum_hard", method->minimum_hard(), 1, train->batch_size());
+  check->OneOf("train.method.retained_easy", method->retained_easy(), {"random", "high_confidence"});
+  check->OneOf("train.method.weight_mode", method->weight_mode(), {"none", "first_cross", "delta_max", "kappa"});
+  check->Real("train.method.drop_share", method->drop_share(), 0, 1, false, true);
+}
+
+// Milestones, and gamma or factors.
+void ResolveRateSteps(TrainSpec* train, Checker* check) {
+  auto* optimizer = train->mutable_optimizer();
+  const int milestones = optimizer->milestones_size();
+  const int factors = optimizer->factors_size();
+  // With factors the resolved gamma is 1, so that a resolved spec resolves to itself.
+  if (factors > 0 && optimizer->has_gamma() && optimizer->gamma() != 1) {
+    check->Fail("train.optimizer.gamma",
+                "train.optimizer.gamma is set, but train.optimizer.factors replaces it; remove one of them");
+  }
+  if (!optimizer->has_gamma()) optimizer->set_gamma(factors > 0 ? 1 : 0.1);
+  check->Real("train.optimizer.gamma", optimizer->gamma(), 0, 1, true, false);
+  const auto refuse_unread = [&](int count, const char* key) {
+    if (count == 0 || optimizer->schedule() == "step") return;
+    const std::string field = absl::StrCat("train.optimizer.", key);
+    check->Fail(field, absl::StrFormat("%s is set, but schedule \"%s\" does not read it; set "
+                                       "train.optimizer.schedule to step or remove it",
+                                       field, Shown(optimizer->schedule())));
+  };
+  refuse_unread(milestones, "milestones");
+  refuse_unread(factors, "factors");
+  if (optimizer->schedule() == "step" && milestones == 0) {
+    check->Fail("train.optimizer.milestones",
+                "train.optimizer.milestones is missing; schedule step needs ascending epochs, for example [60, 90]");
+  }
+  if (milestones > 1000) {
+    check->Int("train.optimizer.milestones (count)", milestones, 0, 1000);
+    return;
+  }
+  for (int i = 0; i < milestones; ++i) {
+    const int64_t low = i == 0 ? 1 : int64_t{optimizer->milestones(i - 1)} + 1;
+    check->Int(absl::StrCat("train.optimizer.milestones[", i, "]"), optimizer->milestones(i), low, kMaxRows);
+  }
+  if (factors > 0 && optimizer->schedule() == "step" && factors != milestones) {
+    check->Fail("train.optimizer.factors",
+                absl::StrFormat("train.optimizer.factors has %d entries for %d milestones; one a milestone is needed",
+                                factors, milestones));
+    return;
+  }
+  for (int i = 0; i < factors; ++i) {
+    check->Real(absl::StrCat("train.optimizer.factors[", i, "]"), optimizer->factors(i), 0, 100, true, false);
+  }
 }
 
 void ResolveOptimizer(TrainSpec* train, Checker* check) {
   auto* optimizer = train->mutable_optimizer();
   if (!optimizer->has_name()) optimizer->set_name("adam");
-  check->OneOf("train.optimizer.name", optimizer->name(), {"adam", "sgd"});
+  check->OneOf("train.optimizer.name", optimizer->name(), {"adam", "adamw", "sgd"});
   if (!optimizer->has_learning_rate()) optimizer->set_learning_rate(optimizer->name() == "sgd" ? 0.1 : 0.001);
   if (!optimizer->has_momentum()) optimizer->set_momentum(0.9);
   if (!optimizer->has_weight_decay()) optimizer->set_weight_decay(0);
   if (!optimizer->has_schedule()) optimizer->set_schedule("cosine");
-  if (!optimizer->has_gamma()) optimizer->set_gamma(0.1);
+  if (!optimizer->has_nesterov()) optimizer->set_nesterov(false);
+  if (!optimizer->has_decay_norm_and_bias()) optimizer->set_decay_norm_and_bias(true);
+  if (!optimizer->has_warmup_share()) optimizer->set_warmup_share(0.3);
+  if (!optimizer->has_schedule_by()) optimizer->set_schedule_by("iteration");
+  if (!optimizer->has_gradient_clip_norm()) optimizer->set_gradient_clip_norm(0);
   check->Real("train.optimizer.learning_rate", optimizer->learning_rate(), 0, 10, true, false);
   check->Real("train.optimizer.momentum", optimizer->momentum(), 0, 1, false, true);
   check->Real("train.optimizer.weight_decay", optimizer->weight_decay(), 0, 1, false, false);
-  check->OneOf("train.optimizer.schedule", optimizer->schedule(), {"constant", "step", "cosine"});
-  check->Real("train.optimizer.gamma", optimizer->gamma(), 0, 1, true, false);
-  if (optimizer->milestones_size() > 0 && optimizer->schedule() != "step") {
-    check->Fail("train.optimizer.milestones",
-                absl::StrFormat("train.optimizer.milestones is set, but schedule \"%s\" does not read it; set "
-                                "train.optimizer.schedule to step or remove it",
-                                Shown(optimizer->schedule())));
+  check->OneOf("train.optimizer.schedule", optimizer->schedule(), {"constant", "step", "cosine", "one-cycle"});
+  ResolveRateSteps(train, check);
+  if (optimizer->nesterov() && (optimizer->name() != "sgd" || optimizer->momentum() == 0)) {
+    check->Fail("train.optimizer.nesterov",
+                "train.optimizer.nesterov is true, but only sgd with a momentum above 0 reads it; remove it or set "
+                "train.optimizer.name to sgd");
   }
-  if (optimizer->schedule() == "step" && optimizer->milestones_size() == 0) {
-    check->Fail("train.optimizer.milestones",
-                "train.optimizer.milestones is missing; schedule step needs ascending epochs, for example [60, 90]");
+  check->Real("train.optimizer.warmup_share", optimizer->warmup_share(), 0, 1, true, true);
+  check->OneOf("train.optimizer.schedule_by", optimizer->schedule_by(), {"iteration", "epoch"});
+  check->Real("train.optimizer.gradient_clip_norm", optimizer->gradient_clip_norm(), 0, 1e6, false, false);
+}
+
+// Epochs come first: ranges depend on them.
+void ResolveTraining(TrainSpec* train, Checker* check) {
+  if (!train->has_epochs()) train->set_epochs(12);
+  if (!train->has_batch_size()) train->set_batch_size(128);
+  if (!train->has_swa_start_epoch()) train->set_swa_start_epoch(0);
+  if (!train->has_ema_decay()) train->set_ema_decay(train->swa_start_epoch() > 0 ? 0 : 0.99);
+  if (!train->has_seed()) train->set_seed(0);
+  if (!train->has_label_smoothing()) train->set_label_smoothing(0);
+  if (!train->has_precision()) train->set_precision("fp32");
+  if (!train->has_batch_norm()) train->set_batch_norm("synchronized");
+  check->Int("train.epochs", train->epochs(), 1, 100000);
+  check->Int("train.batch_size", train->batch_size(), 1, 65536);
+  check->Real("train.ema_decay", train->ema_decay(), 0, 1, false, true);
+  check->Real("train.label_smoothing", train->label_smoothing(), 0, 1, false, true);
+  check->OneOf("train.precision", train->precision(), {"fp32", "fp64", "bf16"});
+  check->OneOf("train.batch_norm", train->batch_norm(), {"synchronized", "local"});
+  check->Int("train.swa_start_epoch", train->swa_start_epoch(), 0, train->epochs());
+  if (train->swa_start_epoch() > 0 && train->ema_decay() > 0) {
+    check->Fail(
+        "train.swa_start_epoch",
+        absl::StrFormat("train.swa_start_epoch is %d and train.ema_decay is %g, but there is one average of the "
+                        "weights; set one of them to 0",
+                        train->swa_start_epoch(), train->ema_decay()));
   }
-  if (optimizer->milestones_size() > 1000) {
-    check->Int("train.optimizer.milestones (count)", optimizer->milestones_size(), 0, 1000);
-    return;
+}
+
+void ResolveClassBias(TrainSpec* train, Checker* check) {
+  auto* bias = train->mutable_class_bias();
+  if (!bias->has_running_rate()) bias->set_running_rate(0);
+  if (!bias->has_running_decay()) bias->set_running_decay(0.98);
+  if (!bias->has_fit_rounds()) bias->set_fit_rounds(0);
+  if (!bias->has_fit_step()) bias->set_fit_step(0.1);
+  check->Real("train.class_bias.running_rate", bias->running_rate(), 0, 1, false, false);
+  check->Real("train.class_bias.running_decay", bias->running_decay(), 0, 1, false, true);
+  check->Int("train.class_bias.fit_rounds", bias->fit_rounds(), 0, 100);
+  check->Real("train.class_bias.fit_step", bias->fit_step(), 0, 10, true, false);
+  if (bias->fit_rounds() > 0 && train->data().validation_share() == 0) {
+    check->Fail("train.class_bias.fit_rounds",
+                absl::StrFormat("train.class_bias.fit_rounds is %d, but no rows are held out to fit on; set "
+                                "train.data.validation_share above 0",
+                                bias->fit_rounds()));
   }
-  for (int i = 0; i < optimizer->milestones_size(); ++i) {
-    const int64_t low = i == 0 ? 1 : int64_t{optimizer->milestones(i - 1)} + 1;
-    check->Int(absl::StrCat("train.optimizer.milestones[", i, "]"), optimizer->milestones(i), low, kMaxRows);
-  }
+}
+
+void ResolveCheckpoint(TrainSpec* train, Checker* check) {
+  auto* checkpoint = train->mutable_checkpoint();
+  if (!checkpoint->has_every_iterations()) checkpoint->set_every_iterations(0);
+  if (!checkpoint->has_keep_every_epochs()) checkpoint->set_keep_every_epochs(0);
+  check->Int("train.checkpoint.every_iterations", checkpoint->every_iterations(), 0, kMaxRows);
+  check->Int("train.checkpoint.keep_every_epochs", checkpoint->keep_every_epochs(), 0, kMaxRows);
 }
 
 void ResolveSuites(const std::string& field, double default_epsilon,
@@ -204,7 +417,7 @@ void ResolveSuites(const std::string& field, double default_epsilon,
       if (!attack->has_step_size()) attack->set_step_size(suite->epsilon() / 10);
       if (!attack->has_restarts()) attack->set_restarts(1);
       if (!attack->has_random_start()) attack->set_random_start(true);
-      check->OneOf(path + ".loss", attack->loss(), {"cross_entropy", "margin"});
+      check->AttackLoss(path + ".loss", attack->loss());
       check->Int(path + ".steps", attack->steps(), 1, 10000);
       check->Real(path + ".step_size", attack->step_size(), 0, 1, true, false);
       check->Int(path + ".restarts", attack->restarts(), 1, 100);
@@ -215,6 +428,7 @@ void ResolveSuites(const std::string& field, double default_epsilon,
 void ResolveEvaluation(TrainSpec* train, Checker* check) {
   auto* evaluation = train->mutable_evaluation();
   if (!evaluation->has_every_epochs()) evaluation->set_every_epochs(1);
+  if (!evaluation->has_reestimate_batch_norm()) evaluation->set_reestimate_batch_norm(false);
   check->Int("train.evaluation.every_epochs", evaluation->every_epochs(), 0, kMaxRows);
   if (evaluation->suites_size() == 0) {
     AttackSuite* suite = evaluation->add_suites();
@@ -260,18 +474,14 @@ std::vector<FieldViolation> ResolveJobSpec(ham::v1::JobSpec* spec) {
     return violations;
   }
   TrainSpec* train = spec->mutable_train();
-  if (!train->has_epochs()) train->set_epochs(12);
-  if (!train->has_batch_size()) train->set_batch_size(128);
-  if (!train->has_ema_decay()) train->set_ema_decay(0.99);
-  if (!train->has_seed()) train->set_seed(0);
   ResolveData(train, &check);
   ResolveModel(train, &check);
-  check.Int("train.epochs", train->epochs(), 1, 100000);
-  check.Int("train.batch_size", train->batch_size(), 1, 65536);
-  check.Real("train.ema_decay", train->ema_decay(), 0, 1, false, true);
+  ResolveTraining(train, &check);
+  ResolveClassBias(train, &check);
   ResolveAttack(train, &check);
   ResolveMethod(train, &check);
   ResolveOptimizer(train, &check);
+  ResolveCheckpoint(train, &check);
   ResolveEvaluation(train, &check);
   ResolveResources(train, &check);
   return violations;

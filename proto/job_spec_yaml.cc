@@ -100,7 +100,7 @@ absl::Status SetScalar(const YAML::Node& node, const std::string& path, const Fi
     case FieldDescriptor::CPPTYPE_DOUBLE: {
       double value = 0;
       if (!ParseRealOrFraction(text, &value)) return Wrong(path, shown, "a number or a fraction such as 8/255");
-      reflection->SetDouble(message, field, value);
+      repeated ? reflection->AddDouble(message, field, value) : reflection->SetDouble(message, field, value);
       return absl::OkStatus();
     }
     case FieldDescriptor::CPPTYPE_INT32: {

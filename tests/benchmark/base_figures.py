@@ -69,27 +69,23 @@ def peer_python():
     return python
 
 
-def spec(**changes):
-    train = {
-        "data": {"name": "fashion-mnist", "train_rows": 0, "test_rows": 16}, "model": {"name": "cnn-16-32"},
-        "method": {"name": "pgd-at", "mining_step": 10, "mining_start_epoch": 2147483647, "retained_easy_share": 0.0,
-                   "minimum_hard": 1},
-        "attack": {"epsilon": 0.1, "step_size": 0.025, "steps": 10, "random_start": True},
-        "optimizer": {"name": "adam", "learning_rate": 0.001, "momentum": 0.9, "weight_decay": 0.0,
-                      "schedule": "constant", "milestones": [], "gamma": 0.1},
-        "epochs": 1, "batch_size": 128, "ema_decay": 0.0, "seed": "0",
-        "evaluation": {"every_epochs": 0, "suites": [{"name": "quick", "epsilon": 0.1, "attacks": [
-            {"loss": "cross_entropy", "steps": 1, "step_size": 0.1, "restarts": 1, "random_start": True}]}],
-            "final_suites": []},
-        "resources": {"world_size": 1, "device": "cpu", "threads_per_rank": 1}, "retry": {"max_attempts": 1},
-    }
-    for path, value in changes.items():
-        node = train
-        *parents, leaf = path.split("__")
-        for parent in parents:
-            node = node[parent]
-        node[leaf] = value
-    return {"train": train}
+SPEC = {
+    "data": {"name": "fashion-mnist", "test_rows": 16, "validation_share": 0}, "method": {"name": "pgd-at"},
+    "attack": {"epsilon": 0.1, "step_size": 0.025, "steps": 10}, "optimizer": {"schedule": "constant"},
+    "epochs": 1, "batch_size": 128, "ema_decay": 0,
+    "evaluation": {"every_epochs": 0, "suites": [{"name": "quick", "attacks": [{"steps": 1, "step_size": 0.1}]}]},
+}
+
+
+def spec(trainer, **settings):
+    """SPEC with its defaults; a setting is the path of a field below train, with __ for the dots."""
+    with tempfile.TemporaryDirectory() as folder:
+        job = pathlib.Path(folder) / "job.yaml"
+        job.write_text(json.dumps({"train": SPEC}))
+        command = [trainer.with_name("hamctl"), "submit", "--dry-run", job, "-o", "json"]
+        for path, value in settings.items():
+            command += ["--set", f"train.{path.replace('__', '.')}={value}"]
+        return json.loads(run(command))
 
 
 def median_with_range(values):
@@ -102,7 +98,7 @@ def trainer_against_pytorch(root):
     ratios = []
     with tempfile.TemporaryDirectory() as folder:
         job = pathlib.Path(folder) / "job.json"
-        job.write_text(json.dumps(spec()))
+        job.write_text(json.dumps(spec(trainer)))
         for _ in range(ROUNDS):
             ours = json.loads(run([trainer, "bench", "--spec", job, "--iterations", 20, "--json"]).splitlines()[-1])
             peer = json.loads(run([python, root / "tests/benchmark/pytorch_pgd_loop.py", "--threads", 1, "--batch", 128,
@@ -142,8 +138,8 @@ def train_speeds(trainer, folder, job, world_size, tag):
 def two_ranks(root):
     trainer = built(root)
     ratios = []
-    alone = spec(data__train_rows=5120, batch_size=128)
-    group = spec(data__train_rows=10240, batch_size=256, resources__world_size=2)
+    alone = spec(trainer, data__train_rows=5120, batch_size=128)
+    group = spec(trainer, data__train_rows=10240, batch_size=256, resources__world_size=2)
     with tempfile.TemporaryDirectory() as folder:
         for k in range(ROUNDS):
             connected = train_speeds(trainer, folder, group, 2, f"group{k}")

@@ -30,6 +30,23 @@ std::vector<std::string> Seeds() {
   resources: {world_size: 2, device: cpu, threads_per_rank: 1}
   retry: {max_attempts: 3}
 )",
+          R"(train:
+  data: {name: imagenette, validation_share: 0.1, image_size: 160,
+         augmentation: {crop_padding: 8, padding: reflect, flip: false, cutout: 16}}
+  model: {name: wrn-28-10, activation: silu, extra_block: true}
+  method: {retained_easy: high_confidence, weight_mode: kappa, drop_share: 0.1}
+  attack: {loss: dlr, start_distribution: normal, weights: current, batch_norm: training,
+           stages: [{start_epoch: 2, epsilon: 4/255, step_size: 1/255, steps: 5}, {start_epoch: 9}]}
+  optimizer: {name: sgd, nesterov: true, decay_norm_and_bias: false, schedule: step, schedule_by: epoch,
+              milestones: [6, 9], factors: [0.1, 0.01], gradient_clip_norm: 1}
+  evaluation: {reestimate_batch_norm: true, suites: [{name: a, attacks: [{loss: dlr}]}]}
+  label_smoothing: 0.1
+  class_bias: {running_rate: 0.01, running_decay: 0.9, fit_rounds: 3, fit_step: 0.2}
+  precision: bf16
+  batch_norm: local
+  swa_start_epoch: 10
+  checkpoint: {every_iterations: 100, keep_every_epochs: 5}
+)",
           "train:\n  data:\n    name: \"a\\u00e9\"\n  method: {name: pgd-at}\n",
           "%YAML 1.2\n---\ntrain: !!map {}\n...\n",
           ",",

@@ -6,7 +6,14 @@
 
 namespace ham::fuzz {
 
-std::vector<std::string> Seeds() { return {testing::ToySpecJson().dump(), R"({"train": {}})"}; }
+std::vector<std::string> Seeds() {
+  nlohmann::json full = testing::ToySpecJson();
+  full["train"]["attack"]["stages"] =
+      nlohmann::json::array({{{"start_epoch", 2}, {"epsilon", 0.2}, {"step_size", 0.1}, {"steps", 4}}});
+  full["train"]["optimizer"]["milestones"] = {2};
+  full["train"]["optimizer"]["factors"] = {0.1};
+  return {testing::ToySpecJson().dump(), full.dump(), R"({"train": {}})"};
+}
 
 void TryInput(const std::string& input) {
   const absl::StatusOr<nlohmann::json> json = ipc::ParseStrictJson(input);
@@ -19,9 +26,18 @@ void TryInput(const std::string& input) {
     Check(spec.status().code() == absl::StatusCode::kInvalidArgument, "a refused spec is an invalid argument");
     return;
   }
-  Check(spec->method.mining_step >= 1 && spec->method.mining_step <= spec->attack.steps, "mining_step is a step");
+  Check(spec->method.mining_step >= 1, "mining_step is a step");
+  std::vector<int> starts = {spec->method.mining_start_epoch};
+  for (const trainer::AttackStage& stage : spec->attack.stages) starts.push_back(stage.start_epoch);
+  for (const int epoch : starts) {
+    if (epoch < spec->method.mining_start_epoch || epoch > spec->epochs) continue;
+    Check(spec->method.mining_step <= trainer::StageAt(spec->attack, epoch).steps,
+          "mining_step is one of the attack's");
+  }
   Check(spec->batch_size >= spec->world_size && spec->world_size >= 1, "each rank has a row");
   Check(spec->attack.epsilon > 0 && spec->attack.epsilon <= 1, "epsilon lies in (0, 1]");
+  Check(spec->optimizer.factors.empty() || spec->optimizer.factors.size() == spec->optimizer.milestones.size(),
+        "each milestone has a factor");
   for (size_t i = 1; i < spec->optimizer.milestones.size(); ++i) {
     Check(spec->optimizer.milestones[i - 1] < spec->optimizer.milestones[i], "milestones ascend");
   }

@@ -138,7 +138,7 @@ std::vector<Case> Cases() {
            [](T* t) {
              auto* suite = t->mutable_evaluation()->add_suites();
              suite->set_name("a");
-             suite->add_attacks()->set_loss("dlr");
+             suite->add_attacks()->set_loss("cw");
            }},
       Case{"train.resources.world_size", [](T* t) { t->mutable_resources()->set_world_size(0); }},
       Case{"train.resources.world_size",

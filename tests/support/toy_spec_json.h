@@ -7,18 +7,24 @@ namespace ham::testing {
 
 inline nlohmann::json ToySpecJson() {
   return nlohmann::json::parse(R"({"train": {
-    "data": {"name": "fashion-mnist", "train_rows": 64, "test_rows": 32},
-    "model": {"name": "cnn-16-32"},
+    "data": {"name": "fashion-mnist", "train_rows": 64, "test_rows": 32, "validation_share": 0, "image_size": 0,
+             "augmentation": {"crop_padding": 0, "padding": "zero", "flip": false, "cutout": 0}},
+    "model": {"name": "cnn-16-32", "activation": "relu", "extra_block": false},
     "method": {"name": "ham", "mining_step": 2, "mining_start_epoch": 1, "retained_easy_share": 0.25,
-               "minimum_hard": 1},
-    "attack": {"epsilon": 0.1, "step_size": 0.03, "steps": 3, "random_start": true},
+               "minimum_hard": 1, "retained_easy": "random", "weight_mode": "none", "drop_share": 0},
+    "attack": {"epsilon": 0.1, "step_size": 0.03, "steps": 3, "random_start": true, "loss": "cross_entropy",
+               "start_distribution": "uniform", "weights": "current", "batch_norm": "evaluation", "stages": []},
     "optimizer": {"name": "adam", "learning_rate": 0.001, "momentum": 0.9, "weight_decay": 0.0, "schedule": "cosine",
-                  "milestones": [], "gamma": 0.1},
-    "epochs": 2, "batch_size": 32, "ema_decay": 0.9, "seed": "18446744073709551615",
+                  "milestones": [], "gamma": 0.1, "nesterov": false, "decay_norm_and_bias": true, "warmup_share": 0.3,
+                  "schedule_by": "iteration", "factors": [], "gradient_clip_norm": 0},
+    "epochs": 2, "batch_size": 32, "ema_decay": 0.9, "seed": "18446744073709551615", "label_smoothing": 0,
+    "class_bias": {"running_rate": 0, "running_decay": 0.98, "fit_rounds": 0, "fit_step": 0.1},
+    "precision": "fp32", "batch_norm": "synchronized", "swa_start_epoch": 0,
+    "checkpoint": {"every_iterations": 0, "keep_every_epochs": 0},
     "evaluation": {"every_epochs": 1,
       "suites": [{"name": "pgd", "epsilon": 0.1, "attacks": [
         {"loss": "cross_entropy", "steps": 2, "step_size": 0.05, "restarts": 1, "random_start": true}]}],
-      "final_suites": []},
+      "final_suites": [], "reestimate_batch_norm": false},
     "resources": {"world_size": 1, "device": "cpu", "threads_per_rank": 1},
     "retry": {"max_attempts": 5}}})");
 }

@@ -27,5 +27,14 @@ TEST(ScheduleTest, CosineFallsFromTheRateTowardsZero) {
   EXPECT_NEAR(LearningRateAt(options, 100, 100, 1), 0, 1e-12);
 }
 
+TEST(ScheduleTest, OneCycleRisesFromZeroAndFallsToZero) {
+  const OptimizerOptions options{.learning_rate = 2, .schedule = Schedule::kOneCycle, .warmup_share = 0.2};
+  EXPECT_DOUBLE_EQ(LearningRateAt(options, 0, 100, 1), 0);
+  EXPECT_DOUBLE_EQ(LearningRateAt(options, 10, 100, 1), 1);
+  EXPECT_DOUBLE_EQ(LearningRateAt(options, 20, 100, 1), 2);
+  EXPECT_DOUBLE_EQ(LearningRateAt(options, 60, 100, 1), 1);
+  EXPECT_DOUBLE_EQ(LearningRateAt(options, 100, 100, 1), 0);
+}
+
 }  // namespace
 }  // namespace ham::trainer

@@ -267,6 +267,7 @@ const char* FailureClassOf(const absl::Status& status) {
 absl::StatusOr<RunInputs> PrepareRun(const RankJob& job) {
   auto spec = ParseTrainSpec(job.spec);
   if (!spec.ok()) return spec.status();
+  if (absl::Status status = RefuseUnbuilt(*spec); !status.ok()) return status;
   RunInputs inputs{*std::move(spec), {}, {}, nullptr};
   inputs.spec.world_size = job.world_size;
   inputs.spec.threads_per_rank = job.threads;
@@ -275,8 +276,8 @@ absl::StatusOr<RunInputs> PrepareRun(const RankJob& job) {
   if (!train.ok()) return train.status();
   auto test = LoadDataSet(job.data_root, inputs.spec.data.name, Split::kTest);
   if (!test.ok()) return test.status();
-  auto model = MakeModel(inputs.spec.model, {.image = {train->channels, train->height, train->width},
-                                             .classes = static_cast<int64_t>(train->class_names.size())});
+  auto model = MakeModel(inputs.spec.model.name, {.image = {train->channels, train->height, train->width},
+                                                  .classes = static_cast<int64_t>(train->class_names.size())});
   if (!model.ok()) return model.status();
   inputs.train = *std::move(train);
   inputs.test = *std::move(test);

@@ -11,6 +11,8 @@ namespace ham::trainer {
 //   constant  rate
 //   step      rate * gamma ^ (number of milestones <= epoch)
 //   cosine    rate * (1 + cos(pi * iteration / total_iterations)) / 2
+//   one-cycle rate * s / warmup_share, and after that share rate * (1 - s) / (1 - warmup_share);
+//             s = iteration / total_iterations
 double LearningRateAt(const OptimizerOptions& options, int64_t iteration, int64_t total_iterations, int epoch);
 
 }  // namespace ham::trainer

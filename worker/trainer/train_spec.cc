@@ -1,5 +1,6 @@
 #include "worker/trainer/train_spec.h"
 
+#include <algorithm>
 #include <charconv>
 #include <cmath>
 #include <limits>
@@ -151,12 +152,41 @@ class Section {
   std::set<std::string> asked_;
 };
 
+constexpr std::pair<const char*, AttackLoss> kAttackLosses[] = {
+    {"cross_entropy", AttackLoss::kCrossEntropy}, {"margin", AttackLoss::kMargin}, {"dlr", AttackLoss::kDlr}};
+
+AttackLoss ReadAttackLoss(Section& attack) {
+  return attack.OneOf<AttackLoss>("loss", {std::begin(kAttackLosses), std::end(kAttackLosses)});
+}
+
+AugmentationOptions ReadAugmentation(Section augmentation) {
+  AugmentationOptions out;
+  out.crop_padding = augmentation.Int("crop_padding", 0, 16);
+  out.padding = augmentation.OneOf<Padding>("padding", {{"zero", Padding::kZero}, {"reflect", Padding::kReflect}});
+  out.flip = augmentation.Bool("flip");
+  out.cutout = augmentation.Int("cutout", 0, 256);
+  augmentation.RefuseOthers();
+  return out;
+}
+
 DataOptions ReadData(Section data) {
   DataOptions out;
   out.name = data.String("name");
   out.train_rows = data.Int("train_rows", 0, kMaxInt);
   out.test_rows = data.Int("test_rows", 0, kMaxInt);
+  out.validation_share = data.Real("validation_share", 0, 0.5, false, false);
+  out.image_size = data.Int("image_size", 0, 160);
+  out.augmentation = ReadAugmentation(data.Child("augmentation"));
   data.RefuseOthers();
+  return out;
+}
+
+ModelChoice ReadModel(Section model) {
+  ModelChoice out;
+  out.name = model.String("name");
+  out.activation = model.OneOf<Activation>("activation", {{"relu", Activation::kRelu}, {"silu", Activation::kSilu}});
+  out.extra_block = model.Bool("extra_block");
+  model.RefuseOthers();
   return out;
 }
 
@@ -166,47 +196,125 @@ AttackOptions ReadAttack(Section attack) {
   out.step_size = attack.Real("step_size", 0, 1, true, false);
   out.steps = attack.Int("steps", 1, 1000);
   out.random_start = attack.Bool("random_start");
+  out.loss = ReadAttackLoss(attack);
+  out.start_distribution = attack.OneOf<StartDistribution>(
+      "start_distribution", {{"uniform", StartDistribution::kUniform}, {"normal", StartDistribution::kNormal}});
+  out.weights = attack.OneOf<AttackWeights>(
+      "weights", {{"current", AttackWeights::kCurrent}, {"average", AttackWeights::kAverage}});
+  out.batch_norm = attack.OneOf<AttackBatchNorm>(
+      "batch_norm", {{"evaluation", AttackBatchNorm::kEvaluation}, {"training", AttackBatchNorm::kTraining}});
+  int64_t low = 1;
+  for (const json& item : attack.List("stages")) {
+    Section stage(item, absl::StrCat(attack.Path("stages"), "[", out.stages.size(), "]"), attack.error());
+    AttackStage& entry = out.stages.emplace_back();
+    entry.start_epoch = stage.Int("start_epoch", low, kMaxInt);
+    low = int64_t{entry.start_epoch} + 1;
+    entry.epsilon = stage.Real("epsilon", 0, 1, true, false);
+    entry.step_size = stage.Real("step_size", 0, 1, true, false);
+    entry.steps = stage.Int("steps", 1, 1000);
+    stage.RefuseOthers();
+  }
   attack.RefuseOthers();
   return out;
 }
 
-MethodOptions ReadMethod(Section method, int steps, int64_t batch_size) {
+// The smallest number of attack steps in an epoch with mining; attack.steps if there is none.
+int SmallestMiningSteps(const AttackOptions& attack, int mining_start_epoch, int epochs) {
+  int smallest = attack.steps;
+  if (mining_start_epoch > epochs) return smallest;
+  for (const AttackStage& stage : attack.stages) {
+    if (stage.start_epoch > epochs) break;
+    smallest = stage.start_epoch <= mining_start_epoch ? stage.steps : std::min(smallest, stage.steps);
+  }
+  return smallest;
+}
+
+MethodOptions ReadMethod(Section method, const AttackOptions& attack, int epochs, int64_t batch_size) {
   MethodOptions out;
   out.name = method.OneOf<Method>("name", {{"pgd-at", Method::kPgdAt}, {"ham", Method::kHam}});
-  out.mining_step = method.Int("mining_step", 1, steps);
   out.mining_start_epoch = method.Int("mining_start_epoch", 1, kMaxInt);
+  out.mining_step = method.Int("mining_step", 1, SmallestMiningSteps(attack, out.mining_start_epoch, epochs));
   out.retained_easy_share = method.Real("retained_easy_share", 0, 1, false, false);
   out.minimum_hard = method.Int("minimum_hard", 1, batch_size);
+  out.retained_easy = method.OneOf<RetainedEasy>(
+      "retained_easy", {{"random", RetainedEasy::kRandom}, {"high_confidence", RetainedEasy::kHighConfidence}});
+  out.weight_mode = method.OneOf<WeightMode>("weight_mode", {{"none", WeightMode::kEqual},
+                                                             {"first_cross", WeightMode::kFirstCross},
+                                                             {"delta_max", WeightMode::kDeltaMax},
+                                                             {"kappa", WeightMode::kKappa}});
+  out.drop_share = method.Real("drop_share", 0, 1, false, true);
   method.RefuseOthers();
   return out;
 }
 
-OptimizerOptions ReadOptimizer(Section optimizer) {
-  OptimizerOptions out;
-  out.name = optimizer.OneOf<OptimizerKind>("name", {{"sgd", OptimizerKind::kSgd}, {"adam", OptimizerKind::kAdam}});
-  out.learning_rate = optimizer.Real("learning_rate", 0, 10, true, false);
-  out.momentum = optimizer.Real("momentum", 0, 1, false, true);
-  out.weight_decay = optimizer.Real("weight_decay", 0, 1, false, false);
-  out.schedule = optimizer.OneOf<Schedule>(
-      "schedule", {{"constant", Schedule::kConstant}, {"step", Schedule::kStep}, {"cosine", Schedule::kCosine}});
+void ReadMilestones(Section& optimizer, OptimizerOptions* out) {
   int previous = 0;
   for (const json& milestone : optimizer.List("milestones")) {
     if (!milestone.is_number_integer() || milestone.get<int64_t>() <= previous || milestone.get<int64_t>() > kMaxInt) {
       optimizer.Fail(optimizer.Path("milestones"),
                      "holds " + milestone.dump() + "; epochs from 1, ascending, are allowed");
-      break;
+      return;
     }
-    out.milestones.push_back(previous = milestone.get<int>());
+    out->milestones.push_back(previous = milestone.get<int>());
   }
+  for (const json& factor : optimizer.List("factors")) {
+    if (!factor.is_number() || !(factor.get<double>() > 0 && factor.get<double>() <= 100)) {
+      optimizer.Fail(optimizer.Path("factors"), "holds " + factor.dump() + "; numbers in (0, 100] are allowed");
+      return;
+    }
+    out->factors.push_back(factor.get<double>());
+  }
+  if (!out->factors.empty() && out->factors.size() != out->milestones.size()) {
+    optimizer.Fail(optimizer.Path("factors"), absl::StrFormat("has %d entries for %d milestones; one a milestone is "
+                                                              "needed",
+                                                              out->factors.size(), out->milestones.size()));
+  }
+}
+
+OptimizerOptions ReadOptimizer(Section optimizer) {
+  OptimizerOptions out;
+  out.name = optimizer.OneOf<OptimizerKind>(
+      "name", {{"sgd", OptimizerKind::kSgd}, {"adam", OptimizerKind::kAdam}, {"adamw", OptimizerKind::kAdamW}});
+  out.learning_rate = optimizer.Real("learning_rate", 0, 10, true, false);
+  out.momentum = optimizer.Real("momentum", 0, 1, false, true);
+  out.weight_decay = optimizer.Real("weight_decay", 0, 1, false, false);
+  out.schedule = optimizer.OneOf<Schedule>("schedule", {{"constant", Schedule::kConstant},
+                                                        {"step", Schedule::kStep},
+                                                        {"cosine", Schedule::kCosine},
+                                                        {"one-cycle", Schedule::kOneCycle}});
+  ReadMilestones(optimizer, &out);
   out.gamma = optimizer.Real("gamma", 0, 1, true, false);
+  out.nesterov = optimizer.Bool("nesterov");
+  out.decay_norm_and_bias = optimizer.Bool("decay_norm_and_bias");
+  out.warmup_share = optimizer.Real("warmup_share", 0, 1, true, true);
+  out.schedule_by = optimizer.OneOf<ScheduleBy>("schedule_by",
+                                                {{"iteration", ScheduleBy::kIteration}, {"epoch", ScheduleBy::kEpoch}});
+  out.gradient_clip_norm = optimizer.Real("gradient_clip_norm", 0, 1e6, false, false);
   optimizer.RefuseOthers();
+  return out;
+}
+
+ClassBiasOptions ReadClassBias(Section bias) {
+  ClassBiasOptions out;
+  out.running_rate = bias.Real("running_rate", 0, 1, false, false);
+  out.running_decay = bias.Real("running_decay", 0, 1, false, true);
+  out.fit_rounds = bias.Int("fit_rounds", 0, 100);
+  out.fit_step = bias.Real("fit_step", 0, 10, true, false);
+  bias.RefuseOthers();
+  return out;
+}
+
+CheckpointOptions ReadCheckpoint(Section checkpoint) {
+  CheckpointOptions out;
+  out.every_iterations = checkpoint.Int("every_iterations", 0, kMaxInt);
+  out.keep_every_epochs = checkpoint.Int("keep_every_epochs", 0, kMaxInt);
+  checkpoint.RefuseOthers();
   return out;
 }
 
 EvaluationAttack ReadEvaluationAttack(Section attack) {
   EvaluationAttack out;
-  out.loss =
-      attack.OneOf<AttackLoss>("loss", {{"cross_entropy", AttackLoss::kCrossEntropy}, {"margin", AttackLoss::kMargin}});
+  out.loss = ReadAttackLoss(attack);
   out.steps = attack.Int("steps", 1, 10000);
   out.step_size = attack.Real("step_size", 0, 1, true, false);
   out.restarts = attack.Int("restarts", 1, 100);
@@ -243,6 +351,7 @@ EvaluationOptions ReadEvaluation(Section evaluation) {
   out.every_epochs = evaluation.Int("every_epochs", 0, kMaxInt);
   out.suites = ReadSuites(evaluation, "suites", &names);
   out.final_suites = ReadSuites(evaluation, "final_suites", &names);
+  out.reestimate_batch_norm = evaluation.Bool("reestimate_batch_norm");
   evaluation.RefuseOthers();
   return out;
 }
@@ -268,18 +377,24 @@ absl::StatusOr<TrainSpec> ParseTrainSpec(const json& spec) {
   job.RefuseOthers();
   TrainSpec out;
   out.data = ReadData(train.Child("data"));
-  Section model = train.Child("model");
-  out.model = model.String("name");
-  model.RefuseOthers();
+  out.model = ReadModel(train.Child("model"));
   out.epochs = train.Int("epochs", 1, 100000);
   out.batch_size = train.Int("batch_size", 1, 65536);
   out.ema_decay = train.Real("ema_decay", 0, 1, false, true);
   out.seed = train.Seed("seed");
   out.attack = ReadAttack(train.Child("attack"));
-  out.method = ReadMethod(train.Child("method"), out.attack.steps, out.batch_size);
+  out.method = ReadMethod(train.Child("method"), out.attack, out.epochs, out.batch_size);
   out.optimizer = ReadOptimizer(train.Child("optimizer"));
   out.evaluation = ReadEvaluation(train.Child("evaluation"));
   ReadResources(train.Child("resources"), &out);
+  out.label_smoothing = train.Real("label_smoothing", 0, 1, false, true);
+  out.class_bias = ReadClassBias(train.Child("class_bias"));
+  out.precision = train.OneOf<Precision>(
+      "precision", {{"fp32", Precision::kFp32}, {"fp64", Precision::kFp64}, {"bf16", Precision::kBf16}});
+  out.batch_norm = train.OneOf<BatchNormMode>(
+      "batch_norm", {{"synchronized", BatchNormMode::kSynchronized}, {"local", BatchNormMode::kLocal}});
+  out.swa_start_epoch = train.Int("swa_start_epoch", 0, out.epochs);
+  out.checkpoint = ReadCheckpoint(train.Child("checkpoint"));
   Section retry = train.Child("retry");  // the coordinator's
   retry.Int("max_attempts", 1, 1000);
   retry.RefuseOthers();
@@ -288,6 +403,68 @@ absl::StatusOr<TrainSpec> ParseTrainSpec(const json& spec) {
   return out;
 }
 
-const char* AttackLossName(AttackLoss loss) { return loss == AttackLoss::kMargin ? "margin" : "cross_entropy"; }
+absl::Status RefuseUnbuilt(const TrainSpec& spec) {
+  // TrainSpec's own values are those that change nothing.
+  const TrainSpec plain;
+  const AugmentationOptions& augmentation = spec.data.augmentation;
+  const std::pair<const char*, bool> options[] = {
+      {"data.validation_share", spec.data.validation_share != 0 && spec.data.validation_share != 0.02},
+      {"data.image_size", spec.data.image_size != 0},
+      {"data.augmentation", augmentation.crop_padding != 0 || augmentation.flip || augmentation.cutout != 0},
+      {"model.activation", spec.model.activation != plain.model.activation},
+      {"model.extra_block", spec.model.extra_block},
+      {"method.retained_easy", spec.method.retained_easy != plain.method.retained_easy},
+      {"method.weight_mode", spec.method.weight_mode != plain.method.weight_mode},
+      {"method.drop_share", spec.method.drop_share != 0},
+      {"attack.loss", spec.attack.loss != plain.attack.loss},
+      {"attack.start_distribution", spec.attack.start_distribution != plain.attack.start_distribution},
+      {"attack.weights", spec.attack.weights != plain.attack.weights},
+      {"attack.batch_norm", spec.attack.batch_norm != plain.attack.batch_norm},
+      {"attack.stages", !spec.attack.stages.empty()},
+      {"optimizer.name", spec.optimizer.name == OptimizerKind::kAdamW},
+      {"optimizer.nesterov", spec.optimizer.nesterov},
+      {"optimizer.decay_norm_and_bias", !spec.optimizer.decay_norm_and_bias},
+      {"optimizer.schedule_by", spec.optimizer.schedule_by != plain.optimizer.schedule_by},
+      {"optimizer.factors", !spec.optimizer.factors.empty()},
+      {"optimizer.gradient_clip_norm", spec.optimizer.gradient_clip_norm != 0},
+      {"evaluation.reestimate_batch_norm", spec.evaluation.reestimate_batch_norm},
+      {"label_smoothing", spec.label_smoothing != 0},
+      {"class_bias.running_rate", spec.class_bias.running_rate != 0},
+      {"class_bias.fit_rounds", spec.class_bias.fit_rounds != 0},
+      {"precision", spec.precision != plain.precision},
+      {"batch_norm", spec.batch_norm != plain.batch_norm},
+      {"swa_start_epoch", spec.swa_start_epoch != 0},
+      {"checkpoint.every_iterations", spec.checkpoint.every_iterations != 0},
+      {"checkpoint.keep_every_epochs", spec.checkpoint.keep_every_epochs != 0},
+  };
+  for (const auto& [field, used] : options) {
+    if (used) return absl::InvalidArgumentError(absl::StrCat("train.", field, " is not carried out yet; leave it out"));
+  }
+  for (const auto* suites : {&spec.evaluation.suites, &spec.evaluation.final_suites}) {
+    for (const AttackSuite& suite : *suites) {
+      for (const EvaluationAttack& attack : suite.attacks) {
+        if (attack.loss == AttackLoss::kDlr) {
+          return absl::InvalidArgumentError("the loss \"dlr\" of evaluations is not carried out yet; use margin");
+        }
+      }
+    }
+  }
+  return absl::OkStatus();
+}
+
+AttackStage StageAt(const AttackOptions& attack, int epoch) {
+  AttackStage out{1, attack.epsilon, attack.step_size, attack.steps};
+  for (const AttackStage& stage : attack.stages) {
+    if (stage.start_epoch <= epoch) out = stage;
+  }
+  return out;
+}
+
+const char* AttackLossName(AttackLoss loss) {
+  for (const auto& [name, value] : kAttackLosses) {
+    if (value == loss) return name;
+  }
+  __builtin_unreachable();
+}
 
 }  // namespace ham::trainer

@@ -9,18 +9,37 @@
 
 #include <nlohmann/json.hpp>
 #include "absl/status/statusor.h"
+#include "worker/trainer/data/augmentation_options.h"
+#include "worker/trainer/models/activation.h"
 
 namespace ham::trainer {
 
 enum class Method { kPgdAt, kHam };
-enum class AttackLoss { kCrossEntropy, kMargin };
-enum class OptimizerKind { kSgd, kAdam };
-enum class Schedule { kConstant, kStep, kCosine };
+enum class RetainedEasy { kRandom, kHighConfidence };
+enum class WeightMode { kEqual, kFirstCross, kDeltaMax, kKappa };
+enum class AttackLoss { kCrossEntropy, kMargin, kDlr };
+enum class StartDistribution { kUniform, kNormal };
+enum class AttackWeights { kCurrent, kAverage };
+enum class AttackBatchNorm { kEvaluation, kTraining };
+enum class OptimizerKind { kSgd, kAdam, kAdamW };
+enum class Schedule { kConstant, kStep, kCosine, kOneCycle };
+enum class ScheduleBy { kIteration, kEpoch };
+enum class Precision { kFp32, kFp64, kBf16 };
+enum class BatchNormMode { kSynchronized, kLocal };
 
 struct DataOptions {
   std::string name;
   int64_t train_rows = 0;  // 0 = all
   int64_t test_rows = 0;   // 0 = all
+  double validation_share = 0;
+  int image_size = 0;  // 0: that of the files
+  AugmentationOptions augmentation = {};
+};
+
+struct ModelChoice {
+  std::string name;
+  Activation activation = Activation::kRelu;
+  bool extra_block = false;
 };
 
 struct MethodOptions {
@@ -29,6 +48,16 @@ struct MethodOptions {
   int mining_start_epoch = 1;
   double retained_easy_share = 0;
   int64_t minimum_hard = 1;
+  RetainedEasy retained_easy = RetainedEasy::kRandom;
+  WeightMode weight_mode = WeightMode::kEqual;
+  double drop_share = 0;
+};
+
+struct AttackStage {
+  int start_epoch = 1;
+  double epsilon = 0;
+  double step_size = 0;
+  int steps = 0;
 };
 
 struct AttackOptions {
@@ -36,6 +65,11 @@ struct AttackOptions {
   double step_size = 2.0 / 255;
   int steps = 10;
   bool random_start = true;
+  AttackLoss loss = AttackLoss::kCrossEntropy;
+  StartDistribution start_distribution = StartDistribution::kUniform;
+  AttackWeights weights = AttackWeights::kCurrent;
+  AttackBatchNorm batch_norm = AttackBatchNorm::kEvaluation;
+  std::vector<AttackStage> stages = {};  // ascending start_epoch
 };
 
 struct OptimizerOptions {
@@ -46,6 +80,24 @@ struct OptimizerOptions {
   Schedule schedule = Schedule::kCosine;
   std::vector<int> milestones = {};
   double gamma = 0.1;
+  bool nesterov = false;
+  bool decay_norm_and_bias = true;
+  double warmup_share = 0.3;
+  ScheduleBy schedule_by = ScheduleBy::kIteration;
+  std::vector<double> factors = {};  // none, or one a milestone
+  double gradient_clip_norm = 0;     // 0 = off
+};
+
+struct ClassBiasOptions {
+  double running_rate = 0;  // 0 = off
+  double running_decay = 0.98;
+  int fit_rounds = 0;  // 0 = off
+  double fit_step = 0.1;
+};
+
+struct CheckpointOptions {
+  int64_t every_iterations = 0;  // 0 = at ends of epochs only
+  int keep_every_epochs = 0;     // 0 = none
 };
 
 struct EvaluationAttack {
@@ -66,11 +118,12 @@ struct EvaluationOptions {
   int every_epochs = 1;  // 0 = only at the end
   std::vector<AttackSuite> suites;
   std::vector<AttackSuite> final_suites;
+  bool reestimate_batch_norm = false;
 };
 
 struct TrainSpec {
   DataOptions data;
-  std::string model;
+  ModelChoice model;
   MethodOptions method;
   AttackOptions attack;
   OptimizerOptions optimizer;
@@ -81,6 +134,12 @@ struct TrainSpec {
   EvaluationOptions evaluation;
   int world_size = 1;
   int threads_per_rank = 1;
+  double label_smoothing = 0;
+  ClassBiasOptions class_bias;
+  Precision precision = Precision::kFp32;
+  BatchNormMode batch_norm = BatchNormMode::kSynchronized;
+  int swa_start_epoch = 0;  // 0 = off
+  CheckpointOptions checkpoint;
 };
 
 // Reads `spec`, a whole JobSpec. Options come from the coordinator (or `hamctl`), which resolves defaults, so a
@@ -88,7 +147,13 @@ struct TrainSpec {
 // names the field path. Stateless; any thread.
 absl::StatusOr<TrainSpec> ParseTrainSpec(const nlohmann::json& spec);
 
-// "cross_entropy" or "margin".
+// InvalidArgument names the first option with a value that this trainer does not carry out. Stateless; any thread.
+absl::Status RefuseUnbuilt(const TrainSpec& spec);
+
+// What holds in 1-based `epoch`.
+AttackStage StageAt(const AttackOptions& attack, int epoch);
+
+// As specs name it: "cross_entropy", "margin" or "dlr".
 const char* AttackLossName(AttackLoss loss);
 
 }  // namespace ham::trainer

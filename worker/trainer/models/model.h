@@ -1,8 +1,8 @@
 // What the attack, the evaluation and the training step need of a network.
 //
-// N: rows, C, H, W: channels, height, width, K: classes. Images are in [0, 1], laid out as NewImages() makes them, of the
-// weights' type; normalisation, if any, is inside the model. Every call works on kMinimumRows rows or more: then, in
-// evaluation mode, a row's logits and input gradient do not depend, to the last bit, on the rows beside it (smaller
+// N: rows, C, H, W: channels, height, width, K: classes. Images are in [0, 1], laid out as NewImages() makes them, of
+// the weights' type; normalisation, if any, is inside the model. Every call works on kMinimumRows rows or more: then,
+// in evaluation mode, a row's logits and input gradient do not depend, to the last bit, on the rows beside it (smaller
 // batches take other code paths); callers pad (batch.h). LibTorch's exceptions pass through.
 #pragma once
 
@@ -16,6 +16,7 @@
 
 #include "absl/status/statusor.h"
 #include "worker/trainer/collective.h"
+#include "worker/trainer/models/activation.h"
 #include "worker/trainer/models/parameter_set.h"
 
 namespace ham::trainer {
@@ -36,9 +37,9 @@ at::Tensor NewImages(int64_t rows, const ImageShape& shape, at::ScalarType type 
 // Gradient of a SUM of losses over rows with respect to the logits: [N, K] -> [N, K] of the same type.
 using LogitsGradient = std::function<at::Tensor(const at::Tensor& logits)>;
 
-// Training mode: BatchNorm normalises by the mean and the biased variance of the batch, not by running statistics. Where
-// the ranks are `collective`, all of them make the same passes and the batch is that of all (synchronised BatchNorm: two
-// small sums a layer, one forward and one backward); a rank without a row joins with padding alone.
+// Training mode: BatchNorm normalises by the mean and the biased variance of the batch, not by running statistics.
+// Where the ranks are `collective`, all of them make the same passes and the batch is that of all (synchronised
+// BatchNorm: two small sums a layer, one forward and one backward); a rank without a row joins with padding alone.
 struct TrainingPass {
   int64_t rows = 0;                    // true ones; the rest is padding, which no statistic sees
   Collective* collective = nullptr;    // null: the statistics of this rank's rows ("local"), another algorithm
@@ -76,8 +77,6 @@ class Model {
   virtual void DoWeightGradients(const ParameterSet& weights, const at::Tensor& x, const LogitsGradient& loss,
                                  TrainingPass* training, ParameterSet* gradients) const = 0;
 };
-
-enum class Activation { kRelu, kSilu };
 
 // Per channel: the network sees (x - mean) / standard_deviation.
 struct Normalization {
