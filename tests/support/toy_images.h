@@ -13,19 +13,20 @@ namespace ham::testing {
 
 // `rows` images of 1 x 8 x 8 and four classes: a bright quadrant, its number the label, on noise.
 inline trainer::ImageSet ToyImages(int64_t rows, uint64_t seed) {
-  trainer::ImageSet set{rows, 1, 8, 8, std::vector<uint8_t>(rows * 64), std::vector<int64_t>(rows), {}};
-  set.class_names = {"upper left", "upper right", "lower left", "lower right"};
+  std::vector<uint8_t> images(rows * 64);
+  std::vector<int64_t> labels(rows);
   for (int64_t row = 0; row < rows; ++row) {
     float noise[65];
     trainer::FillUniform({.seed = seed, .sample = static_cast<uint32_t>(row)}, 0, 1, 65, noise);
     const int64_t label = static_cast<int64_t>(noise[64] * 4);
-    set.labels[row] = label;
+    labels[row] = label;
     for (int64_t pixel = 0; pixel < 64; ++pixel) {
       const int64_t quadrant = pixel / 32 * 2 + pixel % 8 / 4;
-      set.images[row * 64 + pixel] = static_cast<uint8_t>(noise[pixel] * 120 + (quadrant == label ? 110 : 0));
+      images[row * 64 + pixel] = static_cast<uint8_t>(noise[pixel] * 120 + (quadrant == label ? 110 : 0));
     }
   }
-  return set;
+  return trainer::MakeImageSet(1, 8, 8, std::move(images), std::move(labels),
+                               {"upper left", "upper right", "lower left", "lower right"});
 }
 
 inline std::unique_ptr<trainer::Model> ToyModel() {

@@ -54,6 +54,8 @@ std::string Gzip(const std::string& bytes) {
   return packed;
 }
 
+std::vector<int64_t> LabelsOf(const ImageSet& set) { return {set.labels.begin(), set.labels.end()}; }
+
 class DataSetTest : public ::testing::Test {
  protected:
   DataSetTest() {
@@ -87,13 +89,13 @@ TEST_F(DataSetTest, LoadsBothSplits) {
   EXPECT_EQ(train->channels, 1);
   EXPECT_EQ(train->height, 28);
   EXPECT_EQ(train->width, 28);
-  EXPECT_EQ(train->labels, (std::vector<int64_t>{0, 9, 4}));
+  EXPECT_EQ(LabelsOf(*train), (std::vector<int64_t>{0, 9, 4}));
   ASSERT_EQ(train->images.size(), 3 * kPixels);
   EXPECT_EQ(train->images[1], 7);
   EXPECT_EQ(train->images[kPixels], static_cast<uint8_t>(kPixels * 7 + 1));
   EXPECT_EQ(train->class_names.size(), 10U);
   EXPECT_EQ(train->class_names[6], "Shirt");
-  EXPECT_EQ(Load(Split::kTest)->labels, (std::vector<int64_t>{1, 2}));
+  EXPECT_EQ(LabelsOf(*Load(Split::kTest)), (std::vector<int64_t>{1, 2}));
 }
 
 TEST_F(DataSetTest, ReadsPackedFilesWithTheSameDigest) {
@@ -108,11 +110,11 @@ TEST_F(DataSetTest, ReadsPackedFilesWithTheSameDigest) {
     std::filesystem::remove(Path(name));
   }
   EXPECT_EQ(InspectDataSets(root_.path())[0].digest, plain[0].digest);
-  EXPECT_EQ(Load()->labels, (std::vector<int64_t>{0, 9, 4}));
+  EXPECT_EQ(LabelsOf(*Load()), (std::vector<int64_t>{0, 9, 4}));
 }
 
 TEST_F(DataSetTest, NamesWhatIsUnknownOrMissing) {
-  const absl::Status unknown = LoadDataSet(root_.path(), "mnist", Split::kTrain).status();
+  const absl::Status unknown = LoadDataSet(root_.path(), "letters", Split::kTrain).status();
   EXPECT_TRUE(absl::IsInvalidArgument(unknown)) << unknown;
   EXPECT_NE(unknown.message().find("fashion-mnist"), std::string::npos) << unknown;
   EXPECT_TRUE(absl::IsNotFound(LoadDataSet(root_ / "none", "fashion-mnist", Split::kTrain).status()));
@@ -160,7 +162,7 @@ TEST_F(DataSetTest, FlippedBytesOfAPackedFileNeverChangeTheData) {
     Put(std::string(kTrainLabels) + ".gz", damaged);
     const absl::StatusOr<ImageSet> set = Load();
     if (set.ok()) {
-      EXPECT_EQ(set->labels, (std::vector<int64_t>{0, 9, 4})) << i;
+      EXPECT_EQ(LabelsOf(*set), (std::vector<int64_t>{0, 9, 4})) << i;
       ++harmless;
     } else {
       EXPECT_TRUE(absl::IsDataLoss(set.status())) << i << ": " << set.status();

@@ -33,15 +33,12 @@ void CopyRow(const at::Tensor& from, int64_t from_row, const at::Tensor& to, int
 }  // namespace
 
 Batch GatherBatch(const ImageSet& data, const std::vector<uint32_t>& ids) {
-  const ImageShape shape{data.channels, data.height, data.width};
-  const int64_t rows = static_cast<int64_t>(ids.size()), plane = shape.height * shape.width;
-  Batch out{NewImages(rows, shape), at::empty({rows}, at::kLong), ids};
+  const int64_t rows = static_cast<int64_t>(ids.size()), pixels = data.row_bytes();
+  Batch out{NewImages(rows, {data.channels, data.height, data.width}), at::empty({rows}, at::kLong), ids};
   float* x = out.x.data_ptr<float>();
-  for (int64_t row = 0; row < rows; ++row) {
-    const uint8_t* image = data.images.data() + static_cast<int64_t>(ids[row]) * shape.size();
-    for (int64_t pixel = 0; pixel < plane; ++pixel) {
-      for (int64_t c = 0; c < shape.channels; ++c) *x++ = static_cast<float>(image[c * plane + pixel]) / 255.0f;
-    }
+  for (int64_t row = 0; row < rows; ++row, x += pixels) {
+    const uint8_t* const image = data.images.data() + static_cast<int64_t>(ids[row]) * pixels;
+    for (int64_t i = 0; i < pixels; ++i) x[i] = static_cast<float>(image[i]) / 255.0f;
     out.labels.data_ptr<int64_t>()[row] = data.labels[ids[row]];
   }
   return out;

@@ -2,105 +2,72 @@
 
 #include <algorithm>
 #include <filesystem>
+#include <memory>
+#include <thread>
 #include <utility>
 
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_join.h"
-#include "proto/sha256.h"
-#include "worker/trainer/data/idx.h"
+#include "worker/trainer/data/readers.h"
 
 namespace ham::trainer {
 namespace {
 
-constexpr uint64_t kMaxRows = 10'000'000;
-
-struct Files {
-  std::string images;
-  std::string labels;
-};
-
-// A data set in IDX files. This table is the one place that knows them.
-struct DataSet {
-  std::string name;
-  std::string directory;  // under the data root
-  Files train, test;
-  uint32_t height, width;
-  std::vector<std::string> class_names;
-};
-
-const std::vector<DataSet>& KnownDataSets() {
-  static const auto& known = *new std::vector<DataSet>{
-      {"fashion-mnist",
-       "fashion-mnist",
-       {"train-images-idx3-ubyte", "train-labels-idx1-ubyte"},
-       {"t10k-images-idx3-ubyte", "t10k-labels-idx1-ubyte"},
-       28,
-       28,
-       {"T-shirt/top", "Trouser", "Pullover", "Dress", "Coat", "Sandal", "Shirt", "Sneaker", "Bag", "Ankle boot"}},
-  };
-  return known;
+std::string Directory(const std::string& data_root, const KnownDataSet& set) {
+  return (std::filesystem::path(data_root) / set.name).string();
 }
 
-std::string Directory(const std::string& data_root, const DataSet& set) {
-  return (std::filesystem::path(data_root) / set.directory).string();
+bool IsDirectory(const std::string& path) {
+  std::error_code ignored;
+  return std::filesystem::is_directory(path, ignored);
 }
 
-absl::Status DamagedFile(const std::string& path, const std::string& what) {
-  return absl::DataLossError(absl::StrCat(path, ": ", what, "; fetch the data set again"));
+// Fills in what 0 stands for.
+absl::StatusOr<LoadOptions> Complete(const KnownDataSet& set, LoadOptions options) {
+  if (options.threads == 0) options.threads = std::max(1, static_cast<int>(std::thread::hardware_concurrency()));
+  if (options.image_size == 0) options.image_size = static_cast<int>(set.height);
+  const int least = set.resizable() ? kMinImageSize : static_cast<int>(set.height);
+  const int most = set.resizable() ? kMaxImageSize : static_cast<int>(set.height);
+  if (options.image_size >= least && options.image_size <= most) return options;
+  return absl::InvalidArgumentError(absl::StrCat("image_size is ", options.image_size, "; data set \"", set.name,
+                                                 "\" allows ", least, " to ", most, ", or 0 for ", set.height));
 }
 
-absl::Status CheckShapes(const std::string& directory, const Files& files, const DataSet& set, const IdxFile& images,
-                         const IdxFile& labels) {
-  const std::string image_path = directory + "/" + files.images;
-  if (images.shape[1] != set.height || images.shape[2] != set.width) {
-    return DamagedFile(image_path, absl::StrCat("its images are ", images.shape[1], " x ", images.shape[2], " pixels, ",
-                                                set.name, " has ", set.height, " x ", set.width));
+// options: complete.
+absl::StatusOr<LabelledImages> ReadSplit(const std::string& directory, const KnownDataSet& set, Split split,
+                                         const LoadOptions& options, SourceDigest* digest) {
+  switch (set.format) {
+    case DataFormat::kIdx:
+      return ReadIdxSplit(directory, set, split, digest);
+    case DataFormat::kCifar10Binary:
+    case DataFormat::kCifar100Binary:
+      return ReadCifarSplit(directory, set, split, digest);
+    case DataFormat::kMat5:
+      return ReadMat5Split(directory, set, split, digest);
+    case DataFormat::kImageFolder:
+      return ReadImageFolderSplit(directory, set, split, options.image_size, options.threads, digest);
   }
-  if (images.shape[0] == 0) return DamagedFile(image_path, "it holds no images");
-  if (images.shape[0] != labels.shape[0]) {
-    return DamagedFile(directory + "/" + files.labels,
-                       absl::StrCat("it holds ", labels.shape[0], " labels for ", images.shape[0], " images"));
-  }
-  return absl::OkStatus();
+  return absl::InternalError("unknown format");
 }
 
-// Reads and checks one split; adds its unpacked files to `digest` where there is one.
-absl::StatusOr<ImageSet> ReadSplit(const std::string& directory, const DataSet& set, const Files& files,
-                                   Sha256* digest) {
-  const uint64_t pixels = uint64_t{set.height} * set.width;
-  const std::string label_path = directory + "/" + files.labels;
-  const absl::StatusOr<IdxFile> images = ReadIdx(directory + "/" + files.images, 3, kMaxRows * pixels);
-  if (!images.ok()) return images.status();
-  const absl::StatusOr<IdxFile> labels = ReadIdx(label_path, 1, kMaxRows);
-  if (!labels.ok()) return labels.status();
-  if (absl::Status status = CheckShapes(directory, files, set, *images, *labels); !status.ok()) return status;
-  ImageSet result;
-  result.rows = images->shape[0];
-  result.channels = 1;
-  result.height = set.height;
-  result.width = set.width;
-  result.class_names = set.class_names;
-  result.images.assign(images->bytes.begin() + static_cast<std::ptrdiff_t>(images->data_offset), images->bytes.end());
-  for (size_t i = labels->data_offset; i < labels->bytes.size(); ++i) {
-    const auto label = static_cast<unsigned char>(labels->bytes[i]);
-    if (label >= set.class_names.size()) {
-      return DamagedFile(label_path, absl::StrCat("label ", int{label}, " of row ", i - labels->data_offset,
-                                                  " is not in [0, ", set.class_names.size(), ")"));
-    }
-    result.labels.push_back(label);
-  }
-  if (digest != nullptr) {
-    digest->Update(images->bytes);
-    digest->Update(labels->bytes);
-  }
-  return result;
+ImageSet ToImageSet(LabelledImages read, const KnownDataSet& set) {
+  const auto storage = std::make_shared<const LabelledImages>(std::move(read));
+  return {static_cast<int64_t>(storage->labels.size()),
+          storage->channels,
+          storage->height,
+          storage->width,
+          {reinterpret_cast<const uint8_t*>(storage->pixels.data()), storage->pixels.size()},
+          storage->labels,
+          set.class_names,
+          storage};
 }
 
-DataSetInfo Inspect(const std::string& directory, const DataSet& set) {
+DataSetInfo Inspect(const std::string& directory, const KnownDataSet& set) {
   DataSetInfo info{set.name, directory, "", absl::OkStatus()};
-  Sha256 digest;
-  for (const Files* files : {&set.train, &set.test}) {
-    info.status = ReadSplit(directory, set, *files, &digest).status();
+  SourceDigest digest;
+  const auto options = Complete(set, {});
+  for (const Split split : {Split::kTrain, Split::kTest}) {
+    info.status = ReadSplit(directory, set, split, *options, &digest).status();
     if (!info.status.ok()) return info;
   }
   info.digest = digest.Hex();
@@ -111,33 +78,36 @@ DataSetInfo Inspect(const std::string& directory, const DataSet& set) {
 
 std::vector<std::string> DataSetNames() {
   std::vector<std::string> names;
-  for (const DataSet& set : KnownDataSets()) names.push_back(set.name);
+  for (const KnownDataSet& set : KnownDataSets()) names.push_back(set.name);
   std::sort(names.begin(), names.end());
   return names;
 }
 
-absl::StatusOr<ImageSet> LoadDataSet(const std::string& data_root, const std::string& name, Split split) {
-  for (const DataSet& set : KnownDataSets()) {
-    if (set.name != name) continue;
-    const std::string directory = Directory(data_root, set);
-    std::error_code ignored;
-    if (!std::filesystem::is_directory(directory, ignored)) {
-      return absl::NotFoundError(absl::StrCat("data set \"", name,
-                                              "\" is not under the data root: there is no directory ", directory,
-                                              "; install it or name another --data-root"));
-    }
-    return ReadSplit(directory, set, split == Split::kTrain ? set.train : set.test, nullptr);
+absl::StatusOr<ImageSet> LoadDataSet(const std::string& data_root, const std::string& name, Split split,
+                                     const LoadOptions& options) {
+  const KnownDataSet* const set = FindDataSet(name);
+  if (set == nullptr) {
+    return absl::InvalidArgumentError(
+        absl::StrCat("data set \"", name, "\" is unknown: allowed are ", absl::StrJoin(DataSetNames(), ", ")));
   }
-  return absl::InvalidArgumentError(
-      absl::StrCat("data set \"", name, "\" is unknown: allowed are ", absl::StrJoin(DataSetNames(), ", ")));
+  const auto complete = Complete(*set, options);
+  if (!complete.ok()) return complete.status();
+  const std::string directory = Directory(data_root, *set);
+  if (!IsDirectory(directory)) {
+    return absl::NotFoundError(absl::StrCat("data set \"", name,
+                                            "\" is not under the data root: there is no directory ", directory,
+                                            "; install it or name another --data-root"));
+  }
+  auto read = ReadSplit(directory, *set, split, *complete, nullptr);
+  if (!read.ok()) return read.status();
+  return ToImageSet(*std::move(read), *set);
 }
 
 std::vector<DataSetInfo> InspectDataSets(const std::string& data_root) {
   std::vector<DataSetInfo> result;
-  for (const DataSet& set : KnownDataSets()) {
+  for (const KnownDataSet& set : KnownDataSets()) {
     const std::string directory = Directory(data_root, set);
-    std::error_code ignored;
-    if (std::filesystem::is_directory(directory, ignored)) result.push_back(Inspect(directory, set));
+    if (IsDirectory(directory)) result.push_back(Inspect(directory, set));
   }
   return result;
 }

@@ -1,43 +1,42 @@
 // Data sets by name, found under a data root. All functions are stateless and safe from any thread.
 #pragma once
 
-#include <cstdint>
 #include <string>
 #include <vector>
 
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
+#include "worker/trainer/data/image_set.h"
+#include "worker/trainer/data/known_data_sets.h"
 
 namespace ham::trainer {
 
-enum class Split { kTrain, kTest };
+inline constexpr int kMinImageSize = 8;
+inline constexpr int kMaxImageSize = 512;
 
-// N images of C x H x W pixels, wholly in memory.
-struct ImageSet {
-  int64_t rows = 0;  // N
-  int64_t channels = 0;
-  int64_t height = 0;
-  int64_t width = 0;
-  std::vector<uint8_t> images;  // [N, C, H, W], 0 to 255: divide by 255 for pixels in [0, 1]
-  std::vector<int64_t> labels;  // [N], in [0, class_names.size())
-  std::vector<std::string> class_names;
+struct LoadOptions {
+  int image_size = 0;  // side in pixels, of a data set that is resized; 0 = the table's
+  int threads = 0;     // that decode; 0 = one a core
 };
 
 // What a worker advertises: a data set found under its root, or why it cannot be used.
 struct DataSetInfo {
   std::string name;
   std::string path;    // its directory
-  std::string digest;  // lower-case hex SHA-256 of the unpacked files: train images, train labels, test
-                       // images, test labels; "" unless status is OK
+  std::string digest;  // lower-case hex SHA-256 of the unpacked files, train before test, each split in the order of
+                       // the table; in an image folder each file's relative path and a line feed before it; "" unless
+                       // status is OK
   absl::Status status;
 };
 
 // Names that LoadDataSet knows, sorted.
 std::vector<std::string> DataSetNames();
 
-// Reads one split and checks all of it. InvalidArgument for an unknown name (lists the known ones); NotFound
-// if the data set is not under `data_root`; DataLoss names the damaged file and what is wrong with it.
-absl::StatusOr<ImageSet> LoadDataSet(const std::string& data_root, const std::string& name, Split split);
+// Reads one split and checks all of it (readers.h). InvalidArgument for an unknown name (lists the known ones) or an
+// image_size that the data set does not take; NotFound if the data set is not under `data_root`; DataLoss names the
+// damaged file and what is wrong with it.
+absl::StatusOr<ImageSet> LoadDataSet(const std::string& data_root, const std::string& name, Split split,
+                                     const LoadOptions& options = {});
 
 // Reads and checks both splits of every known data set that has a directory under `data_root`.
 std::vector<DataSetInfo> InspectDataSets(const std::string& data_root);
