@@ -241,13 +241,14 @@ TEST(RealDataSetTest, LoadsDebiansFashionMnist) {
   if (!std::filesystem::exists(std::string(kRoot) + "/fashion-mnist")) {
     GTEST_SKIP() << "Debian's dataset-fashion-mnist is not installed";
   }
-  const auto train = LoadDataSet(kRoot, "fashion-mnist", Split::kTrain);
+  const testing::TemporaryDirectory cache;
+  const auto train = LoadDataSet(kRoot, "fashion-mnist", Split::kTrain, {.cache_directory = cache.path()});
   ASSERT_TRUE(train.ok()) << train.status();
   EXPECT_EQ(train->rows, 60'000);
   for (int64_t label = 0; label < 10; ++label) {
     EXPECT_EQ(std::count(train->labels.begin(), train->labels.end(), label), 6'000);
   }
-  const auto test = LoadDataSet(kRoot, "fashion-mnist", Split::kTest);
+  const auto test = LoadDataSet(kRoot, "fashion-mnist", Split::kTest, {.cache_directory = cache.path()});
   ASSERT_TRUE(test.ok()) << test.status();
   EXPECT_EQ(test->rows, 10'000);
   EXPECT_EQ(test->labels[0], 9);  // an ankle boot, as the publication's first test image

@@ -32,15 +32,12 @@ void CopyRow(const at::Tensor& from, int64_t from_row, const at::Tensor& to, int
 
 }  // namespace
 
-Batch GatherBatch(const ImageSet& data, const std::vector<uint32_t>& ids) {
-  const int64_t rows = static_cast<int64_t>(ids.size()), pixels = data.row_bytes();
+Batch GatherBatch(const ImageSet& data, const std::vector<uint32_t>& ids, const AugmentationOptions& options,
+                  const AugmentationKey& key) {
+  const int64_t rows = static_cast<int64_t>(ids.size());
   Batch out{NewImages(rows, {data.channels, data.height, data.width}), at::empty({rows}, at::kLong), ids};
-  float* x = out.x.data_ptr<float>();
-  for (int64_t row = 0; row < rows; ++row, x += pixels) {
-    const uint8_t* const image = data.images.data() + static_cast<int64_t>(ids[row]) * pixels;
-    for (int64_t i = 0; i < pixels; ++i) x[i] = static_cast<float>(image[i]) / 255.0f;
-    out.labels.data_ptr<int64_t>()[row] = data.labels[ids[row]];
-  }
+  WriteImages(data, ids, options, key, out.x.data_ptr<float>());
+  for (int64_t row = 0; row < rows; ++row) out.labels.data_ptr<int64_t>()[row] = data.labels[ids[row]];
   return out;
 }
 

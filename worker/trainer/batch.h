@@ -9,7 +9,8 @@
 #include <ATen/core/Tensor.h>
 
 #include "worker/trainer/counter_rng.h"
-#include "worker/trainer/data/dataset.h"
+#include "worker/trainer/data/augmentation.h"
+#include "worker/trainer/data/image_set.h"
 #include "worker/trainer/models/model.h"
 
 namespace ham::trainer {
@@ -25,8 +26,9 @@ struct Batch {
 // The images in float32 or float64; unchanged if they are.
 Batch InType(Batch batch, at::ScalarType type);
 
-// Images of `ids` in float32, pixels divided by 255.
-Batch GatherBatch(const ImageSet& data, const std::vector<uint32_t>& ids);
+// Images of `ids` in float32, pixels divided by 255; augmented where options say so (augmentation.h).
+Batch GatherBatch(const ImageSet& data, const std::vector<uint32_t>& ids, const AugmentationOptions& options = {},
+                  const AugmentationKey& key = {});
 
 // Rows of `batch` whose `keep` is true, in order. keep: one byte a row.
 Batch SelectRows(const Batch& batch, const std::vector<uint8_t>& keep);

@@ -17,6 +17,8 @@ enum class RandomPurpose : uint8_t {
   kAttackStart = 3,
   kRetainedEasy = 4,
   kEvaluationStart = 5,
+  kAugmentation = 6,
+  kValidationSplit = 7,
 };
 
 // Names one stream of draws. `step` is a restart, a tensor number, or 0 (below 2^24).

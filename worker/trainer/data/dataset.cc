@@ -2,12 +2,13 @@
 
 #include <algorithm>
 #include <filesystem>
-#include <memory>
 #include <thread>
 #include <utility>
 
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_join.h"
+#include "proto/sha256.h"
+#include "worker/trainer/data/data_cache.h"
 #include "worker/trainer/data/readers.h"
 
 namespace ham::trainer {
@@ -50,16 +51,19 @@ absl::StatusOr<LabelledImages> ReadSplit(const std::string& directory, const Kno
   return absl::InternalError("unknown format");
 }
 
-ImageSet ToImageSet(LabelledImages read, const KnownDataSet& set) {
-  const auto storage = std::make_shared<const LabelledImages>(std::move(read));
-  return {static_cast<int64_t>(storage->labels.size()),
-          storage->channels,
-          storage->height,
-          storage->width,
-          {reinterpret_cast<const uint8_t*>(storage->pixels.data()), storage->pixels.size()},
-          storage->labels,
-          set.class_names,
-          storage};
+// The files that a split is read from.
+absl::StatusOr<std::vector<std::string>> SourceFiles(const std::string& directory, const KnownDataSet& set,
+                                                     Split split) {
+  if (set.format == DataFormat::kImageFolder) return ListImageFolder(directory, set, split);
+  std::vector<std::string> paths;
+  for (const OfficialFile& file : set.split(split).files) {
+    paths.push_back(directory + "/" + file.name);
+    if (set.format != DataFormat::kIdx) continue;
+    auto found = FindIdxFile(paths.back());
+    if (!found.ok()) return found.status();
+    paths.back() = *std::move(found);
+  }
+  return paths;
 }
 
 DataSetInfo Inspect(const std::string& directory, const KnownDataSet& set) {
@@ -98,9 +102,17 @@ absl::StatusOr<ImageSet> LoadDataSet(const std::string& data_root, const std::st
                                             "\" is not under the data root: there is no directory ", directory,
                                             "; install it or name another --data-root"));
   }
-  auto read = ReadSplit(directory, *set, split, *complete, nullptr);
-  if (!read.ok()) return read.status();
-  return ToImageSet(*std::move(read), *set);
+  const auto sources = SourceFiles(directory, *set, split);
+  if (!sources.ok()) return sources.status();
+  const auto identity = FileIdentity(*sources);
+  if (!identity.ok()) return identity.status();
+  const char* const split_name = split == Split::kTrain ? "train" : "test";
+  const int64_t size = complete->image_size;
+  const PreparedKey key{absl::StrCat(name, "/", split_name), set->channels, size, size, set->class_names, *identity};
+  return LoadThroughCache(
+      complete->cache_directory.empty() ? DefaultCacheDirectory(data_root) : complete->cache_directory,
+      absl::StrCat(name, "-", split_name, "-", size, "-", Sha256Hex(directory).substr(0, 8), ".prepared"), key,
+      [&](SourceDigest* digest) { return ReadSplit(directory, *set, split, *complete, digest); });
 }
 
 std::vector<DataSetInfo> InspectDataSets(const std::string& data_root) {

@@ -15,8 +15,9 @@ inline constexpr int kMinImageSize = 8;
 inline constexpr int kMaxImageSize = 512;
 
 struct LoadOptions {
-  int image_size = 0;  // side in pixels, of a data set that is resized; 0 = the table's
-  int threads = 0;     // that decode; 0 = one a core
+  int image_size = 0;                // side in pixels, of a data set that is resized; 0 = the table's
+  int threads = 0;                   // that decode; 0 = one a core
+  std::string cache_directory = {};  // of prepared data sets (data_cache.h); "" = DefaultCacheDirectory
 };
 
 // What a worker advertises: a data set found under its root, or why it cannot be used.
@@ -32,9 +33,9 @@ struct DataSetInfo {
 // Names that LoadDataSet knows, sorted.
 std::vector<std::string> DataSetNames();
 
-// Reads one split and checks all of it (readers.h). InvalidArgument for an unknown name (lists the known ones) or an
-// image_size that the data set does not take; NotFound if the data set is not under `data_root`; DataLoss names the
-// damaged file and what is wrong with it.
+// One split, shared by all ranks of a host (data_cache.h); all of it is checked (readers.h) when it is first read.
+// InvalidArgument for an unknown name (lists the known ones) or an image_size that the data set does not take; NotFound
+// if the data set is not under `data_root`; DataLoss names the damaged file and what is wrong with it.
 absl::StatusOr<ImageSet> LoadDataSet(const std::string& data_root, const std::string& name, Split split,
                                      const LoadOptions& options = {});
 

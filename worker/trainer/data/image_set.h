@@ -21,6 +21,7 @@ struct ImageSet {
   std::span<const int64_t> labels;  // [N], in [0, class_names.size())
   std::vector<std::string> class_names;
   std::shared_ptr<const void> storage;  // what the spans lie in
+  std::string not_shared = {};          // of a loaded set: why other ranks hold copies of their own; "" if none does
 
   int64_t row_bytes() const { return channels * height * width; }
 };

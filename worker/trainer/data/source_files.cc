@@ -6,12 +6,18 @@
 #include <array>
 #include <cerrno>
 #include <cstring>
+#include <ctime>
 #include <fstream>
 
 #include "absl/strings/escaping.h"
 #include "absl/strings/str_cat.h"
 
 namespace ham::trainer {
+namespace {
+
+constexpr time_t kYoungSeconds = 2;  // file systems keep times to 4 ms, network ones to a second
+
+}  // namespace
 
 absl::Status DamagedFile(const std::string& path, const std::string& what) {
   return absl::DataLossError(absl::StrCat(path, ": ", what, "; fetch the data set again"));
@@ -37,12 +43,15 @@ absl::StatusOr<std::string> ReadSourceFile(const std::string& path, uint64_t max
 }
 
 absl::StatusOr<std::string> FileIdentity(const std::vector<std::string>& paths) {
+  timespec now{};
+  clock_gettime(CLOCK_REALTIME, &now);
   Sha256 digest;
   for (const std::string& path : paths) {
     struct stat file {};
     if (stat(path.c_str(), &file) != 0) return absl::NotFoundError(absl::StrCat("there is no file ", path));
     digest.Update(absl::StrCat(path, "\n", file.st_size, " ", file.st_mtim.tv_sec, " ", file.st_mtim.tv_nsec, " ",
-                               file.st_ino, "\n"));
+                               file.st_ctim.tv_sec, " ", file.st_ctim.tv_nsec, " ", file.st_ino, "\n"));
+    if (file.st_mtim.tv_sec + kYoungSeconds >= now.tv_sec) digest.Update(absl::StrCat(now.tv_sec, " ", now.tv_nsec));
   }
   return digest.Hex();
 }

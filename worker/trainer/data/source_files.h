@@ -25,7 +25,8 @@ absl::Status DamagedFile(const std::string& path, const std::string& what);
 // then), Unavailable if reading fails. Takes the file's size in memory.
 absl::StatusOr<std::string> ReadSourceFile(const std::string& path, uint64_t max_bytes);
 
-// Size, time of change and inode of each file, as a lower-case hex SHA-256: the same as long as nobody touched them.
+// Size, times of change and inode of each file, as a lower-case hex SHA-256: the same as long as nobody touched them.
+// Of a file written within the last two seconds, whose next change might leave no trace, it is never the same twice.
 // NotFound names a missing file.
 absl::StatusOr<std::string> FileIdentity(const std::vector<std::string>& paths);
 
