@@ -272,10 +272,15 @@ absl::StatusOr<RunInputs> PrepareRun(const RankJob& job) {
   inputs.spec.world_size = job.world_size;
   inputs.spec.threads_per_rank = job.threads;
   at::set_num_threads(job.threads);
-  auto train = LoadDataSet(job.data_root, inputs.spec.data.name, Split::kTrain);
+  const LoadOptions load{.image_size = inputs.spec.data.image_size, .cache_directory = job.data_cache};
+  auto train = LoadDataSet(job.data_root, inputs.spec.data.name, Split::kTrain, load);
   if (!train.ok()) return train.status();
-  auto test = LoadDataSet(job.data_root, inputs.spec.data.name, Split::kTest);
+  auto test = LoadDataSet(job.data_root, inputs.spec.data.name, Split::kTest, load);
   if (!test.ok()) return test.status();
+  if (!train->not_shared.empty()) {
+    std::fprintf(stderr, "ham-trainer: each rank holds the data set in memory of its own: %s\n",
+                 train->not_shared.c_str());
+  }
   auto model = MakeModel(inputs.spec.model.name, {.image = {train->channels, train->height, train->width},
                                                   .classes = static_cast<int64_t>(train->class_names.size())});
   if (!model.ok()) return model.status();

@@ -24,6 +24,7 @@ struct RankJob {
   int world_size = 1;
   int threads = 1;
   std::string data_root;
+  std::string data_cache;       // of prepared data sets; "" = LoadOptions'
   std::string work_dir;         // exists; checkpoints go to work_dir/checkpoints
   std::string resume_manifest;  // "" = from scratch
   // Of the ranks' traffic; see GlooOptions.

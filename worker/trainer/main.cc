@@ -9,10 +9,12 @@
 
 #include "absl/status/status.h"
 #include "absl/strings/str_cat.h"
+#include "absl/strings/str_join.h"
 #include "proto/version.h"
 #include "worker/ipc/frame.h"
 #include "worker/trainer/bench.h"
 #include "worker/trainer/data/dataset.h"
+#include "worker/trainer/data/inspect.h"
 #include "worker/trainer/gloo_collective.h"
 #include "worker/trainer/job_runner.h"
 
@@ -30,6 +32,7 @@ struct Flags {
   int agent_fd = -1;
   int iterations = 30;
   bool json = false;
+  std::string path;  // or name, of `data`
 };
 
 absl::StatusOr<nlohmann::json> ReadSpec(const std::string& path) {
@@ -116,7 +119,7 @@ int PrintVersion(bool json) {
   return 0;
 }
 
-int InspectData(const std::string& data_root, bool json) {
+int InspectRoot(const std::string& data_root, bool json) {
   nlohmann::json list = nlohmann::json::array();
   for (const DataSetInfo& info : InspectDataSets(data_root)) {
     if (info.status.ok()) {
@@ -131,12 +134,41 @@ int InspectData(const std::string& data_root, bool json) {
   return 0;
 }
 
+int InspectData(const Flags& flags) {
+  if (flags.path.empty()) return InspectRoot(flags.job.data_root, flags.json);
+  const auto report = InspectPath(flags.path);
+  if (!report.ok()) return Report(report.status());
+  std::printf("%s", (flags.json ? ToJson(*report) : ToText(*report)).c_str());
+  for (const SplitReport& split : report->splits) {
+    if (!split.status.ok()) return 1;
+  }
+  return 0;
+}
+
+int ListData(bool json) {
+  std::printf("%s", (json ? KnownDataSetsAsJson() : KnownDataSetsAsText()).c_str());
+  return 0;
+}
+
+int PrintDownloads(const std::string& name) {
+  const KnownDataSet* const set = FindDataSet(name);
+  if (set == nullptr) {
+    return Report(absl::InvalidArgumentError(
+        absl::StrCat("data set \"", name, "\" is unknown: allowed are ", absl::StrJoin(DataSetNames(), ", "))));
+  }
+  std::printf("%s", DownloadsAsText(*set).c_str());
+  return 0;
+}
+
 void AddJobFlags(CLI::App* app, Flags* flags) {
   app->add_option("--spec", flags->spec, "Job spec, JSON with every option present");
   app->add_option("--rank", flags->job.rank, "This rank")->check(CLI::NonNegativeNumber)->capture_default_str();
   app->add_option("--world-size", flags->world_size, "Ranks (default: the spec's world_size)")
       ->check(CLI::PositiveNumber);
   app->add_option("--data-root", flags->job.data_root, "Folder with the data sets")->capture_default_str();
+  app->add_option("--data-cache", flags->job.data_cache,
+                  "Folder for prepared data sets, which all ranks of a host share (default: .ham-cache under "
+                  "--data-root, or where that cannot be written ham/data in the user's cache folder)");
   app->add_option("--threads", flags->threads, "CPU threads (default: the spec's threads_per_rank)")
       ->check(CLI::Range(1, 1024));
   app->add_option("--rendezvous-dir", flags->rendezvous_dir, "Empty folder that all ranks see (world size > 1)");
@@ -164,10 +196,15 @@ int Main(int argc, char** argv) {
   app.add_option("--agent-fd", flags.agent_fd, "Socket of the agent that started this program");
   CLI::App* version = app.add_subcommand("version", "Print version and build");
   version->add_flag("--json", flags.json, "Print JSON");
-  CLI::App* data = app.add_subcommand("data", "Data sets");
-  CLI::App* inspect = data->require_subcommand(1)->add_subcommand("inspect", "List what is under --data-root");
+  CLI::App* data = app.add_subcommand("data", "Data sets")->require_subcommand(1);
+  CLI::App* inspect = data->add_subcommand("inspect", "Read and check a data set, or all under --data-root");
+  inspect->add_option("path", flags.path, "Folder or file of a data set (default: all known ones under --data-root)");
   inspect->add_option("--data-root", flags.job.data_root, "Folder with the data sets")->capture_default_str();
   inspect->add_flag("--json", flags.json, "Print JSON");
+  CLI::App* list = data->add_subcommand("list", "Known data sets");
+  list->add_flag("--json", flags.json, "Print JSON");
+  CLI::App* urls = data->add_subcommand("urls", "What deploy/fetch_data.sh fetches: URL, MD5 and folder of each file");
+  urls->add_option("name", flags.path, "Data set")->required();
   CLI::App* bench = app.add_subcommand("bench", "Measure the speed of the training step");
   AddJobFlags(bench, &flags);
   bench->add_option("--iterations", flags.iterations, "Steps to time")->check(CLI::PositiveNumber);
@@ -179,7 +216,9 @@ int Main(int argc, char** argv) {
     return app.exit(error) == 0 ? 0 : 2;
   }
   if (version->parsed()) return PrintVersion(flags.json);
-  if (inspect->parsed()) return InspectData(flags.job.data_root, flags.json);
+  if (inspect->parsed()) return InspectData(flags);
+  if (list->parsed()) return ListData(flags.json);
+  if (urls->parsed()) return PrintDownloads(flags.path);
   if (absl::Status status = CheckGlooBinding(); !status.ok()) return Report(status);
   return bench->parsed() ? Bench(&flags) : Run(&flags);
 }

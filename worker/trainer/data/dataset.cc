@@ -34,44 +34,12 @@ absl::StatusOr<LoadOptions> Complete(const KnownDataSet& set, LoadOptions option
                                                  "\" allows ", least, " to ", most, ", or 0 for ", set.height));
 }
 
-// options: complete.
-absl::StatusOr<LabelledImages> ReadSplit(const std::string& directory, const KnownDataSet& set, Split split,
-                                         const LoadOptions& options, SourceDigest* digest) {
-  switch (set.format) {
-    case DataFormat::kIdx:
-      return ReadIdxSplit(directory, set, split, digest);
-    case DataFormat::kCifar10Binary:
-    case DataFormat::kCifar100Binary:
-      return ReadCifarSplit(directory, set, split, digest);
-    case DataFormat::kMat5:
-      return ReadMat5Split(directory, set, split, digest);
-    case DataFormat::kImageFolder:
-      return ReadImageFolderSplit(directory, set, split, options.image_size, options.threads, digest);
-  }
-  return absl::InternalError("unknown format");
-}
-
-// The files that a split is read from.
-absl::StatusOr<std::vector<std::string>> SourceFiles(const std::string& directory, const KnownDataSet& set,
-                                                     Split split) {
-  if (set.format == DataFormat::kImageFolder) return ListImageFolder(directory, set, split);
-  std::vector<std::string> paths;
-  for (const OfficialFile& file : set.split(split).files) {
-    paths.push_back(directory + "/" + file.name);
-    if (set.format != DataFormat::kIdx) continue;
-    auto found = FindIdxFile(paths.back());
-    if (!found.ok()) return found.status();
-    paths.back() = *std::move(found);
-  }
-  return paths;
-}
-
 DataSetInfo Inspect(const std::string& directory, const KnownDataSet& set) {
   DataSetInfo info{set.name, directory, "", absl::OkStatus()};
   SourceDigest digest;
   const auto options = Complete(set, {});
   for (const Split split : {Split::kTrain, Split::kTest}) {
-    info.status = ReadSplit(directory, set, split, *options, &digest).status();
+    info.status = ReadSplit(directory, set, split, options->image_size, options->threads, &digest).status();
     if (!info.status.ok()) return info;
   }
   info.digest = digest.Hex();
@@ -112,7 +80,9 @@ absl::StatusOr<ImageSet> LoadDataSet(const std::string& data_root, const std::st
   return LoadThroughCache(
       complete->cache_directory.empty() ? DefaultCacheDirectory(data_root) : complete->cache_directory,
       absl::StrCat(name, "-", split_name, "-", size, "-", Sha256Hex(directory).substr(0, 8), ".prepared"), key,
-      [&](SourceDigest* digest) { return ReadSplit(directory, *set, split, *complete, digest); });
+      [&](SourceDigest* digest) {
+        return ReadSplit(directory, *set, split, complete->image_size, complete->threads, digest);
+      });
 }
 
 std::vector<DataSetInfo> InspectDataSets(const std::string& data_root) {

@@ -61,8 +61,8 @@ absl::StatusOr<uint64_t> CheckImages(const std::string& path, uint64_t file_byte
   return rows;
 }
 
-absl::Status AddLabels(const std::string& path, const KnownDataSet& set, const matvar_t& y, LabelledImages* out) {
-  const uint64_t rows = y.nbytes / static_cast<uint64_t>(y.data_size);
+absl::Status AddLabels(const std::string& path, const KnownDataSet& set, uint64_t rows, const matvar_t& y,
+                       LabelledImages* out) {
   for (uint64_t row = 0; row < rows; ++row) {
     const double value = y.class_type == MAT_C_UINT8 ? static_cast<const uint8_t*>(y.data)[row]
                                                      : static_cast<const double*>(y.data)[row];
@@ -93,12 +93,13 @@ absl::StatusOr<LabelledImages> ReadMat5(const std::string& path, uint64_t file_b
   if (absl::Status status = ReadData(path, file.get(), *x); !status.ok()) return status;
   if (absl::Status status = ReadData(path, file.get(), *y); !status.ok()) return status;
 
-  LabelledImages out{set.channels, set.height, set.width, {}, {}};
-  if (absl::Status status = AddLabels(path, set, labels, &out); !status.ok()) return status;
   const int64_t row_bytes = set.height * set.width * set.channels;
-  if ((*x)->nbytes != *rows * static_cast<uint64_t>(row_bytes)) {
-    return DamagedFile(path, "variable \"X\" does not hold what its shape says");
+  const uint64_t label_bytes = labels.class_type == MAT_C_UINT8 ? 1 : sizeof(double);
+  if ((*x)->nbytes != *rows * static_cast<uint64_t>(row_bytes) || labels.nbytes != *rows * label_bytes) {
+    return DamagedFile(path, "its variables do not hold what their shapes say");
   }
+  LabelledImages out{set.channels, set.height, set.width, {}, {}};
+  if (absl::Status status = AddLabels(path, set, *rows, labels, &out); !status.ok()) return status;
   out.pixels.resize((*x)->nbytes);
   const char* from = static_cast<const char*>((*x)->data);
   char* to = out.pixels.data();

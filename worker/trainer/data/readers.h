@@ -26,6 +26,14 @@ struct LabelledImages {
   std::vector<int64_t> labels;  // [N], in [0, classes)
 };
 
+// The paths that a split is read from. NotFound names a missing folder or IDX file; other files may be missing.
+absl::StatusOr<std::vector<std::string>> SourceFiles(const std::string& directory, const KnownDataSet& set,
+                                                     Split split);
+
+// By the set's reader. `image_size` and `threads`, both >= 1, are for data sets that are resized.
+absl::StatusOr<LabelledImages> ReadSplit(const std::string& directory, const KnownDataSet& set, Split split,
+                                         int image_size, int threads, SourceDigest* digest);
+
 // `digest` may be null; else it gets the unpacked bytes of each file, in the order of the table.
 
 // idx.cc. At most 2x the unpacked files.
