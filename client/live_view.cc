@@ -96,8 +96,8 @@ void AddClasses(const ham::v1::EvaluationMetrics& evaluation, const ham::v1::Sui
 
 void AddEvaluation(const JobProgress& progress, const Screen& screen, std::vector<ViewLine>* lines) {
   const ham::v1::EvaluationMetrics& evaluation = *progress.evaluation;
-  lines->push_back(
-      {absl::StrFormat("after epoch %d: clean %s", progress.evaluation_epoch, Percent(evaluation.clean_accuracy()))});
+  lines->push_back({absl::StrFormat("after epoch %d, %d %s images: clean %s", progress.evaluation_epoch,
+                                    evaluation.rows(), evaluation.split(), Percent(evaluation.clean_accuracy()))});
   for (const ham::v1::SuiteMetrics& suite : evaluation.suites()) lines->push_back({SuiteLine(suite)});
   if (evaluation.suites().empty()) return;
   const ham::v1::SuiteMetrics& suite = evaluation.suites(evaluation.suites_size() - 1);

@@ -39,10 +39,12 @@ std::vector<std::string> EvaluationLines(const ham::v1::MetricPoint& metric) {
   return lines;
 }
 
-std::string SummaryLine(const ham::v1::RunSummary& summary) {
-  return absl::StrFormat("attack %.0f s, train %.0f s, evaluation %.0f s; hard share %s; %d iterations",
-                         summary.attack_seconds(), summary.train_seconds(), summary.evaluation_seconds(),
-                         Percent(summary.hard_share()), summary.iterations());
+std::vector<std::string> SummaryLines(const ham::v1::RunSummary& summary) {
+  std::vector<std::string> lines = {absl::StrFormat(
+      "attack %.0f s, train %.0f s, evaluation %.0f s; hard share %s; %d iterations", summary.attack_seconds(),
+      summary.train_seconds(), summary.evaluation_seconds(), Percent(summary.hard_share()), summary.iterations())};
+  for (const std::string& reason : summary.inexact_because()) lines.push_back(absl::StrCat("not exact: ", reason));
+  return lines;
 }
 
 std::vector<std::string> LinesWithoutTime(const ham::v1::JobRecord& record) {
@@ -50,7 +52,7 @@ std::vector<std::string> LinesWithoutTime(const ham::v1::JobRecord& record) {
   const ham::v1::MetricPoint& metric = record.metric();
   if (metric.train().end_of_epoch()) return {TrainLine(metric)};
   if (metric.has_evaluation()) return EvaluationLines(metric);
-  if (metric.has_summary()) return {SummaryLine(metric.summary())};
+  if (metric.has_summary()) return SummaryLines(metric.summary());
   return {};
 }
 

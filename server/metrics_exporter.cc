@@ -123,7 +123,10 @@ class JobSeries {
       scalars.push_back({&out_.speed, labels, metrics.train->images_per_second()});
       scalars.push_back({&out_.hard, labels, metrics.train->hard_share()});
     }
-    if (metrics.evaluation) scalars.push_back({&out_.clean, labels, metrics.evaluation->clean_accuracy()});
+    if (metrics.evaluation) {
+      scalars.push_back(
+          {&out_.clean, {{"job", job}, {"split", metrics.evaluation->split()}}, metrics.evaluation->clean_accuracy()});
+    }
     if (!AddGroup(scalars) || !metrics.evaluation) return;
     std::set<std::string> names;
     for (const ham::v1::SuiteMetrics& suite : metrics.evaluation->suites()) {
@@ -144,7 +147,7 @@ class JobSeries {
 
   void AddSuite(const std::string& job, const ham::v1::SuiteMetrics& suite,
                 const ham::v1::EvaluationMetrics& evaluation) {
-    const Labels labels = {{"job", job}, {"suite", suite.name()}};
+    const Labels labels = {{"job", job}, {"suite", suite.name()}, {"split", evaluation.split()}};
     const auto of_class = [&labels](const std::string& name) {
       Labels result = labels;
       result.emplace_back("class", name);

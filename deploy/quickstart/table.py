@@ -15,7 +15,10 @@ def job_result(hamctl, name):
     metrics = [r["metric"] for r in map(json.loads, lines.splitlines()) if "metric" in r]
     final = [m["evaluation"] for m in metrics if m.get("evaluation", {}).get("final")][-1]
     summary = [m["summary"] for m in metrics if "summary" in m][-1]
+    if final["split"] != "test":
+        raise SystemExit(f"{name} was evaluated at its end on {final['split']} images, not on test images")
     figures = {
+        "images": final["rows"],
         "clean": 100 * final["clean_accuracy"],
         "clean worst": 100 * min(final["per_class_clean_accuracy"]),
         "seconds": summary["attack_seconds"] + summary["train_seconds"],
@@ -53,7 +56,8 @@ def main():
     heads = ["PGD-20 avg", "PGD-20 worst", "strong avg", "strong worst", "clean avg", "clean worst", "hard share",
              "train s"]
     seeds = sorted(next(iter(results.values())))
-    print(f"Per cent; 2,000 test images; seed {', '.join(map(str, seeds))}"
+    images = {f"{f['images']:,}" for s in results.values() for f in s.values()}
+    print(f"Per cent; {' or '.join(sorted(images))} test images; seed {', '.join(map(str, seeds))}"
           + ("; mean (lowest-highest)" if len(seeds) > 1 else ""))
     print("| method | " + " | ".join(heads) + " |")
     print("| --- |" + " --- |" * len(heads))

@@ -31,6 +31,9 @@ INSTANTIATE_TEST_SUITE_P(
     ::testing::Values(
         Change{"None", [](json*) {}, nullptr},
         Change{"NoSuites", [](json* p) { Inner(p)["suites"] = json::array(); }, nullptr},
+        Change{"OfTheValidationRows", [](json* p) { Inner(p)["split"] = "validation"; }, nullptr},
+        Change{"OtherSplit", [](json* p) { Inner(p)["split"] = "train"; }, "split is \"train\""},
+        Change{"NoSplit", [](json* p) { Inner(p).erase("split"); }, "split is \"\""},
         Change{"NonFiniteAsText", [](json* p) { Inner(p)["clean_accuracy"] = "-Infinity"; }, nullptr},
         Change{"OtherTextForANumber", [](json* p) { Inner(p)["clean_accuracy"] = "many"; }, "clean_accuracy"},
         Change{"UnknownField", [](json* p) { (*p)["itération"] = 1; }, "itération"},
@@ -68,16 +71,75 @@ INSTANTIATE_TEST_SUITE_P(
                "bytes"}),
     [](const ::testing::TestParamInfo<Change>& tested) { return tested.param.name; });
 
-TEST_P(MetricPointTable, IsTakenOrNamesWhatIsWrong) {
-  json point = Evaluation();
-  GetParam().make(&point);
+// The same of a train point: two classes, mining_step 2.
+class TrainPointTable : public ::testing::TestWithParam<Change> {};
+
+json& Train(json* point) { return point->at("train"); }
+
+INSTANTIATE_TEST_SUITE_P(
+    Changes, TrainPointTable,
+    ::testing::Values(Change{"None", [](json*) {}, nullptr},
+                      Change{"NoMining",
+                             [](json* p) {
+                               Train(p).erase("per_class_hard_share");
+                               Train(p).erase("steps_to_boundary");
+                             },
+                             nullptr},
+                      Change{"WithinAnEpoch",
+                             [](json* p) {
+                               Train(p)["end_of_epoch"] = false;
+                               Train(p).erase("per_class_hard_share");
+                               Train(p).erase("confidence_histogram");
+                             },
+                             nullptr},
+                      Change{"HardShareWithinAnEpoch",
+                             [](json* p) {
+                               Train(p)["end_of_epoch"] = false;
+                               Train(p).erase("confidence_histogram");
+                             },
+                             "before the end of an epoch"},
+                      Change{"HistogramWithinAnEpoch",
+                             [](json* p) {
+                               Train(p)["end_of_epoch"] = false;
+                               Train(p).erase("per_class_hard_share");
+                             },
+                             "before the end of an epoch"},
+                      Change{"OneHardShareTooMany", [](json* p) { Train(p)["per_class_hard_share"].push_back(0.5); },
+                             "confidence_histogram has 20 entries and per_class_hard_share 3"},
+                      Change{"OneBinTooFew", [](json* p) { Train(p)["confidence_histogram"].erase(0); },
+                             "confidence_histogram has 19 entries"},
+                      Change{"HalfAClassWithoutMining",
+                             [](json* p) {
+                               Train(p).erase("per_class_hard_share");
+                               Train(p)["confidence_histogram"].erase(0);
+                             },
+                             "confidence_histogram has 19 entries"},
+                      Change{"NegativeCount", [](json* p) { Train(p)["confidence_histogram"][3] = -1; },
+                             "confidence_histogram holds -1"},
+                      Change{"NegativeSteps", [](json* p) { Train(p)["steps_to_boundary"][0] = -2; },
+                             "steps_to_boundary holds -2"},
+                      Change{"NoAttackStep",
+                             [](json* p) {
+                               Train(p)["steps_to_boundary"] = {1, 2};
+                             },
+                             "steps_to_boundary has 2 entries"}),
+    [](const ::testing::TestParamInfo<Change>& tested) { return tested.param.name; });
+
+void ExpectOutcome(const Change& change, json point) {
+  change.make(&point);
   const absl::Status status = ParseMetricPoint(point).status();
-  if (GetParam().says == nullptr) {
+  if (change.says == nullptr) {
     EXPECT_TRUE(status.ok()) << status;
     return;
   }
   EXPECT_TRUE(absl::IsInvalidArgument(status)) << status;
-  EXPECT_NE(status.message().find(GetParam().says), std::string::npos) << status;
+  EXPECT_NE(status.message().find(change.says), std::string::npos) << status;
+}
+
+TEST_P(MetricPointTable, IsTakenOrNamesWhatIsWrong) { ExpectOutcome(GetParam(), Evaluation()); }
+
+TEST_P(TrainPointTable, IsTakenOrNamesWhatIsWrong) {
+  ExpectOutcome(GetParam(), json::parse(ham::testing::TrainerFrameTexts()[2]).at("point"));
 }
 
 TEST(MetricPoint, WhatIsNoObjectIsAnError) {

@@ -24,6 +24,8 @@ JobProgress Running(int classes) {
   progress.iteration = 50;
   progress.train.emplace().set_total_iterations(100);
   ham::v1::EvaluationMetrics& evaluation = progress.evaluation.emplace();
+  evaluation.set_split("validation");
+  evaluation.set_rows(1200);
   ham::v1::SuiteMetrics* suite = evaluation.add_suites();
   suite->set_name("pgd-20");
   for (int i = 0; i < classes; ++i) {
@@ -54,7 +56,17 @@ TEST(RenderLiveView, DrawsOneBarAClassAndMarksTheWorst) {
   EXPECT_EQ(bars, 10);
   EXPECT_EQ(worst, 1);
   EXPECT_THAT(Joined(lines), HasSubstr("epoch 6/12"));
+  EXPECT_THAT(Joined(lines), HasSubstr("1200 validation images: clean"));
   EXPECT_THAT(Joined(lines), HasSubstr(" 50 %"));
+}
+
+TEST(RenderLiveView, SaysThatTheLastEvaluationIsOnTheTestImages) {
+  JobProgress progress = Running(10);
+  progress.evaluation_epoch = 12;
+  progress.evaluation->set_split("test");
+  progress.evaluation->set_rows(2000);
+  EXPECT_THAT(Joined(RenderLiveView(progress, Screen{}, absl::UnixEpoch())),
+              HasSubstr("after epoch 12, 2000 test images: clean"));
 }
 
 TEST(RenderLiveView, FitsAnyScreen) {

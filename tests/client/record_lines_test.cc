@@ -51,6 +51,22 @@ TEST(RecordLines, ShowsAverageAndWorstClassOfEverySuite) {
   suite->set_worst_class_robust_accuracy(0.061);
   EXPECT_THAT(RecordLines(record), ElementsAre(EndsWith("  epoch 12, final: 2000 test images: clean 83.0 %"),
                                                EndsWith("    strong: average 48.6 %, worst class Shirt 6.1 %")));
+  evaluation->set_final(false);
+  evaluation->set_split("validation");
+  evaluation->clear_suites();
+  EXPECT_THAT(RecordLines(record), ElementsAre(EndsWith("  epoch 12: 2000 validation images: clean 83.0 %")));
+}
+
+TEST(RecordLines, SaysWhyARunWasNotExact) {
+  ham::v1::JobRecord record;
+  ham::v1::RunSummary* summary = record.mutable_metric()->mutable_summary();
+  summary->set_iterations(7);
+  EXPECT_THAT(RecordLines(record), ElementsAre(EndsWith("; 7 iterations")));
+  summary->add_inexact_because("it went on with 4 ranks, not 2");
+  summary->add_inexact_because("another library");
+  EXPECT_THAT(RecordLines(record),
+              ElementsAre(EndsWith("; 7 iterations"), EndsWith("  not exact: it went on with 4 ranks, not 2"),
+                          EndsWith("  not exact: another library")));
 }
 
 TEST(RecordLines, LetsNoTextSteerTheTerminal) {

@@ -127,6 +127,7 @@ class MetricsEndpointTest : public ::testing::Test {
     train.mutable_train()->set_hard_share(std::nan(""));
     ham::v1::MetricPoint evaluation = train;
     auto* results = evaluation.mutable_evaluation();
+    results->set_split("validation");
     results->set_clean_accuracy(0.75);
     ham::v1::SuiteMetrics* suite = results->add_suites();
     suite->set_name("pgd-20");
@@ -152,7 +153,7 @@ TEST_F(MetricsEndpointTest, ShowsTheClusterAndItsJobsUntilSomeTimeAfterTheirEnd)
   Start();
   const ham::v1::Assignment rank = RunJobWithMetrics(3);
   const std::string job = absl::StrCat("{job=\"", rank.job(), "\"}");
-  ASSERT_TRUE(Shows(absl::StrCat("ham_job_clean_accuracy_ratio", job), 0.75));
+  ASSERT_TRUE(Shows(absl::StrCat("ham_job_clean_accuracy_ratio{job=\"", rank.job(), "\",split=\"validation\"}"), 0.75));
   const std::map<std::string, double> series = Scrape();
   const auto value = [&series](const std::string& name) {
     const auto found = series.find(name);
@@ -169,7 +170,7 @@ TEST_F(MetricsEndpointTest, ShowsTheClusterAndItsJobsUntilSomeTimeAfterTheirEnd)
   EXPECT_EQ(value("ham_job_iteration" + job), 40);
   EXPECT_EQ(value("ham_job_images_per_second" + job), 125.5);
   EXPECT_TRUE(std::isnan(value("ham_job_hard_share_ratio" + job)));
-  const std::string suite = absl::StrCat("{job=\"", rank.job(), "\",suite=\"pgd-20\"");
+  const std::string suite = absl::StrCat("{job=\"", rank.job(), "\",suite=\"pgd-20\",split=\"validation\"");
   const std::string boot = ",class=\"ankle \\\"boot\\\"\\\\\\n\"}";
   EXPECT_EQ(value("ham_job_robust_accuracy_ratio" + suite + "}"), 0.5);
   EXPECT_EQ(value("ham_job_worst_class_robust_accuracy_ratio" + suite + boot), 0.125);

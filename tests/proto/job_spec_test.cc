@@ -2,14 +2,20 @@
 
 #include <gtest/gtest.h>
 
+#include <algorithm>
 #include <cmath>
 #include <functional>
 #include <limits>
+#include <tuple>
+#include <utility>
+#include <vector>
 
 #include "google/protobuf/util/message_differencer.h"
 
 namespace ham {
 namespace {
+
+using T = ham::v1::TrainSpec;
 
 ham::v1::JobSpec Minimal() {
   ham::v1::JobSpec spec;
@@ -45,14 +51,180 @@ TEST(ResolveJobSpec, FillsEveryOption) {
   EXPECT_EQ(spec.train().evaluation().suites(0).name(), "pgd-20");
 }
 
-TEST(ResolveJobSpec, IsIdempotentForBothMethods) {
-  for (const char* method : {"ham", "pgd-at"}) {
-    ham::v1::JobSpec once = Minimal();
-    once.mutable_train()->mutable_method()->set_name(method);
-    ASSERT_TRUE(ResolveJobSpec(&once).empty()) << method;
+TEST(ResolveJobSpec, OptionsAreOffByDefault) {
+  ham::v1::JobSpec spec = Minimal();
+  ASSERT_TRUE(ResolveJobSpec(&spec).empty());
+  const ham::v1::TrainSpec& train = spec.train();
+  EXPECT_EQ(train.data().validation_share(), 0.02);
+  EXPECT_EQ(train.model().activation(), "relu");
+  EXPECT_EQ(train.method().retained_easy(), "random");
+  EXPECT_EQ(train.method().weight_mode(), "none");
+  EXPECT_EQ(train.attack().loss(), "cross_entropy");
+  EXPECT_EQ(train.attack().start_distribution(), "uniform");
+  EXPECT_EQ(train.attack().weights(), "current");
+  EXPECT_EQ(train.attack().batch_norm(), "evaluation");
+  EXPECT_EQ(train.optimizer().schedule_by(), "iteration");
+  EXPECT_EQ(train.optimizer().gamma(), 0.1);
+  EXPECT_TRUE(train.optimizer().decay_norm_and_bias());
+  EXPECT_EQ(train.ema_decay(), 0.99);
+  EXPECT_EQ(train.swa_start_epoch(), 0);
+  EXPECT_EQ(train.precision(), "fp32");
+  EXPECT_EQ(train.batch_norm(), "synchronized");
+  EXPECT_EQ(train.class_bias().running_rate(), 0);
+  EXPECT_EQ(train.class_bias().fit_rounds(), 0);
+}
+
+TEST(ResolveJobSpec, DataSetsHaveTheirOwnAugmentation) {
+  for (const auto& [name, crop, flip, size] :
+       std::vector<std::tuple<const char*, int, bool, int>>{{"cifar-10", 4, true, 0},
+                                                            {"cifar-100", 4, true, 0},
+                                                            {"svhn", 4, true, 0},
+                                                            {"imagenette", 4, true, 32},
+                                                            {"mnist", 0, false, 0},
+                                                            {"fashion-mnist", 0, false, 0},
+                                                            {"cifar-11", 0, false, 0}}) {
+    ham::v1::JobSpec spec;
+    spec.mutable_train()->mutable_data()->set_name(name);
+    ASSERT_TRUE(ResolveJobSpec(&spec).empty()) << name;
+    const ham::v1::DataSpec& data = spec.train().data();
+    EXPECT_EQ(data.image_size(), size) << name;
+    EXPECT_EQ(data.augmentation().crop_padding(), crop) << name;
+    EXPECT_EQ(data.augmentation().padding(), "zero") << name;
+    EXPECT_EQ(data.augmentation().flip(), flip) << name;
+    EXPECT_EQ(data.augmentation().cutout(), 0) << name;
+  }
+}
+
+TEST(ResolveJobSpec, AnAskedForAugmentationStands) {
+  ham::v1::JobSpec spec;
+  spec.mutable_train()->mutable_data()->set_name("imagenette");
+  spec.mutable_train()->mutable_data()->set_image_size(160);
+  spec.mutable_train()->mutable_data()->mutable_augmentation()->set_flip(false);
+  spec.mutable_train()->mutable_data()->mutable_augmentation()->set_crop_padding(0);
+  ASSERT_TRUE(ResolveJobSpec(&spec).empty());
+  EXPECT_EQ(spec.train().data().image_size(), 160);
+  EXPECT_FALSE(spec.train().data().augmentation().flip());
+  EXPECT_EQ(spec.train().data().augmentation().crop_padding(), 0);
+}
+
+TEST(ResolveJobSpec, WeightAveragesExcludeEachOtherByDefault) {
+  ham::v1::JobSpec spec = Minimal();
+  spec.mutable_train()->set_swa_start_epoch(12);
+  ASSERT_TRUE(ResolveJobSpec(&spec).empty());
+  EXPECT_EQ(spec.train().ema_decay(), 0);
+}
+
+TEST(ResolveJobSpec, FactorsTakeThePlaceOfGamma) {
+  ham::v1::JobSpec spec = Minimal();
+  auto* optimizer = spec.mutable_train()->mutable_optimizer();
+  optimizer->set_schedule("step");
+  optimizer->add_milestones(4);
+  optimizer->add_factors(0.5);
+  ASSERT_TRUE(ResolveJobSpec(&spec).empty());
+  EXPECT_EQ(optimizer->gamma(), 1);
+}
+
+TEST(ResolveJobSpec, AStageHasTheAttacksValuesWhereItHasNone) {
+  ham::v1::JobSpec spec = Minimal();
+  auto* attack = spec.mutable_train()->mutable_attack();
+  attack->set_epsilon(0.1);
+  attack->add_stages()->set_start_epoch(2);
+  attack->add_stages()->set_start_epoch(5);
+  attack->mutable_stages(1)->set_epsilon(0.2);
+  ASSERT_TRUE(ResolveJobSpec(&spec).empty());
+  EXPECT_EQ(attack->stages(0).epsilon(), 0.1);
+  EXPECT_EQ(attack->stages(0).steps(), 10);
+  EXPECT_EQ(attack->stages(1).epsilon(), 0.2);
+  EXPECT_EQ(attack->stages(1).step_size(), 0.025);
+}
+
+// Mining goes from epoch 7 to 12; only the stages of these epochs bound its step.
+TEST(ResolveJobSpec, TheMiningStepFitsTheStagesInWhichMiningIsOn) {
+  const auto smallest = [](std::vector<std::pair<int, int>> stages) {
+    ham::v1::JobSpec spec = Minimal();
+    for (const auto& [start, steps] : stages) {
+      auto* stage = spec.mutable_train()->mutable_attack()->add_stages();
+      stage->set_start_epoch(start);
+      stage->set_steps(steps);
+    }
+    spec.mutable_train()->mutable_method()->set_mining_start_epoch(7);
+    ham::v1::JobSpec one = spec;
+    EXPECT_TRUE(ResolveJobSpec(&one).empty());
+    for (int step = 1;; ++step) {
+      ham::v1::JobSpec tried = spec;
+      tried.mutable_train()->mutable_method()->set_mining_step(step);
+      const auto violations = ResolveJobSpec(&tried);
+      if (violations.empty()) continue;
+      EXPECT_EQ(violations[0].field, "train.method.mining_step");
+      EXPECT_EQ(one.train().method().mining_step(), std::min(3, step - 1));
+      return step - 1;
+    }
+  };
+  EXPECT_EQ(smallest({}), 10);
+  EXPECT_EQ(smallest({{1, 5}}), 5);
+  EXPECT_EQ(smallest({{2, 1}, {7, 20}}), 20);
+  EXPECT_EQ(smallest({{2, 1}, {8, 20}}), 1);
+  EXPECT_EQ(smallest({{8, 2}}), 2);
+  EXPECT_EQ(smallest({{8, 20}, {12, 4}}), 4);
+  EXPECT_EQ(smallest({{13, 1}}), 10);
+}
+
+// Every option has a value that is not its default.
+ham::v1::JobSpec OtherValues() {
+  ham::v1::JobSpec spec;
+  T* train = spec.mutable_train();
+  auto* data = train->mutable_data();
+  data->set_name("imagenette");
+  data->set_validation_share(0.1);
+  data->set_image_size(160);
+  data->mutable_augmentation()->set_padding("reflect");
+  data->mutable_augmentation()->set_cutout(8);
+  train->mutable_model()->set_name("wrn-28-10");
+  train->mutable_model()->set_activation("silu");
+  train->mutable_model()->set_extra_block(true);
+  train->mutable_method()->set_retained_easy("high_confidence");
+  train->mutable_method()->set_weight_mode("kappa");
+  train->mutable_method()->set_drop_share(0.1);
+  auto* attack = train->mutable_attack();
+  attack->set_loss("dlr");
+  attack->set_start_distribution("normal");
+  attack->set_weights("average");
+  attack->set_batch_norm("training");
+  attack->add_stages()->set_start_epoch(3);
+  auto* optimizer = train->mutable_optimizer();
+  optimizer->set_name("sgd");
+  optimizer->set_nesterov(true);
+  optimizer->set_decay_norm_and_bias(false);
+  optimizer->set_schedule("step");
+  optimizer->set_schedule_by("epoch");
+  optimizer->add_milestones(2);
+  optimizer->add_factors(2);
+  optimizer->set_gradient_clip_norm(1);
+  train->set_label_smoothing(0.1);
+  train->mutable_class_bias()->set_running_rate(0.01);
+  train->mutable_class_bias()->set_fit_rounds(3);
+  train->set_precision("fp64");
+  train->set_batch_norm("local");
+  train->mutable_checkpoint()->set_every_iterations(10);
+  train->mutable_checkpoint()->set_keep_every_epochs(5);
+  auto* evaluation = train->mutable_evaluation();
+  evaluation->set_reestimate_batch_norm(true);
+  evaluation->add_suites()->set_name("a");
+  evaluation->mutable_suites(0)->add_attacks()->set_loss("dlr");
+  return spec;
+}
+
+TEST(ResolveJobSpec, AResolvedSpecResolvesToItself) {
+  std::vector<ham::v1::JobSpec> specs = {Minimal(), Minimal(), Minimal(), OtherValues()};
+  specs[1].mutable_train()->mutable_method()->set_name("pgd-at");
+  specs[2].mutable_train()->set_swa_start_epoch(3);
+  for (ham::v1::JobSpec& once : specs) {
+    const auto violations = ResolveJobSpec(&once);
+    ASSERT_TRUE(violations.empty()) << violations[0].description;
+    ExpectComplete(once, "spec");
     ham::v1::JobSpec twice = once;
-    EXPECT_TRUE(ResolveJobSpec(&twice).empty()) << method;
-    EXPECT_TRUE(google::protobuf::util::MessageDifferencer::Equals(once, twice)) << method;
+    EXPECT_TRUE(ResolveJobSpec(&twice).empty()) << once.DebugString();
+    EXPECT_TRUE(google::protobuf::util::MessageDifferencer::Equals(once, twice)) << once.DebugString();
   }
 }
 
@@ -68,6 +240,8 @@ struct Case {
   std::function<void(ham::v1::TrainSpec*)> change;
 };
 
+void PrintTo(const Case& tested, std::ostream* out) { *out << tested.field; }
+
 class OutOfRange : public testing::TestWithParam<Case> {};
 
 TEST_P(OutOfRange, IsNamedWithItsFieldAndAllowedRange) {
@@ -80,7 +254,23 @@ TEST_P(OutOfRange, IsNamedWithItsFieldAndAllowedRange) {
 }
 
 const double kNan = std::numeric_limits<double>::quiet_NaN();
-using T = ham::v1::TrainSpec;
+
+ham::v1::AttackStage* FirstStage(T* train) {
+  auto* stage = train->mutable_attack()->add_stages();
+  stage->set_start_epoch(1);
+  return stage;
+}
+
+ham::v1::MethodSpec* PgdAt(T* train) {
+  train->mutable_method()->set_name("pgd-at");
+  return train->mutable_method();
+}
+
+ham::v1::OptimizerSpec* StepSchedule(T* train) {
+  train->mutable_optimizer()->set_schedule("step");
+  train->mutable_optimizer()->add_milestones(6);
+  return train->mutable_optimizer();
+}
 
 std::vector<Case> Cases() {
   return {
@@ -89,14 +279,124 @@ std::vector<Case> Cases() {
       Case{"train.data.train_rows", [](T* t) { t->mutable_data()->set_train_rows(-1); }},
       Case{"train.data.test_rows", [](T* t) { t->mutable_data()->set_test_rows(-1); }},
       Case{"train.model.name", [](T* t) { t->mutable_model()->set_name("resnet"); }},
+      Case{"train.data.validation_share", [](T* t) { t->mutable_data()->set_validation_share(0.6); }},
+      Case{"train.data.validation_share", [](T* t) { t->mutable_data()->set_validation_share(-0.1); }},
+      Case{"train.data.validation_share", [](T* t) { t->mutable_data()->set_validation_share(kNan); }},
+      Case{"train.data.image_size", [](T* t) { t->mutable_data()->set_image_size(32); }},
+      Case{"train.data.image_size",
+           [](T* t) {
+             t->mutable_data()->set_name("imagenette");
+             t->mutable_data()->set_image_size(64);
+           }},
+      Case{"train.data.image_size",
+           [](T* t) {
+             t->mutable_data()->set_name("imagenette");
+             t->mutable_data()->set_image_size(0);
+           }},
+      Case{"train.data.augmentation.crop_padding",
+           [](T* t) { t->mutable_data()->mutable_augmentation()->set_crop_padding(17); }},
+      Case{"train.data.augmentation.crop_padding",
+           [](T* t) { t->mutable_data()->mutable_augmentation()->set_crop_padding(-1); }},
+      Case{"train.data.augmentation.padding",
+           [](T* t) { t->mutable_data()->mutable_augmentation()->set_padding("wrap"); }},
+      Case{"train.data.augmentation.cutout", [](T* t) { t->mutable_data()->mutable_augmentation()->set_cutout(257); }},
+      Case{"train.model.activation", [](T* t) { t->mutable_model()->set_activation("gelu"); }},
+      Case{"train.model.extra_block", [](T* t) { t->mutable_model()->set_extra_block(true); }},
+      Case{"train.label_smoothing", [](T* t) { t->set_label_smoothing(1); }},
+      Case{"train.label_smoothing", [](T* t) { t->set_label_smoothing(kNan); }},
+      Case{"train.precision", [](T* t) { t->set_precision("tf32"); }},
+      Case{"train.batch_norm", [](T* t) { t->set_batch_norm("global"); }},
+      Case{"train.swa_start_epoch", [](T* t) { t->set_swa_start_epoch(-1); }},
+      Case{"train.swa_start_epoch", [](T* t) { t->set_swa_start_epoch(13); }},
+      Case{"train.swa_start_epoch",
+           [](T* t) {
+             t->set_swa_start_epoch(5);
+             t->set_ema_decay(0.9);
+           }},
+      Case{"train.class_bias.running_rate", [](T* t) { t->mutable_class_bias()->set_running_rate(1.5); }},
+      Case{"train.class_bias.running_decay", [](T* t) { t->mutable_class_bias()->set_running_decay(1); }},
+      Case{"train.class_bias.fit_rounds", [](T* t) { t->mutable_class_bias()->set_fit_rounds(101); }},
+      Case{"train.class_bias.fit_rounds",
+           [](T* t) {
+             t->mutable_class_bias()->set_fit_rounds(3);
+             t->mutable_data()->set_validation_share(0);
+           }},
+      Case{"train.class_bias.fit_step", [](T* t) { t->mutable_class_bias()->set_fit_step(0); }},
+      Case{"train.checkpoint.every_iterations", [](T* t) { t->mutable_checkpoint()->set_every_iterations(-1); }},
+      Case{"train.checkpoint.keep_every_epochs", [](T* t) { t->mutable_checkpoint()->set_keep_every_epochs(-1); }},
+      Case{"train.attack.loss", [](T* t) { t->mutable_attack()->set_loss("cw"); }},
+      Case{"train.attack.start_distribution", [](T* t) { t->mutable_attack()->set_start_distribution("zero"); }},
+      Case{"train.attack.start_distribution",
+           [](T* t) {
+             t->mutable_attack()->set_start_distribution("normal");
+             t->mutable_attack()->set_random_start(false);
+           }},
+      Case{"train.attack.weights", [](T* t) { t->mutable_attack()->set_weights("best"); }},
+      Case{"train.attack.weights",
+           [](T* t) {
+             t->mutable_attack()->set_weights("average");
+             t->set_ema_decay(0);
+           }},
+      Case{"train.attack.weights",
+           [](T* t) {
+             t->mutable_attack()->set_weights("average");
+             t->set_swa_start_epoch(2);
+           }},
+      Case{"train.attack.batch_norm", [](T* t) { t->mutable_attack()->set_batch_norm("frozen"); }},
+      Case{"train.attack.stages[0].start_epoch", [](T* t) { t->mutable_attack()->add_stages(); }},
+      Case{"train.attack.stages[0].start_epoch", [](T* t) { t->mutable_attack()->add_stages()->set_start_epoch(0); }},
+      Case{"train.attack.stages[1].start_epoch",
+           [](T* t) {
+             t->mutable_attack()->add_stages()->set_start_epoch(4);
+             t->mutable_attack()->add_stages()->set_start_epoch(4);
+           }},
+      Case{"train.attack.stages[0].epsilon", [](T* t) { FirstStage(t)->set_epsilon(1.5); }},
+      Case{"train.attack.stages[0].step_size", [](T* t) { FirstStage(t)->set_step_size(0); }},
+      Case{"train.attack.stages[0].steps", [](T* t) { FirstStage(t)->set_steps(1001); }},
+      Case{"train.attack.stages (count)",
+           [](T* t) {
+             for (int i = 1; i <= 101; ++i) t->mutable_attack()->add_stages()->set_start_epoch(i);
+           }},
+      Case{"train.method.mining_step",
+           [](T* t) {
+             FirstStage(t)->set_steps(2);
+             t->mutable_method()->set_mining_step(3);
+           }},
+      Case{"train.method.retained_easy", [](T* t) { t->mutable_method()->set_retained_easy("low"); }},
+      Case{"train.method.weight_mode", [](T* t) { t->mutable_method()->set_weight_mode("margin"); }},
+      Case{"train.method.drop_share", [](T* t) { t->mutable_method()->set_drop_share(1); }},
+      Case{"train.method.retained_easy", [](T* t) { PgdAt(t)->set_retained_easy("high_confidence"); }},
+      Case{"train.method.weight_mode", [](T* t) { PgdAt(t)->set_weight_mode("kappa"); }},
+      Case{"train.method.drop_share", [](T* t) { PgdAt(t)->set_drop_share(0.1); }},
+      Case{"train.optimizer.nesterov", [](T* t) { t->mutable_optimizer()->set_nesterov(true); }},
+      Case{"train.optimizer.nesterov",
+           [](T* t) {
+             t->mutable_optimizer()->set_name("sgd");
+             t->mutable_optimizer()->set_momentum(0);
+             t->mutable_optimizer()->set_nesterov(true);
+           }},
+      Case{"train.optimizer.warmup_share", [](T* t) { t->mutable_optimizer()->set_warmup_share(0); }},
+      Case{"train.optimizer.warmup_share", [](T* t) { t->mutable_optimizer()->set_warmup_share(1); }},
+      Case{"train.optimizer.schedule_by", [](T* t) { t->mutable_optimizer()->set_schedule_by("batch"); }},
+      Case{"train.optimizer.factors", [](T* t) { t->mutable_optimizer()->add_factors(0.1); }},
+      Case{"train.optimizer.factors",
+           [](T* t) {
+             StepSchedule(t)->add_factors(0.1);
+             t->mutable_optimizer()->add_factors(0.1);
+           }},
+      Case{"train.optimizer.factors[0]", [](T* t) { StepSchedule(t)->add_factors(0); }},
+      Case{"train.optimizer.factors[0]", [](T* t) { StepSchedule(t)->add_factors(kNan); }},
+      Case{"train.optimizer.gamma",
+           [](T* t) {
+             StepSchedule(t)->add_factors(0.1);
+             t->mutable_optimizer()->set_gamma(0.1);
+           }},
+      Case{"train.optimizer.gradient_clip_norm", [](T* t) { t->mutable_optimizer()->set_gradient_clip_norm(-1); }},
+      Case{"train.optimizer.gradient_clip_norm", [](T* t) { t->mutable_optimizer()->set_gradient_clip_norm(2e6); }},
       Case{"train.method.name", [](T* t) { t->mutable_method()->set_name("fat"); }},
       Case{"train.method.mining_step", [](T* t) { t->mutable_method()->set_mining_step(0); }},
       Case{"train.method.mining_step", [](T* t) { t->mutable_method()->set_mining_step(11); }},
-      Case{"train.method.mining_step",
-           [](T* t) {
-             t->mutable_method()->set_name("pgd-at");
-             t->mutable_method()->set_mining_step(3);
-           }},
+      Case{"train.method.mining_step", [](T* t) { PgdAt(t)->set_mining_step(3); }},
       Case{"train.method.mining_start_epoch", [](T* t) { t->mutable_method()->set_mining_start_epoch(0); }},
       Case{"train.method.retained_easy_share", [](T* t) { t->mutable_method()->set_retained_easy_share(1.5); }},
       Case{"train.method.minimum_hard", [](T* t) { t->mutable_method()->set_minimum_hard(129); }},

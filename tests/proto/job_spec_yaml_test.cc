@@ -16,7 +16,7 @@ train:
   method: {name: ham, mining_step: 2}
   attack: {epsilon: 8/255, step_size: 0.03, steps: 5, random_start: false}
   seed: 18446744073709551615
-  optimizer: {schedule: step, milestones: [3, 5]}
+  optimizer: {schedule: step, milestones: [3, 5], factors: [1/4, 0.01]}
   evaluation:
     suites:
       - name: pgd-20
@@ -32,6 +32,9 @@ TEST(ParseJobSpecYaml, ReadsEveryKindOfField) {
   EXPECT_FALSE(train.attack().random_start());
   EXPECT_EQ(train.seed(), 18446744073709551615u);
   EXPECT_EQ(train.optimizer().milestones(1), 5);
+  ASSERT_EQ(train.optimizer().factors_size(), 2);
+  EXPECT_EQ(train.optimizer().factors(0), 0.25);
+  EXPECT_EQ(train.optimizer().factors(1), 0.01);
   EXPECT_EQ(train.evaluation().suites(0).attacks(1).loss(), "margin");
   EXPECT_FALSE(train.has_epochs());
 }
@@ -85,26 +88,25 @@ TEST_P(BadYaml, IsExplainedInOneSentence) {
   EXPECT_EQ(message.find('\n'), std::string::npos) << message;
 }
 
-INSTANTIATE_TEST_SUITE_P(Cases, BadYaml,
-                         ::testing::Values(Case{"train: {attack: {epsilonn: 1}}", "did you mean train.attack.epsilon?"},
-                                           Case{"trian: {}", "did you mean train?"},
-                                           Case{"train: {epochs: many}", "train.epochs is \"many\""},
-                                           Case{"train: {epochs: 1.5}", "a whole number"},
-                                           Case{"train: {epochs: 99999999999}", "below 2^31"},
-                                           Case{"train: {seed: -1}", "train.seed is \"-1\""},
-                                           Case{"train: {attack: {epsilon: 8/0}}", "train.attack.epsilon is \"8/0\""},
-                                           Case{"train: {attack: {epsilon: nan}}", "a number or a fraction"},
-                                           Case{"train: {attack: {epsilon: inf}}", "a number or a fraction"},
-                                           Case{"train: {attack: {epsilon: [1]}}", "a single value"},
-                                           Case{"train: {attack: {random_start: yes}}", "true or false"},
-                                           Case{"train: {attack: 3}", "train.attack is not a section"},
-                                           Case{"train: {optimizer: {milestones: 3}}", "is not a list"},
-                                           Case{"train: {epochs: 1, epochs: 2}", "stands twice"},
-                                           Case{"train: {epochs: 1", "not valid YAML"}, Case{"", "exactly one"},
-                                           Case{"[1, 2]", "the spec is not a section"},
-                                           Case{"train: {epochs: }", "single value"},
-                                           Case{"a: 1\n---\nb: 2", "2 YAML documents"},
-                                           Case{"train: &x {data: *x}", ""}));
+INSTANTIATE_TEST_SUITE_P(
+    Cases, BadYaml,
+    ::testing::Values(
+        Case{"train: {attack: {epsilonn: 1}}", "did you mean train.attack.epsilon?"},
+        Case{"trian: {}", "did you mean train?"}, Case{"train: {epochs: many}", "train.epochs is \"many\""},
+        Case{"train: {epochs: 1.5}", "a whole number"}, Case{"train: {epochs: 99999999999}", "below 2^31"},
+        Case{"train: {seed: -1}", "train.seed is \"-1\""},
+        Case{"train: {attack: {epsilon: 8/0}}", "train.attack.epsilon is \"8/0\""},
+        Case{"train: {attack: {epsilon: nan}}", "a number or a fraction"},
+        Case{"train: {attack: {epsilon: inf}}", "a number or a fraction"},
+        Case{"train: {attack: {epsilon: [1]}}", "a single value"},
+        Case{"train: {attack: {random_start: yes}}", "true or false"},
+        Case{"train: {attack: 3}", "train.attack is not a section"},
+        Case{"train: {optimizer: {milestones: 3}}", "is not a list"},
+        Case{"train: {optimizer: {factors: [1, ten]}}", "train.optimizer.factors[1]"},
+        Case{"train: {attack: {stages: [{start_epok: 3}]}}", "did you mean train.attack.stages[0].start_epoch?"},
+        Case{"train: {epochs: 1, epochs: 2}", "stands twice"}, Case{"train: {epochs: 1", "not valid YAML"},
+        Case{"", "exactly one"}, Case{"[1, 2]", "the spec is not a section"}, Case{"train: {epochs: }", "single value"},
+        Case{"a: 1\n---\nb: 2", "2 YAML documents"}, Case{"train: &x {data: *x}", ""}));
 
 TEST(ParseJobSpecYaml, RefusesHugeText) {
   EXPECT_EQ(ParseJobSpecYaml(std::string(2 << 20, ' ')).status().code(), absl::StatusCode::kInvalidArgument);

@@ -16,7 +16,9 @@ inline constexpr size_t kMostPointBytes = 1 << 20;
 // fields, wrong types, a missing kind, more than kMostPointBytes, or vectors that CheckMetricPoint refuses. Any thread.
 absl::StatusOr<ham::v1::MetricPoint> ParseMetricPoint(const nlohmann::json& point);
 
-// Every per-class vector has one entry for each of class_names, and worst_class is one of them.
+// Of an evaluation: the split is a known one, every per-class vector has one entry for each of class_names, and
+// worst_class is one of them. Of a train point: vectors by class and step have lengths that fit each other, stand where
+// metrics.proto says, and counts are not negative.
 absl::Status CheckMetricPoint(const ham::v1::MetricPoint& point);
 
 }  // namespace ham::agent

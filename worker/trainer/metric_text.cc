@@ -23,8 +23,8 @@ std::string TrainText(const json& train) {
 }
 
 std::string EvaluationText(const json& evaluation) {
-  std::string out = absl::StrFormat("test  %d images  clean %s", evaluation["rows"].get<int64_t>(),
-                                    Percent(evaluation["clean_accuracy"]));
+  std::string out = absl::StrFormat("%s  %d images  clean %s", evaluation["split"].get<std::string>(),
+                                    evaluation["rows"].get<int64_t>(), Percent(evaluation["clean_accuracy"]));
   for (const json& suite : evaluation["suites"]) {
     absl::StrAppend(&out, "  ", suite["name"].get<std::string>(), " ", Percent(suite["robust_accuracy"]), " (worst ",
                     suite["worst_class_name"].get<std::string>(), " ", Percent(suite["worst_class_robust_accuracy"]),
