@@ -2,6 +2,7 @@
 #include <gtest/gtest.h>
 
 #include <algorithm>
+#include <array>
 #include <cmath>
 #include <cstdlib>
 #include <filesystem>
@@ -177,7 +178,8 @@ TEST_F(SvhnTest, AShapeThatTheFileCannotHoldIsRefused) {
   ASSERT_NE(at, std::string::npos);
   bytes[at + 14] = 0x10;  // 2^20 images more
   Put(file_, bytes);
-  ExpectDamaged("svhn", file_, "announces 1048579 images");
+  ExpectDamaged("svhn", file_,
+                "the element at offset 128 is no array of bytes or doubles, or its shape is not that of its data");
 }
 
 class ImageFolderTest : public DataFormatsTest {
@@ -267,6 +269,48 @@ TEST(JpegDecoderTest, AveragesWhatItReduces) {
   std::vector<uint8_t> out;
   ASSERT_TRUE(Decode(Jpeg(stripes, 96, 96, 1, 100), 12, &out).ok());
   for (size_t i = 0; i < out.size(); ++i) EXPECT_NEAR(out[i], 127.5, 8) << i;
+}
+
+// One result value, straight from the definition, of `pixels` [height, width, 3].
+double Resized(const std::vector<uint8_t>& pixels, int height, int width, int side, int y, int x, int channel) {
+  const int shorter = std::min(height, width);
+  const auto weights = [&](int from, int at) {
+    const int to = side * from / shorter;
+    const double scale = static_cast<double>(from) / to, radius = std::max(1.0, scale);
+    const double centre = ((to - side) / 2 + at + 0.5) * scale;
+    std::vector<double> out;
+    for (int i = 0; i < from; ++i) out.push_back(std::max(0.0, 1 - std::abs(i + 0.5 - centre) / radius));
+    return out;
+  };
+  const std::vector<double> down = weights(height, y), across = weights(width, x);
+  double sum = 0, weight = 0;
+  for (int i = 0; i < height; ++i) {
+    for (int j = 0; down[i] > 0 && j < width; ++j) {
+      sum += down[i] * across[j] * pixels[(i * width + j) * 3 + channel];
+      weight += down[i] * across[j];
+    }
+  }
+  return sum / weight;
+}
+
+TEST(JpegDecoderTest, FollowsTheDefinitionOfTheFilter) {
+  for (const auto& [height, width, side] : {std::array{200, 333, 160}, std::array{97, 64, 32}, std::array{251, 170, 9},
+                                            std::array{20, 31, 50}, std::array{1, 40, 8}}) {
+    std::vector<uint8_t> noise;
+    for (int i = 0; i < height * width * 3; ++i) noise.push_back(static_cast<uint8_t>(i * 2654435761U >> 24));
+    const std::string bytes = Jpeg(noise, width, height, 3);
+    std::vector<uint8_t> decoded(noise.size()), out;
+    const tjhandle handle = tjInitDecompress();
+    ASSERT_EQ(tjDecompress2(handle, reinterpret_cast<const unsigned char*>(bytes.data()), bytes.size(), decoded.data(),
+                            width, 0, height, TJPF_RGB, 0),
+              0);
+    tjDestroy(handle);
+    ASSERT_TRUE(Decode(bytes, side, &out).ok());
+    for (int i = 0; i < side * side * 3; i += side * side < 1000 ? 1 : 37) {
+      ASSERT_NEAR(out[i], Resized(decoded, height, width, side, i / 3 / side, i / 3 % side, i % 3), 0.52)
+          << height << " x " << width << " to " << side << ", " << i;
+    }
+  }
 }
 
 TEST(JpegDecoderTest, EnlargesAndKeepsSizes) {

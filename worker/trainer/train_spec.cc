@@ -409,7 +409,6 @@ absl::Status RefuseUnbuilt(const TrainSpec& spec) {
   const AugmentationOptions& augmentation = spec.data.augmentation;
   const std::pair<const char*, bool> options[] = {
       {"data.validation_share", spec.data.validation_share != 0 && spec.data.validation_share != 0.02},
-      {"data.image_size", spec.data.image_size != 0},
       {"data.augmentation", augmentation.crop_padding != 0 || augmentation.flip || augmentation.cutout != 0},
       {"model.activation", spec.model.activation != plain.model.activation},
       {"model.extra_block", spec.model.extra_block},
