@@ -142,7 +142,6 @@ void ResolveModel(TrainSpec* train, Checker* check) {
   }
 }
 
-// After the averages of the weights are resolved.
 void ResolveStages(TrainSpec* train, Checker* check) {
   auto* attack = train->mutable_attack();
   if (attack->stages_size() > 100) {
@@ -168,6 +167,7 @@ void ResolveStages(TrainSpec* train, Checker* check) {
   }
 }
 
+// After ema_decay.
 void ResolveAttack(TrainSpec* train, Checker* check) {
   auto* attack = train->mutable_attack();
   if (!attack->has_epsilon()) attack->set_epsilon(8.0 / 255.0);

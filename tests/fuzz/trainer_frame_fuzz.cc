@@ -43,10 +43,12 @@ std::vector<std::string> Seeds() {
       R"({"type": "store_get", "id": 8, "key": "k", "timeout_seconds": 1e-300})",
       R"({"type": "failed", "class": "TRAINER_CRASH", "message": "m"})",
       R"({"type": "done"})",
-      R"({"type": "metric", "point": {"iteration": "5", "epoch": 1, "train": {"loss": "NaN", "learning_rate": 0.1}}})",
-      R"({"type": "metric", "point": {"evaluation": {"class_names": ["a", "b"], "per_class_rows": ["1", "2"],
-          "per_class_clean_accuracy": [0.5, 1], "suites": [{"name": "pgd", "per_class_robust_accuracy": [0.1, 0.2],
-          "worst_class": 1}]}}})",
+      R"({"type": "metric", "point": {"iteration": "5", "epoch": 1, "train": {"loss": "NaN", "learning_rate": 0.1,
+          "end_of_epoch": true, "per_class_hard_share": [0.5], "steps_to_boundary": ["3", "1", "0"],
+          "confidence_histogram": [1, 2, 3, 4, 5, 6, 7, 8, 9, "10"]}}})",
+      R"({"type": "metric", "point": {"evaluation": {"split": "test", "class_names": ["a", "b"],
+          "per_class_rows": ["1", "2"], "per_class_clean_accuracy": [0.5, 1],
+          "suites": [{"name": "pgd", "per_class_robust_accuracy": [0.1, 0.2], "worst_class": 1}]}}})",
       R"({"type": "metric", "point": {"summary": {"attack_seconds": 1.5}}})"};
 }
 

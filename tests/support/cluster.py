@@ -27,7 +27,7 @@ def wait_for(condition, what, seconds=WAIT_SECONDS):
 def spec(world_size=2, method=None, epochs=2, **train):
     """A small job on real images, as YAML (which JSON is)."""
     body = {
-        "data": {"name": "fashion-mnist", "train_rows": 1024, "test_rows": 64},
+        "data": {"name": "fashion-mnist", "train_rows": 1024, "test_rows": 64, "validation_share": 0},
         "method": method or {"name": "ham", "mining_step": 1, "mining_start_epoch": 2},
         "attack": {"epsilon": 0.1, "step_size": 0.05, "steps": 2},
         "epochs": epochs, "batch_size": 64,
