@@ -1,6 +1,6 @@
 // Figures of the input pipeline, one a line: augmentation and JPEG decoding on one core, memory of ranks that share
 // data.
-//   data_benchmark [IMAGE_FOLDER]
+//   data_benchmark [--json] [IMAGE_FOLDER]
 // IMAGE_FOLDER: any tree with *.JPEG files; without one that figure is left out.
 #include <sys/wait.h>
 #include <turbojpeg.h>
@@ -36,11 +36,19 @@ double Seconds(const std::function<void()>& work) {
   return std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
 }
 
-// "median U (least to most)"
-std::string Summary(std::vector<double> values, const char* unit) {
+bool as_json = false;
+
+// One line: a figure's name, its median, least and most over the rounds.
+void Print(const std::string& name, std::vector<double> values, const char* unit) {
   std::sort(values.begin(), values.end());
-  return absl::StrFormat("median %.4g%s (%.4g to %.4g, %d rounds)", values[values.size() / 2], unit, values.front(),
-                         values.back(), values.size());
+  const double median = values[values.size() / 2];
+  if (as_json) {
+    std::printf("{\"name\": \"%s\", \"median\": %.17g, \"least\": %.17g, \"most\": %.17g, \"rounds\": %zu}\n",
+                name.c_str(), median, values.front(), values.back(), values.size());
+  } else {
+    std::printf("%s: median %.4g%s (%.4g to %.4g, %zu rounds)\n", name.c_str(), median, unit, values.front(),
+                values.back(), values.size());
+  }
 }
 
 ImageSet RandomCifar() {
@@ -68,8 +76,7 @@ void BenchAugmentation() {
     });
     if (round >= 0) rates.push_back(kCifarRows / seconds);
   }
-  std::printf("32 x 32 x 3, crop 4 and flip, batches of %zu, one thread: %s\n", kBatch,
-              Summary(rates, " images/s").c_str());
+  Print("augmentation of 32 x 32 x 3, crop 4 and flip, one thread", rates, " images/s");
 }
 
 bool BenchDecoding(const std::string& folder) {
@@ -111,8 +118,8 @@ bool BenchDecoding(const std::string& folder) {
       shares.push_back((before + after) / 2 / ours * 100);
       rates.push_back(static_cast<double>(files.size()) / ours);
     }
-    std::printf("JPEG to %d x %d, %zu files, one thread: %s; of a bare TurboJPEG loop's speed %s\n", size, size,
-                files.size(), Summary(rates, " images/s").c_str(), Summary(shares, " %").c_str());
+    Print(absl::StrFormat("JPEG to %d, one thread", size), rates, " images/s");
+    Print(absl::StrFormat("JPEG to %d, of a bare TurboJPEG loop", size), shares, " %");
   }
   tjDestroy(bare);
   return true;
@@ -172,8 +179,7 @@ void BenchMemory() {
   for (const int ranks : {1, 2, 4}) {
     std::vector<double> sums;
     for (int round = 0; round < 3; ++round) sums.push_back(PssOfRanks(ranks, directory, key));
-    std::printf("%d ranks with one data set of %.0f MiB: Pss of all together %s\n", ranks,
-                kCifarRows * 3072 / 1048576.0, Summary(sums, " MiB").c_str());
+    Print(absl::StrFormat("Pss of %d ranks with one data set of 146 MiB", ranks), sums, " MiB");
   }
   std::filesystem::remove_all(directory);
 }
@@ -183,6 +189,11 @@ void BenchMemory() {
 
 int main(int argc, char** argv) {
   std::setvbuf(stdout, nullptr, _IOLBF, 0);
+  if (argc > 1 && std::string(argv[1]) == "--json") {
+    ham::trainer::as_json = true;
+    --argc;
+    ++argv;
+  }
   ham::trainer::BenchMemory();  // first: children must not inherit what the others leave in memory
   ham::trainer::BenchAugmentation();
   return argc < 2 || ham::trainer::BenchDecoding(argv[1]) ? 0 : 1;
