@@ -62,7 +62,7 @@ void SumOverRanks(TrainingPass* pass, std::vector<double>* sums) {
   pass->status = pass->collective->AllReduceSum(sums->data(), static_cast<int64_t>(sums->size()));
 }
 
-// out = a * scale + shift over the pixels [begin, end)
+// work(pixel) for the pixels [begin, end)
 template <typename Work>
 void EachPixel(int64_t begin, int64_t end, const Work& work) {
   at::parallel_for(begin, end, 256, [&](int64_t from, int64_t to) {
@@ -90,35 +90,49 @@ struct BatchNormFunction : public torch::autograd::Function<BatchNormFunction> {
     const Pixels pixels = PixelsOf(x, pass->rows);
     const int64_t channels = pixels.channels;
     const T* in = x.const_data_ptr<T>();
+    // Summed as distances from the first pixel: where the mean is far from zero, squares would take all precision.
+    std::vector<T> origin(channels);
+    if (pixels.relevant > 0) std::copy_n(in, channels, origin.begin());
+    const T* __restrict from = origin.data();
     std::vector<double> sums = SumPixels<T>(pixels, [&](int64_t pixel, T* __restrict first, T* __restrict second) {
       const T* __restrict value = in + pixel * channels;
       for (int64_t c = 0; c < channels; ++c) {
-        first[c] += value[c];
-        second[c] += value[c] * value[c];
+        const T distance = value[c] - from[c];
+        first[c] += distance;
+        second[c] += distance * distance;
       }
     });
-    sums.push_back(static_cast<double>(pixels.relevant));
+    const auto relevant = static_cast<double>(pixels.relevant);
+    for (int64_t c = 0; c < channels; ++c) {  // the ranks' origins differ: to sums of numbers and squares
+      const auto o = static_cast<double>(origin[c]);
+      sums[channels + c] += o * (2 * sums[c] + relevant * o);
+      sums[c] += relevant * o;
+    }
+    sums.push_back(relevant);
     SumOverRanks(pass, &sums);
     const double count = std::max(sums.back(), 1.0);
-    at::Tensor center = at::zeros({channels}, x.scalar_type()), inverse = at::zeros({channels}, x.scalar_type());
-    std::vector<T> factor(channels), offset(channels);
+    at::Tensor center = at::zeros({channels}, at::kDouble), inverse = at::zeros({channels}, at::kDouble);
+    // (x - nearest) * factor + offset, where x - nearest is exact near the mean.
+    std::vector<T> nearest(channels), factor(channels), offset(channels);
     for (int64_t c = 0; c < channels; ++c) {
       const double average = sums[c] / count;
       const double spread = std::max(0.0, sums[channels + c] / count - average * average);
       const double deviation = 1 / std::sqrt(spread + kBatchNormEpsilon);
-      center.data_ptr<T>()[c] = static_cast<T>(average);
-      inverse.data_ptr<T>()[c] = static_cast<T>(deviation);
+      center.data_ptr<double>()[c] = average;
+      inverse.data_ptr<double>()[c] = deviation;
       mean.data_ptr<T>()[c] = static_cast<T>(average);
       variance.data_ptr<T>()[c] = static_cast<T>(spread * count / std::max(count - 1, 1.0));
-      factor[c] = static_cast<T>(deviation * scale.const_data_ptr<T>()[c]);
-      offset[c] = static_cast<T>(shift.const_data_ptr<T>()[c] - average * deviation * scale.const_data_ptr<T>()[c]);
+      const double slope = deviation * scale.const_data_ptr<T>()[c];
+      nearest[c] = static_cast<T>(average);
+      factor[c] = static_cast<T>(slope);
+      offset[c] = static_cast<T>(shift.const_data_ptr<T>()[c] - (average - nearest[c]) * slope);
     }
     at::Tensor out = at::empty_like(x);
     T* result = out.data_ptr<T>();
     EachPixel(0, pixels.count, [&](int64_t pixel) {
       const T* __restrict value = in + pixel * channels;
       T* __restrict y = result + pixel * channels;
-      for (int64_t c = 0; c < channels; ++c) y[c] = value[c] * factor[c] + offset[c];
+      for (int64_t c = 0; c < channels; ++c) y[c] = (value[c] - nearest[c]) * factor[c] + offset[c];
     });
     context->save_for_backward({x, scale, center, inverse});
     context->saved_data["pass"] = reinterpret_cast<int64_t>(pass);
@@ -138,27 +152,36 @@ struct BatchNormFunction : public torch::autograd::Function<BatchNormFunction> {
     const T* in = x.const_data_ptr<T>();
     const T* gradient = dy.const_data_ptr<T>();
     const T* scale = saved[1].const_data_ptr<T>();
-    const T* center = saved[2].const_data_ptr<T>();
-    const T* inverse = saved[3].const_data_ptr<T>();
+    const double* center = saved[2].const_data_ptr<double>();
+    const double* inverse = saved[3].const_data_ptr<double>();
+    std::vector<T> nearest(channels);
+    for (int64_t c = 0; c < channels; ++c) nearest[c] = static_cast<T>(center[c]);
+    const T* __restrict from = nearest.data();
     std::vector<double> sums = SumPixels<T>(pixels, [&](int64_t pixel, T* __restrict first, T* __restrict second) {
       const T* __restrict value = in + pixel * channels;
       const T* __restrict g = gradient + pixel * channels;
       for (int64_t c = 0; c < channels; ++c) {
         first[c] += g[c];
-        second[c] += g[c] * (value[c] - center[c]) * inverse[c];
+        second[c] += g[c] * (value[c] - from[c]);
       }
     });
+    for (int64_t c = 0; c < channels; ++c) {
+      sums[channels + c] = inverse[c] * (sums[channels + c] - (center[c] - nearest[c]) * sums[c]);
+    }
     at::Tensor d_scale = at::empty_like(saved[1]), d_shift = at::empty_like(saved[1]);
     for (int64_t c = 0; c < channels; ++c) {  // of this rank's rows: they travel with the other gradients
       d_shift.data_ptr<T>()[c] = static_cast<T>(sums[c]);
       d_scale.data_ptr<T>()[c] = static_cast<T>(sums[channels + c]);
     }
     SumOverRanks(pass, &sums);
-    std::vector<T> mean_gradient(channels), mean_product(channels), factor(channels);
+    // scale * inverse * (g - mean of g - normalized * mean of g * normalized), a linear function of g and x
+    std::vector<T> of_gradient(channels), of_distance(channels), constant(channels);
     for (int64_t c = 0; c < channels; ++c) {
-      mean_gradient[c] = static_cast<T>(sums[c] / count);
-      mean_product[c] = static_cast<T>(sums[channels + c] / count);
-      factor[c] = scale[c] * inverse[c];
+      const double factor = scale[c] * inverse[c];
+      const double slope = -factor * inverse[c] * sums[channels + c] / count;
+      of_gradient[c] = static_cast<T>(factor);
+      of_distance[c] = static_cast<T>(slope);
+      constant[c] = static_cast<T>(-factor * sums[c] / count - slope * (center[c] - nearest[c]));
     }
     at::Tensor d_x = at::empty_like(x);
     T* result = d_x.data_ptr<T>();
@@ -167,8 +190,7 @@ struct BatchNormFunction : public torch::autograd::Function<BatchNormFunction> {
       const T* __restrict g = gradient + pixel * channels;
       T* __restrict d = result + pixel * channels;
       for (int64_t c = 0; c < channels; ++c) {
-        const T normalized = (value[c] - center[c]) * inverse[c];
-        d[c] = factor[c] * (g[c] - mean_gradient[c] - normalized * mean_product[c]);
+        d[c] = g[c] * of_gradient[c] + (value[c] - from[c]) * of_distance[c] + constant[c];
       }
     });
     std::fill(result + pixels.relevant * channels, result + pixels.count * channels, T{0});
