@@ -55,7 +55,7 @@ absl::StatusOr<LabelledImages> ReadCifarSplit(const std::string& directory, cons
     const std::string path = directory + "/" + file.name;
     const auto bytes = ReadSourceFile(path, kMaxRows * 3074);
     if (!bytes.ok()) return bytes.status();
-    if (out.pixels.empty()) out.pixels.reserve(bytes->size() * files.size());
+    out.pixels.reserve(out.pixels.size() + bytes->size());
     if (absl::Status status = AddCifarRecords(path, *bytes, set, &out); !status.ok()) return status;
     if (digest != nullptr) digest->Add(path, *bytes);
   }
