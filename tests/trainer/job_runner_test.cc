@@ -10,6 +10,7 @@
 
 #include <cstdlib>
 #include <filesystem>
+#include <iterator>
 
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
@@ -376,6 +377,37 @@ TEST_F(AloneTest, RanksThatResumeFromDifferentPlacesRefuseToStart) {
   for (const char* errors : {"zero.err", "one.err"}) {
     EXPECT_THAT(Output(errors), HasSubstr("rank 1 has another first iteration than rank 0"));
   }
+}
+
+TEST_F(AloneTest, PreparedDataGoesWhereAskedAndARunWithoutRoomForItSaysSo) {
+  ASSERT_EQ(Run({"--data-cache", directory_ / "cache"}, "cached"), 0) << Output("cached.err");
+  EXPECT_EQ(Output("cached.err"), "");
+  const std::filesystem::directory_iterator prepared(directory_ / "cache");
+  EXPECT_EQ(std::distance(prepared, {}), 2);
+  ham::testing::WriteTestFile(directory_ / "file", "");
+  ASSERT_EQ(Run({"--data-cache", directory_ / "file/cache"}, "own"), 0) << Output("own.err");
+  EXPECT_THAT(Output("own.err"), HasSubstr("memory of its own: cannot write to " + directory_ / "file/cache"));
+  const std::string last = "/checkpoints/epoch-000002/model.safetensors";
+  EXPECT_EQ(Output("work-own" + last), Output("work-cached" + last));
+}
+
+TEST_F(AloneTest, DataCommandsTellByTheirExitStatus) {
+  const auto run = [this](std::vector<std::string> arguments) {
+    arguments.insert(arguments.begin(), "data");
+    return WaitForExit(Start(std::move(arguments), directory_ / "out"));
+  };
+  ASSERT_EQ(run({"inspect", directory_ / "data/fashion-mnist", "--json"}), 0) << Output("out.err");
+  EXPECT_EQ(json::parse(Output("out"))["splits"][1]["rows"], 64);
+  std::filesystem::resize_file(directory_ / "data/fashion-mnist/t10k-labels-idx1-ubyte", 20);
+  EXPECT_EQ(run({"inspect", directory_ / "data/fashion-mnist"}), 1);
+  EXPECT_THAT(Output("out"), HasSubstr("is cut: 12 of 64"));
+  EXPECT_EQ(run({"inspect", "--data-root", directory_ / "data", "--json"}), 0);
+  EXPECT_THAT(std::string(json::parse(Output("out"))[0]["error"]), HasSubstr("is cut"));
+  EXPECT_EQ(run({"inspect", directory_ / "nowhere"}), 1);
+  EXPECT_EQ(run({"list", "--json"}), 0);
+  EXPECT_EQ(json::parse(Output("out"))[0]["name"], "mnist");
+  EXPECT_EQ(run({"urls", "letters"}), 1);
+  EXPECT_THAT(Output("out.err"), HasSubstr("\"letters\" is unknown"));
 }
 
 TEST_F(AloneTest, TheSpecSaysHowManyRanks) {
