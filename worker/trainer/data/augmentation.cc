@@ -45,8 +45,8 @@ Choice Choose(const AugmentationOptions& options, const AugmentationKey& key, ui
       .seed = key.seed, .purpose = RandomPurpose::kAugmentation, .epoch = key.epoch, .sample = id, .step = 0};
   const auto words = RandomWords(random, 0);
   Choice out;
-  out.top = Below(words[0], 2 * options.crop_padding + 1) - options.crop_padding;
-  out.left = Below(words[1], 2 * options.crop_padding + 1) - options.crop_padding;
+  out.top = Below(words[0], 2 * int64_t{options.crop_padding} + 1) - options.crop_padding;
+  out.left = Below(words[1], 2 * int64_t{options.crop_padding} + 1) - options.crop_padding;
   out.flip = options.flip && (words[2] & 1) != 0;
   if (options.cutout > 0) {
     const auto cut = RandomWords(random, 1);
@@ -118,7 +118,7 @@ absl::Status CheckAugmentation(const AugmentationOptions& options, int64_t heigh
 void WriteImages(const ImageSet& data, std::span<const uint32_t> ids, const AugmentationOptions& options,
                  const AugmentationKey& key, float* out) {
   const bool plain = options.crop_padding == 0 && !options.flip && options.cutout == 0;
-  std::vector<uint8_t> padded(static_cast<size_t>((data.width + 2 * options.crop_padding) * data.channels));
+  std::vector<uint8_t> padded(static_cast<size_t>((data.width + 2 * int64_t{options.crop_padding}) * data.channels));
   assert(data.channels == 1 || data.channels == 3);
   const auto write = data.channels == 1 ? WriteImage<1> : WriteImage<3>;
   for (const uint32_t id : ids) {

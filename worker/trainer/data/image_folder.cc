@@ -37,7 +37,7 @@ absl::Status AddClass(const std::string& folder, std::vector<std::string>* paths
   if (!names.ok()) return names.status();
   if (names->empty()) return DamagedFile(folder, "it holds no images");
   for (const std::string& name : *names) {
-    const std::string path = folder + "/" + name;
+    const std::string path = absl::StrCat(folder, "/", name);
     std::error_code ignored;
     if (!name.ends_with(".JPEG") ||
         std::filesystem::symlink_status(path, ignored).type() != std::filesystem::file_type::regular) {
@@ -115,7 +115,7 @@ absl::StatusOr<std::vector<std::string>> ListImageFolder(const std::string& dire
   }
   std::vector<std::string> paths;
   for (const std::string& name : *classes) {
-    if (absl::Status status = AddClass(folder + "/" + name, &paths); !status.ok()) return status;
+    if (absl::Status status = AddClass(absl::StrCat(folder, "/", name), &paths); !status.ok()) return status;
     if (paths.size() > kMaxRows) return DamagedFile(folder, absl::StrCat("it holds more than ", kMaxRows, " files"));
   }
   return paths;

@@ -54,7 +54,7 @@ void ToIntegers(const float* weights, int64_t taps, std::vector<int16_t>* out) {
   out->clear();
   int rest = kOne;
   for (int64_t tap = 0; tap < taps; ++tap) {
-    out->push_back(static_cast<int16_t>(weights[tap] * kOne + 0.5f));
+    out->push_back(static_cast<int16_t>(std::lround(weights[tap] * kOne)));
     rest -= out->back();
   }
   auto& largest = *std::max_element(out->begin(), out->end());
