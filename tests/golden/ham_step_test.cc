@@ -45,8 +45,14 @@ class HamStepTest : public ::testing::Test {
   }
 
   at::Tensor AscendAll(AttackLoss loss, int steps) const {
-    return Ascend(*model_, weights_, batch_.x, Images("start"), batch_.labels, {loss, kEpsilon, kStepSize, steps},
-                  [] {});
+    return *Ascend(*model_, weights_, batch_.x, Images("start"), batch_.labels,
+                   {loss, kEpsilon, kStepSize, steps, {}, nullptr}, [] {});
+  }
+
+  StepContext Context() const { return {spec_, 1, *model_, *ranks_, [] {}}; }
+
+  absl::StatusOr<AttackedBatch> Attack() {
+    return AttackAndMine(Context(), &weights_, batch_, Images("start"), &sums_.counts);
   }
 
   // Pixels are sums of a few steps: equal unless a sign or a clip differs.
@@ -61,6 +67,9 @@ class HamStepTest : public ::testing::Test {
   TensorMap golden_;
   Batch batch_;
   TrainSpec spec_;
+  const std::unique_ptr<Collective> ranks_ = MakeLocalCollective();
+  const StepCounts no_counts_{10, kMiningStep, 1};
+  StepSums sums_{.rows = kRows, .counts = no_counts_};
 };
 
 TEST_F(HamStepTest, AttackIsPyTorchs) {
@@ -69,7 +78,7 @@ TEST_F(HamStepTest, AttackIsPyTorchs) {
 }
 
 TEST_F(HamStepTest, MiningLossAndEveryGradientArePyTorchs) {
-  const auto attacked = AttackAndMine(spec_, 1, *model_, weights_, batch_, Images("start"), [] {});
+  const auto attacked = Attack();
   ASSERT_TRUE(attacked.ok()) << attacked.status();
   ExpectSamePixels(attacked->x_mined, golden_.at("x_mined"));
   const at::Tensor& hard = golden_.at("hard");
@@ -80,10 +89,11 @@ TEST_F(HamStepTest, MiningLossAndEveryGradientArePyTorchs) {
   ExpectSamePixels(attacked->kept.x, golden_.at("x_adv"));
   EXPECT_TRUE(at::allclose(PaddedLogits(*model_, weights_, attacked->kept.x), golden_.at("logits"), 1e-4, 1e-5));
 
-  GradientReducer reducer(model_->parameters());
-  StepSums local{.rows = kRows, .hard_rows = attacked->mined.hard_count, .kept_rows = attacked->kept.rows()};
-  ASSERT_TRUE(ComputeGradients(*model_, weights_, attacked->kept, nullptr, &reducer.gradients(), &local).ok());
-  const auto global = reducer.Reduce(local, *MakeLocalCollective());
+  GradientReducer reducer(model_->parameters(), no_counts_);
+  sums_.hard_rows = attacked->mined.hard_count;
+  sums_.kept_rows = attacked->kept.rows();
+  ASSERT_TRUE(ComputeGradients(Context(), weights_, *attacked, &reducer.gradients(), &sums_).ok());
+  const auto global = reducer.Reduce(sums_, *ranks_);
   ASSERT_TRUE(global.ok()) << global.status();
   EXPECT_NEAR(global->loss / global->weight, golden_.at("loss").item<float>(), 1e-5);
   TensorMap gradients;
@@ -96,7 +106,7 @@ TEST_F(HamStepTest, MiningLossAndEveryGradientArePyTorchs) {
 
 TEST_F(HamStepTest, BeforeMiningStartsEveryRowIsAttackedAndKept) {
   spec_.method.mining_start_epoch = 2;
-  const auto attacked = AttackAndMine(spec_, 1, *model_, weights_, batch_, Images("start"), [] {});
+  const auto attacked = Attack();
   ASSERT_TRUE(attacked.ok());
   EXPECT_EQ(attacked->kept.rows(), kRows);
   EXPECT_EQ(attacked->mined.hard_count, kRows);
@@ -105,7 +115,7 @@ TEST_F(HamStepTest, BeforeMiningStartsEveryRowIsAttackedAndKept) {
 
 TEST_F(HamStepTest, RetainedEasyRowsGoOnWithTheAttack) {
   spec_.method.retained_easy_share = 1;
-  const auto attacked = AttackAndMine(spec_, 1, *model_, weights_, batch_, Images("start"), [] {});
+  const auto attacked = Attack();
   ASSERT_TRUE(attacked.ok());
   EXPECT_LT(attacked->mined.hard_count, kRows);
   EXPECT_EQ(attacked->kept.rows(), kRows);
@@ -115,11 +125,10 @@ TEST_F(HamStepTest, RetainedEasyRowsGoOnWithTheAttack) {
 TEST_F(HamStepTest, NoKeptRowGivesZeroGradients) {
   ParameterSet gradients(model_->parameters());
   gradients.Initialize(1);
-  StepSums sums;
-  const Batch none = SelectRows(batch_, std::vector<uint8_t>(kRows, 0));
-  ASSERT_TRUE(ComputeGradients(*model_, weights_, none, nullptr, &gradients, &sums).ok());
+  const AttackedBatch none{SelectRows(batch_, std::vector<uint8_t>(kRows, 0)), {}, {}, {}};
+  ASSERT_TRUE(ComputeGradients(Context(), weights_, none, &gradients, &sums_).ok());
   EXPECT_TRUE(at::equal(gradients.flat(), at::zeros_like(gradients.flat())));
-  EXPECT_EQ(sums.weight, 0);
+  EXPECT_EQ(sums_.weight, 0);
 }
 
 TEST(SkipRuleTest, ComesFromGlobalSumsOnly) {

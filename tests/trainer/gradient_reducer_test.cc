@@ -16,7 +16,7 @@ const std::vector<ParameterSpec> kSpecs = {{"w", {3}, {3}, ParameterKind::kWeigh
 // Rank 0 has one row with loss 4, rank 1 three with 0: the mean is 1, not 2.
 TEST(GradientReducerTest, RaggedRowsAreDividedOnceByTheGlobalCount) {
   RunRanks(2, [](Collective& ranks) {
-    GradientReducer reducer(kSpecs);
+    GradientReducer reducer(kSpecs, {});
     const bool first = ranks.rank() == 0;
     for (int i = 0; i < 3; ++i) reducer.gradients().flat().data_ptr<float>()[i] = first ? 8 : 0;
     const StepSums local{.loss = first ? 4.0 : 0.0,
@@ -37,7 +37,7 @@ TEST(GradientReducerTest, RaggedRowsAreDividedOnceByTheGlobalCount) {
 
 TEST(GradientReducerTest, NoRowAnywhereStaysZero) {
   RunRanks(3, [](Collective& ranks) {
-    GradientReducer reducer(kSpecs);
+    GradientReducer reducer(kSpecs, {});
     const auto global = reducer.Reduce({}, ranks);
     ASSERT_TRUE(global.ok());
     EXPECT_EQ(global->weight, 0);
@@ -50,7 +50,7 @@ TEST(GradientReducerTest, ANonFiniteNumberOnOneRankIsSeenByAll) {
   for (const float bad : {std::numeric_limits<float>::quiet_NaN(), std::numeric_limits<float>::infinity(),
                           std::numeric_limits<float>::max()}) {  // two of the last overflow when summed
     RunRanks(2, [bad](Collective& ranks) {
-      GradientReducer reducer(kSpecs);
+      GradientReducer reducer(kSpecs, {});
       reducer.gradients().flat().data_ptr<float>()[1] = ranks.rank() == 1 || bad == std::numeric_limits<float>::max() ? bad : 1;
       const auto global = reducer.Reduce({.loss = 1, .weight = 1, .rows = 1, .kept_rows = 1}, ranks);
       ASSERT_TRUE(global.ok());
@@ -58,7 +58,7 @@ TEST(GradientReducerTest, ANonFiniteNumberOnOneRankIsSeenByAll) {
     });
   }
   RunRanks(2, [](Collective& ranks) {
-    GradientReducer reducer(kSpecs);
+    GradientReducer reducer(kSpecs, {});
     const double loss = ranks.rank() == 0 ? std::numeric_limits<double>::infinity() : 1;
     EXPECT_FALSE(reducer.Reduce({.loss = loss, .weight = 1}, ranks)->finite);
   });

@@ -66,7 +66,7 @@ TEST(HardExamplesTest, RefusesSizesThatDisagree) {
 }
 
 TEST(HamLossTest, SumsOverRowsAndIgnoresPadding) {
-  const LossSum sum = SumCrossEntropy(kLogits, kLabels, 2);
+  const LossSum sum = SumCrossEntropy(kLogits, kLabels, {1, 1});
   const double first = std::log(1 + std::exp(-2.0)), second = std::log(1 + std::exp(2.0));
   EXPECT_NEAR(sum.loss, first + second, 1e-6);
   EXPECT_EQ(sum.weight, 2);
@@ -78,7 +78,7 @@ TEST(HamLossTest, SumsOverRowsAndIgnoresPadding) {
 }
 
 TEST(HamLossTest, NoRowsGiveZeroNotNan) {
-  const LossSum sum = SumCrossEntropy(at::empty({0, 2}), at::empty({0}, at::kLong), 0);
+  const LossSum sum = SumCrossEntropy(at::empty({0, 2}), at::empty({0}, at::kLong), {});
   EXPECT_EQ(sum.loss, 0);
   EXPECT_EQ(sum.weight, 0);
 }

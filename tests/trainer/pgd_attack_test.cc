@@ -57,8 +57,8 @@ class AscendTest : public ::testing::Test {
 
   at::Tensor Run(const Batch& batch, int steps) {
     const at::Tensor start = RandomStart(batch, 0.1, {.seed = 1, .purpose = RandomPurpose::kAttackStart, .epoch = 1});
-    return Ascend(*model_, weights_, batch.x, start, batch.labels, {AttackLoss::kCrossEntropy, 0.1, 0.03, steps},
-                  [this] { ++ticks_; });
+    return *Ascend(*model_, weights_, batch.x, start, batch.labels,
+                   {AttackLoss::kCrossEntropy, 0.1, 0.03, steps, {}, nullptr}, [this] { ++ticks_; });
   }
 
   const ImageSet images_ = ToyImages(64, 1);

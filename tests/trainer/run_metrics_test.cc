@@ -21,10 +21,10 @@ TEST(RunMetricsTest, NonFiniteNumbersAreStrings) {
 
 TEST(RunMetricsTest, TrainMetricsAreOverTheWholeWindow) {
   TrainWindow window;
-  window.Add({.loss = 6, .weight = 2, .rows = 10, .hard_rows = 2, .kept_rows = 2}, {1, 0.5, 0.1, 2}, false);
+  window.Add({.loss = 6, .weight = 2, .rows = 10, .hard_rows = 2, .kept_rows = 2}, {1, 0.5, 0.1, 2}, false, 3);
   window.Add({.loss = std::nan(""), .weight = 4, .rows = 10, .hard_rows = 3, .kept_rows = 4, .finite = false},
-             {1, 0.5, 0.1, 2}, true);
-  const json metrics = TrainMetricsJson(window, 0.1, 99, true);
+             {1, 0.5, 0.1, 2}, true, 5);
+  const json metrics = TrainMetricsJson(window, 0.1, 99, true, false);
   EXPECT_EQ(metrics["loss"], 3);
   EXPECT_EQ(metrics["hard_share"], 0.25);
   EXPECT_EQ(metrics["kept_share"], 0.3);
@@ -38,8 +38,8 @@ TEST(RunMetricsTest, TrainMetricsAreOverTheWholeWindow) {
 
 TEST(RunMetricsTest, LossIsNanWhenNothingWasKept) {
   TrainWindow window;
-  window.Add({.rows = 10}, {1, 1, 0, 2}, true);
-  EXPECT_EQ(TrainMetricsJson(window, 0.1, 9, false)["loss"], "NaN");
+  window.Add({.rows = 10}, {1, 1, 0, 2}, true, 1);
+  EXPECT_EQ(TrainMetricsJson(window, 0.1, 9, false, false)["loss"], "NaN");
 }
 
 const std::vector<AttackSuite> kSuites = {
@@ -47,7 +47,7 @@ const std::vector<AttackSuite> kSuites = {
 
 TEST(RunMetricsTest, WorstClassIsTheLowestLabelOnATieAndNeverAnEmptyClass) {
   const EvaluationCounts counts{{10, 0, 10, 20}, {9, 0, 8, 16}, {{5, 0, 4, 8}}};
-  const json metrics = EvaluationMetricsJson(counts, kSuites, {"a", "b", "c", "d"}, 1.5, true);
+  const json metrics = EvaluationMetricsJson(counts, kSuites, {"a", "b", "c", "d"}, "test", 1.5, true);
   EXPECT_EQ(metrics["rows"], 40);
   EXPECT_EQ(metrics["clean_accuracy"], 33.0 / 40);
   EXPECT_EQ(metrics["per_class_clean_accuracy"], (json{0.9, "NaN", 0.8, 0.8}));
@@ -67,13 +67,13 @@ TEST(RunMetricsTest, SummaryHasTheHardShareOfMinedEpochs) {
 
 TEST(MetricTextTest, IsOneReadableLine) {
   TrainWindow window;
-  window.Add({.rows = 10}, {1, 1, 0, 2}, true);
-  EXPECT_EQ(MetricText({{"epoch", 1}, {"iteration", 2}, {"train", TrainMetricsJson(window, 0.1, 9, true)}}),
+  window.Add({.rows = 10}, {1, 1, 0, 2}, true, 1);
+  EXPECT_EQ(MetricText({{"epoch", 1}, {"iteration", 2}, {"train", TrainMetricsJson(window, 0.1, 9, true, true)}}),
             "epoch 1  iteration 2  epoch loss NaN  hard 0.0 %  kept 0.0 %  5 images/s");
   const EvaluationCounts counts{{10, 10}, {9, 8}, {{5, 4}}};
   EXPECT_EQ(MetricText({{"epoch", 1},
                         {"iteration", 2},
-                        {"evaluation", EvaluationMetricsJson(counts, kSuites, {"a", "b"}, 1, false)}}),
+                        {"evaluation", EvaluationMetricsJson(counts, kSuites, {"a", "b"}, "test", 1, false)}}),
             "epoch 1  iteration 2  test  20 images  clean 85.0 %  s 45.0 % (worst b 40.0 %)");
   EXPECT_EQ(MetricText({{"epoch", 1}, {"iteration", 2}, {"summary", RunSummaryJson({1, 2, 3, 4, 1}, 2)}}),
             "epoch 1  iteration 2  done  attack 1.0 s  train 2.0 s  evaluation 3.0 s  hard 25.0 %");

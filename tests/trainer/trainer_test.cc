@@ -1,6 +1,7 @@
 #include "worker/trainer/trainer.h"
 
 #include <limits>
+#include <list>
 #include <set>
 
 #include <ATen/Parallel.h>
@@ -9,6 +10,7 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
+#include "absl/synchronization/mutex.h"
 #include "tests/support/run_ranks.h"
 #include "tests/support/toy_images.h"
 #include "worker/trainer/counter_rng.h"
@@ -64,7 +66,8 @@ class TrainerTest : public ::testing::Test {
   TrainerTest() { at::set_num_threads(1); }
 
   Trainer Make(Collective& ranks, RunObserver& observer) {
-    return Trainer(spec_, *model_, train_, test_, ranks, observer);
+    absl::MutexLock lock(&mutex_);  // ranks are threads
+    return Trainer(spec_, *model_, data_.emplace_back(*ChooseRows(spec_.data, train_, test_)), ranks, observer);
   }
 
   // The weights after a run on `world_size` ranks; rank 0's observer in `observer`.
@@ -89,6 +92,8 @@ class TrainerTest : public ::testing::Test {
   TrainSpec spec_ = ToySpec();
   const ImageSet train_ = ToyImages(200, 1);
   const ImageSet test_ = ToyImages(120, 2);
+  absl::Mutex mutex_;
+  std::list<RunData> data_ ABSL_GUARDED_BY(mutex_);
   const std::unique_ptr<Model> model_ = ToyModel();
 };
 
@@ -204,7 +209,7 @@ TEST_F(TrainerTest, TooFewKeptRowsLeaveTheWeightsAlone) {
     RecordingObserver observer;
     Trainer trainer = Make(ranks, observer);
     const at::Tensor before = trainer.weights().flat().clone();
-    const auto order = EpochOrder(spec_.seed, 1, trainer.train_rows());
+    const auto order = trainer.OrderOf(1);
     const auto step = trainer.Step(1, order, 192);  // 8 rows
     ASSERT_TRUE(step.ok());
     EXPECT_TRUE(step->skipped);
@@ -287,7 +292,7 @@ TEST_F(TrainerTest, WeightsThatAreNotFiniteAreNotSaved) {
   ASSERT_TRUE(trainer.Restore(poisoned).ok());
   const absl::Status status = trainer.Run();
   EXPECT_EQ(status.code(), absl::StatusCode::kInvalidArgument);
-  EXPECT_THAT(std::string(status.message()), HasSubstr("weights are not finite after iteration 10; lower"));
+  EXPECT_THAT(std::string(status.message()), HasSubstr("weights are not finite after iteration 10; the first such tensor is the weight fc2.bias; lower"));
   EXPECT_EQ(observer.checkpoints.size(), 1);
 }
 
@@ -318,11 +323,12 @@ TEST_F(TrainerTest, ChecksRowsAndBatchBeforeTraining) {
   RecordingObserver observer;
   EXPECT_TRUE(Make(*local, observer).Check().ok());
   spec_.data.train_rows = 201;
-  EXPECT_THAT(std::string(Make(*local, observer).Check().message()),
+  EXPECT_THAT(std::string(ChooseRows(spec_.data, train_, test_).status().message()),
               HasSubstr("train.data.train_rows is 201, but the data set toy has 200 rows"));
   spec_.data.train_rows = 0;
   spec_.data.test_rows = 121;
-  EXPECT_THAT(std::string(Make(*local, observer).Check().message()), HasSubstr("train.data.test_rows is 121"));
+  EXPECT_THAT(std::string(ChooseRows(spec_.data, train_, test_).status().message()),
+              HasSubstr("train.data.test_rows is 121"));
   spec_.data.test_rows = 0;
   spec_.batch_size = 1;
   RunRanks(2, [&](Collective& ranks) {

@@ -6,9 +6,12 @@
 #include <ATen/ops/cat.h>
 #include <ATen/ops/empty.h>
 #include <ATen/ops/empty_like.h>
+#include <ATen/ops/zeros.h>
 
 namespace ham::trainer {
 namespace {
+
+constexpr float kNormalStart = 0.001f;
 
 // Bytes of one row; rows of every tensor here lie one after the other.
 int64_t RowBytes(const at::Tensor& tensor) {
@@ -85,7 +88,13 @@ std::vector<uint32_t> RankRows(const std::vector<uint32_t>& order, int64_t posit
   return out;
 }
 
-at::Tensor RandomStart(const Batch& batch, double epsilon, RandomKey key) {
+Batch Filler(const ImageShape& shape, at::ScalarType type) {
+  Batch out{NewImages(kMinimumRows, shape, type), at::zeros({kMinimumRows}, at::kLong), {}};
+  out.x.zero_();
+  return out;
+}
+
+at::Tensor RandomStart(const Batch& batch, double epsilon, RandomKey key, StartDistribution distribution) {
   at::Tensor out = NewLike(batch.x, batch.rows());
   const int64_t pixels = batch.rows() == 0 ? 0 : batch.x.numel() / batch.rows();
   const float radius = static_cast<float>(epsilon);
@@ -95,7 +104,12 @@ at::Tensor RandomStart(const Batch& batch, double epsilon, RandomKey key) {
     T* start = out.data_ptr<T>();
     for (int64_t row = 0; row < batch.rows(); ++row, x += pixels, start += pixels) {
       key.sample = batch.ids[row];
-      FillUniform(key, -radius, radius, pixels, noise.data());
+      if (distribution == StartDistribution::kUniform) {
+        FillUniform(key, -radius, radius, pixels, noise.data());
+      } else {
+        FillNormal(key, kNormalStart, pixels, noise.data());
+        for (float& value : noise) value = std::clamp(value, -radius, radius);
+      }
       for (int64_t i = 0; i < pixels; ++i) start[i] = std::clamp(x[i] + noise[i], T{0}, T{1});
     }
   });

@@ -12,6 +12,7 @@
 #include "worker/trainer/data/augmentation.h"
 #include "worker/trainer/data/image_set.h"
 #include "worker/trainer/models/model.h"
+#include "worker/trainer/train_spec.h"
 
 namespace ham::trainer {
 
@@ -38,13 +39,18 @@ at::Tensor SelectRows(const at::Tensor& tensor, const std::vector<uint8_t>& keep
 // `tensor` [N, ...] with row 0 repeated until there are at least kMinimumRows; itself if there are. N >= 1.
 at::Tensor PadRows(const at::Tensor& tensor);
 
+// kMinimumRows images of zeros, label 0, no ids: what a rank without rows works on where all must take part.
+Batch Filler(const ImageShape& shape, at::ScalarType type);
+
 // Position `position` of the epoch's order: rank `rank` gets rows position + rank, position + rank + world_size,
 // ... of the next `batch_size` (fewer at the end of the epoch; may be none).
 std::vector<uint32_t> RankRows(const std::vector<uint32_t>& order, int64_t position, int64_t batch_size, int rank,
                                int world_size);
 
-// clip01(x + u), u uniform in [-epsilon, epsilon) for each pixel, a function of (seed, purpose, epoch, id, step,
-// pixel). `key.sample` is ignored. Pixels are numbered in channels_last order.
-at::Tensor RandomStart(const Batch& batch, double epsilon, RandomKey key);
+// clip01(x + u), u a function of (seed, purpose, epoch, id, step, pixel): uniform in [-epsilon, epsilon), or normal with
+// standard deviation 0.001 (kNormal; as TRADES' code, clipped to the ball). `key.sample` is ignored. Pixels are numbered in
+// channels_last order.
+at::Tensor RandomStart(const Batch& batch, double epsilon, RandomKey key,
+                       StartDistribution distribution = StartDistribution::kUniform);
 
 }  // namespace ham::trainer

@@ -48,12 +48,14 @@ absl::Status RunBench(const RankJob& job, const std::string& rendezvous_dir, int
   auto collective = ConnectRanks(job, store.get());
   if (!collective.ok()) return collective.status();
   SilentObserver observer;
-  Trainer trainer(inputs->spec, *inputs->model, inputs->train, inputs->test, **collective, observer);
+  auto data = ChooseRows(inputs->spec.data, inputs->train, inputs->test);
+  if (!data.ok()) return data.status();
+  Trainer trainer(inputs->spec, *inputs->model, *data, **collective, observer);
   if (absl::Status status = trainer.Check(); !status.ok()) return status;
   const int epoch = inputs->spec.epochs;
   const int64_t batch = inputs->spec.batch_size;
-  const std::vector<uint32_t> order = EpochOrder(inputs->spec.seed, epoch, trainer.train_rows());
-  const int64_t whole_batches = trainer.train_rows() / batch;
+  const std::vector<uint32_t> order = trainer.OrderOf(epoch);
+  const int64_t whole_batches = static_cast<int64_t>(order.size()) / batch;
   if (whole_batches == 0) return absl::InvalidArgumentError("train.batch_size is larger than the training set");
   TrainWindow window;
   Stopwatch watch;
@@ -64,7 +66,7 @@ absl::Status RunBench(const RankJob& job, const std::string& rendezvous_dir, int
     }
     auto step = trainer.Step(epoch, order, (i + kWarmUpIterations) % whole_batches * batch);
     if (!step.ok()) return step.status();
-    if (i >= 0) window.Add(step->sums, step->seconds, step->skipped);
+    if (i >= 0) window.Add(step->sums, step->seconds, step->skipped, step->gradient_norm);
   }
   if (job.rank == 0) Print(window, watch.Lap(), json);
   return absl::OkStatus();

@@ -29,19 +29,19 @@ class Shard {
 
   // Those of `ids` that are classified right.
   absl::StatusOr<std::vector<uint32_t>> Right(const std::vector<uint32_t>& ids) const {
-    return Survivors(ids, [](const Batch& batch) { return batch.x; });
+    return Survivors(ids, [](const Batch& batch) -> absl::StatusOr<at::Tensor> { return batch.x; });
   }
 
   // Those of `ids` that are still classified right after one run of `attack`.
   absl::StatusOr<std::vector<uint32_t>> Unbroken(const std::vector<uint32_t>& ids, const EvaluationAttack& attack,
                                                  double epsilon, uint32_t run) const {
-    return Survivors(ids, [&](const Batch& batch) {
+    return Survivors(ids, [&](const Batch& batch) -> absl::StatusOr<at::Tensor> {
       const at::Tensor start =
           attack.random_start
               ? RandomStart(batch, epsilon, {.seed = seed_, .purpose = RandomPurpose::kEvaluationStart, .step = run})
               : batch.x;
       return Ascend(model_, weights_, batch.x, start, batch.labels,
-                    {attack.loss, epsilon, attack.step_size, attack.steps}, tick_);
+                    {attack.loss, epsilon, attack.step_size, attack.steps, {}, nullptr}, tick_);
     });
   }
 
@@ -58,8 +58,10 @@ class Shard {
       const size_t begin = std::min(ids.size(), static_cast<size_t>(block * kBatchRows));
       const size_t end = std::min(ids.size(), begin + kBatchRows);
       if (begin == end) continue;
-      const Batch batch = GatherBatch(data_, {ids.begin() + begin, ids.begin() + end});
-      const auto predictions = Predictions(PaddedLogits(model_, weights_, perturb(batch)));
+      const Batch batch = InType(GatherBatch(data_, {ids.begin() + begin, ids.begin() + end}), weights_.type());
+      const absl::StatusOr<at::Tensor> x = perturb(batch);
+      if (!x.ok()) return x.status();
+      const auto predictions = Predictions(PaddedLogits(model_, weights_, *x));
       for (size_t i = begin; i < end; ++i) {
         if (predictions[i - begin] == data_.labels[ids[i]]) out.push_back(ids[i]);
       }
@@ -80,15 +82,13 @@ class Shard {
 }  // namespace
 
 absl::StatusOr<EvaluationCounts> Evaluate(const Model& model, const ParameterSet& weights, const ImageSet& data,
-                                          int64_t rows, const std::vector<AttackSuite>& suites, uint64_t seed,
-                                          Collective& collective, const std::function<void()>& tick) {
+                                          const std::vector<uint32_t>& rows, const std::vector<AttackSuite>& suites,
+                                          uint64_t seed, Collective& collective, const std::function<void()>& tick) {
   const size_t classes = data.class_names.size();
   std::vector<double> counts((2 + suites.size()) * classes);  // rows, clean, then each suite: by class
   std::vector<uint32_t> ids;
-  for (int64_t id = collective.rank(); id < rows; id += collective.world_size()) {
-    ids.push_back(static_cast<uint32_t>(id));
-  }
-  const int64_t most = (rows + collective.world_size() - 1) / collective.world_size();
+  for (size_t i = collective.rank(); i < rows.size(); i += collective.world_size()) ids.push_back(rows[i]);
+  const int64_t most = (static_cast<int64_t>(rows.size()) + collective.world_size() - 1) / collective.world_size();
   const Shard shard(model, weights, data, seed, collective, (most + kBatchRows - 1) / kBatchRows, tick);
   const absl::StatusOr<std::vector<uint32_t>> right = shard.Right(ids);
   if (!right.ok()) return right.status();

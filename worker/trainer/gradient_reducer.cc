@@ -28,8 +28,10 @@ bool AllFinite(const at::Tensor& flat) {
   });
 }
 
-GradientReducer::GradientReducer(const std::vector<ParameterSpec>& specs, at::ScalarType type)
-    : bucket_(at::zeros({ParameterCount(specs) + kSums}, type)),
+GradientReducer::GradientReducer(const std::vector<ParameterSpec>& specs, const StepCounts& counts,
+                                 at::ScalarType type)
+    : no_counts_(counts),
+      bucket_(at::zeros({ParameterCount(specs) + kSums + counts.size()}, type)),
       gradients_(specs, bucket_.narrow(0, 0, ParameterCount(specs))) {}
 
 absl::StatusOr<StepSums> GradientReducer::Reduce(const StepSums& local, Collective& collective) {
@@ -53,8 +55,17 @@ absl::StatusOr<StepSums> GradientReducer::ReduceAs(const StepSums& local, Collec
   sums[kHardRows] = static_cast<T>(local.hard_rows);
   sums[kKeptRows] = static_cast<T>(local.kept_rows);
   sums[kNonFiniteRanks] = finite ? 0 : 1;
+  T* next = sums + kSums;
+  for (const auto member : StepCounts::Members) {
+    for (int64_t count : local.counts.*member) *next++ = static_cast<T>(count);
+  }
   if (absl::Status status = collective.AllReduceSum(bucket_); !status.ok()) return status;
   StepSums global;
+  global.counts = local.counts;
+  next = sums + kSums;
+  for (const auto member : StepCounts::Members) {
+    for (int64_t& count : global.counts.*member) count = std::lround(*next++);
+  }
   global.loss = sums[kLoss];
   global.weight = sums[kWeight];
   global.rows = std::lround(sums[kRows]);

@@ -7,6 +7,7 @@
 #include "absl/status/statusor.h"
 #include "worker/trainer/collective.h"
 #include "worker/trainer/models/parameter_set.h"
+#include "worker/trainer/step_counts.h"
 
 namespace ham::trainer {
 
@@ -21,17 +22,23 @@ struct StepSums {
   int64_t hard_rows = 0;  // still misclassified after mining_step; all rows where nothing is mined
   int64_t kept_rows = 0;  // rows trained on
   bool finite = true;     // loss and every gradient, before and after summing
+  StepCounts counts{};
 };
 
 // Holds the bucket: gradient sums of all parameters, then the sums above. One thread at a time.
 class GradientReducer {
  public:
   // Counts travel as numbers of `type`: in float32 exact below 2^24 rows a batch.
-  explicit GradientReducer(const std::vector<ParameterSpec>& specs, at::ScalarType type = at::kFloat);
+  // `counts`: of the sizes that all steps have.
+  GradientReducer(const std::vector<ParameterSpec>& specs, const StepCounts& counts, at::ScalarType type = at::kFloat);
+
+  // Zeros, of these sizes.
+  const StepCounts& NewCounts() const { return no_counts_; }
 
   // Where this rank puts the gradients of its loss SUM and, in place of statistics, those of its batch. After Reduce: the
   // gradient of the mean loss over all ranks, and the statistics averaged over kept rows.
   ParameterSet& gradients() { return gradients_; }
+  const ParameterSet& gradients() const { return gradients_; }
 
   // Sums over ranks, then divides the gradients once by the global weight (not if that is 0). The result is equal
   // bit for bit on all ranks, so that each takes the same decision from it. A rank without kept rows joins with
@@ -42,6 +49,7 @@ class GradientReducer {
   template <typename T>
   absl::StatusOr<StepSums> ReduceAs(const StepSums& local, Collective& collective);
 
+  const StepCounts no_counts_;
   at::Tensor bucket_;
   ParameterSet gradients_;
 };

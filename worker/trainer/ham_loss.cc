@@ -11,30 +11,40 @@ namespace ham::trainer {
 namespace {
 
 template <typename T>
-LossSum SumCrossEntropyOf(const at::Tensor& logits, const at::Tensor& labels, int64_t rows) {
-  LossSum out{0, static_cast<double>(rows), at::zeros_like(logits)};
+LossSum SumCrossEntropyOf(const at::Tensor& logits, const at::Tensor& labels, const std::vector<double>& weights,
+                          double label_smoothing) {
+  LossSum out{0, 0, at::zeros_like(logits)};
   const int64_t classes = logits.size(1);
+  const double elsewhere = label_smoothing / static_cast<double>(classes);
   const T* scores = logits.const_data_ptr<T>();
   T* gradient = out.gradient.data_ptr<T>();
-  for (int64_t row = 0; row < rows; ++row, scores += classes, gradient += classes) {
-    const T largest = *std::max_element(scores, scores + classes);
-    double sum = 0;
-    for (int64_t k = 0; k < classes; ++k) sum += std::exp(static_cast<double>(scores[k]) - largest);
+  for (size_t row = 0; row < weights.size(); ++row, scores += classes, gradient += classes) {
+    const double weight = weights[row];
+    const double largest = *std::max_element(scores, scores + classes);
+    double sum = 0, scores_sum = 0;
+    for (int64_t k = 0; k < classes; ++k) {
+      sum += std::exp(scores[k] - largest);
+      scores_sum += scores[k] - largest;
+    }
     const double log_sum = std::log(sum);
     const int64_t label = labels.const_data_ptr<int64_t>()[row];
-    out.loss += log_sum - (static_cast<double>(scores[label]) - largest);
+    const double at_label = scores[label] - largest;
+    out.loss += weight * (log_sum - (1 - label_smoothing) * at_label - elsewhere * scores_sum);
+    out.weight += weight;
     for (int64_t k = 0; k < classes; ++k) {
-      gradient[k] = static_cast<T>(std::exp(static_cast<double>(scores[k]) - largest - log_sum));
+      const double target = elsewhere + (k == label ? 1 - label_smoothing : 0);
+      gradient[k] = static_cast<T>(weight * (std::exp(scores[k] - largest - log_sum) - target));
     }
-    gradient[label] -= 1;
   }
   return out;
 }
 
 }  // namespace
 
-LossSum SumCrossEntropy(const at::Tensor& logits, const at::Tensor& labels, int64_t rows) {
-  return VisitReal(logits.scalar_type(), [&]<typename T>(T) { return SumCrossEntropyOf<T>(logits, labels, rows); });
+LossSum SumCrossEntropy(const at::Tensor& logits, const at::Tensor& labels, const std::vector<double>& weights,
+                        double label_smoothing) {
+  return VisitReal(logits.scalar_type(),
+                   [&]<typename T>(T) { return SumCrossEntropyOf<T>(logits, labels, weights, label_smoothing); });
 }
 
 }  // namespace ham::trainer

@@ -4,17 +4,21 @@
 // beside one with three of 0 gives 1, not 2). N: rows, K: classes. Stateless; safe from any thread.
 #pragma once
 
+#include <vector>
+
 #include <ATen/core/Tensor.h>
 
 namespace ham::trainer {
 
 struct LossSum {
   double loss = 0;      // sum of weight * cross entropy
-  double weight = 0;    // sum of weights: the number of rows, as published code weights all kept rows alike
+  double weight = 0;    // sum of weights
   at::Tensor gradient;  // [logits.size(0), K] of `loss` with respect to the logits; zero in rows from `rows` on
 };
 
-// logits: [>= rows, K] float32 or float64; labels: [>= rows] int64; rows beyond `rows` are padding. rows = 0: all zero.
-LossSum SumCrossEntropy(const at::Tensor& logits, const at::Tensor& labels, int64_t rows);
+// logits: [>= rows, K] float32 or float64; labels: [>= rows] int64; weights: one a row. What lies beyond the rows is padding;
+// without rows all is zero. With label_smoothing s the target is 1 - s + s / K at the label and s / K elsewhere.
+LossSum SumCrossEntropy(const at::Tensor& logits, const at::Tensor& labels, const std::vector<double>& weights,
+                        double label_smoothing = 0);
 
 }  // namespace ham::trainer

@@ -1,22 +1,93 @@
 #include "worker/trainer/ham_step.h"
 
+#include <algorithm>
+#include <cmath>
 #include <utility>
 
-#include <ATen/ops/lerp.h>
-#include <ATen/ops/zeros.h>
-
+#include "worker/trainer/boundary_trace.h"
+#include "worker/trainer/global_selection.h"
 #include "worker/trainer/ham_loss.h"
-#include "worker/trainer/models/batch_norm.h"
 #include "worker/trainer/pgd_attack.h"
 
 namespace ham::trainer {
-
 namespace {
 
-Batch Filler(const Model& model, at::ScalarType type) {
-  Batch out{NewImages(kMinimumRows, model.image_shape(), type), at::zeros({kMinimumRows}, at::kLong), {}};
-  out.x.zero_();
-  return out;
+// The most rows that a rank has of one global batch.
+int64_t RankCapacity(const StepContext& context) {
+  const int64_t ranks = context.collective.world_size();
+  return (context.spec.batch_size + ranks - 1) / ranks;
+}
+
+// Where BatchNorm meets the other ranks; null where it does not.
+Collective* SynchronizedRanks(const StepContext& context, const ParameterSet& weights) {
+  const bool synchronized = context.spec.batch_norm == BatchNormMode::kSynchronized && weights.statistics_size() > 0 &&
+                            context.collective.world_size() > 1;
+  return synchronized ? &context.collective : nullptr;
+}
+
+AttackedBatch KeepAll(const Batch& batch, at::Tensor x_adv) {
+  const int64_t rows = batch.rows();
+  return {.kept = {std::move(x_adv), batch.labels, batch.ids},
+          .weights = std::vector<double>(rows, 1.0),
+          .x_mined = {},
+          .mined = {std::vector<uint8_t>(rows, 1), std::vector<uint8_t>(rows, 1), rows, rows}};
+}
+
+// Adds the easy rows of the global batch that were classified most confidently at x_M.
+absl::Status RetainConfident(const StepContext& context, const at::Tensor& logits, const Batch& batch, Mined* mined) {
+  std::vector<uint8_t> easy(mined->is_hard.size());
+  std::transform(mined->is_hard.begin(), mined->is_hard.end(), easy.begin(), [](uint8_t hard) { return hard == 0; });
+  auto retained = SelectLargest(TrueClassProbabilities(logits, batch.labels), batch.ids, easy,
+                                context.spec.method.retained_easy_share, RankCapacity(context), context.collective);
+  if (!retained.ok()) return retained.status();
+  for (size_t row = 0; row < easy.size(); ++row) {
+    mined->keep[row] |= (*retained)[row];
+    mined->kept_count += (*retained)[row];
+  }
+  return absl::OkStatus();
+}
+
+// Of the kept rows of the global batch, those that the attack left most confident leave the loss. logits: at x_adv.
+absl::Status DropConfident(const StepContext& context, const at::Tensor& logits, AttackedBatch* attacked) {
+  auto dropped = SelectLargest(TrueClassProbabilities(logits, attacked->kept.labels), attacked->kept.ids,
+                               std::vector<uint8_t>(attacked->kept.ids.size(), 1), context.spec.method.drop_share,
+                               RankCapacity(context), context.collective);
+  if (!dropped.ok()) return dropped.status();
+  std::vector<uint8_t> stays(dropped->size());
+  std::transform(dropped->begin(), dropped->end(), stays.begin(), [](uint8_t drop) { return drop == 0; });
+  size_t kept = 0;
+  for (uint8_t& keep : attacked->mined.keep) {
+    if (keep) keep = stays[kept++];
+  }
+  attacked->kept = SelectRows(attacked->kept, stays);
+  size_t next = 0;
+  for (size_t row = 0; row < stays.size(); ++row) {
+    if (stays[row]) attacked->weights[next++] = attacked->weights[row];
+  }
+  attacked->weights.resize(next);
+  attacked->mined.kept_count = attacked->kept.rows();
+  return absl::OkStatus();
+}
+
+void CountMined(const Batch& batch, const Mined& mined, const BoundaryTrace& trace, StepCounts* counts) {
+  for (size_t row = 0; row < mined.is_hard.size(); ++row) {
+    const int64_t label = batch.labels.const_data_ptr<int64_t>()[row];
+    counts->class_hard[label] += mined.is_hard[row];
+    counts->class_right[label] += !mined.keep[row] && !mined.is_hard[row];
+    ++counts->boundary[trace.first_wrong()[row]];
+  }
+}
+
+void CountTrained(const at::Tensor& logits, const at::Tensor& labels, StepCounts* counts) {
+  const std::vector<int64_t> predictions = Predictions(logits);
+  const std::vector<double> confidence = TrueClassProbabilities(logits, labels);
+  for (size_t row = 0; row < predictions.size(); ++row) {
+    const int64_t label = labels.const_data_ptr<int64_t>()[row];
+    counts->class_right[label] += predictions[row] == label;
+    if (std::isnan(confidence[row])) continue;
+    const int bin = std::min(kConfidenceBins - 1, static_cast<int>(confidence[row] * kConfidenceBins));
+    ++counts->confidence[label * kConfidenceBins + bin];
+  }
 }
 
 }  // namespace
@@ -30,54 +101,87 @@ bool IsSkipped(const TrainSpec& spec, int epoch, const StepSums& global) {
   return !global.finite || global.kept_rows < needed;
 }
 
-absl::StatusOr<AttackedBatch> AttackAndMine(const TrainSpec& spec, int epoch, const Model& model,
-                                            const ParameterSet& weights, const Batch& batch, const at::Tensor& start,
-                                            const std::function<void()>& tick) {
-  Ascent ascent{AttackLoss::kCrossEntropy, spec.attack.epsilon, spec.attack.step_size, spec.attack.steps};
-  const int64_t rows = batch.rows();
-  AttackedBatch out;
-  if (!IsMining(spec, epoch)) {
-    out.kept = {Ascend(model, weights, batch.x, start, batch.labels, ascent, tick), batch.labels, batch.ids};
-    out.mined = {std::vector<uint8_t>(rows, 1), std::vector<uint8_t>(rows, 1), rows, rows};
-    return out;
+absl::StatusOr<AttackedBatch> AttackAndMine(const StepContext& context, ParameterSet* weights, const Batch& batch,
+                                            const at::Tensor& start, StepCounts* counts) {
+  const TrainSpec& spec = context.spec;
+  const MethodOptions& method = spec.method;
+  const AttackStage stage = StageAt(spec.attack, context.epoch);
+  ParameterSet scratch = *weights;
+  TrainingModeAttack training{SynchronizedRanks(context, *weights), &scratch, weights};
+  Ascent ascent{spec.attack.loss, stage.epsilon, stage.step_size, stage.steps, {}, nullptr};
+  if (spec.attack.batch_norm == AttackBatchNorm::kTraining && weights->statistics_size() > 0) {
+    scratch = weights->Clone();
+    ascent.training = &training;
   }
-  ascent.steps = spec.method.mining_step;
-  out.x_mined = Ascend(model, weights, batch.x, start, batch.labels, ascent, tick);
-  auto mined = FindHardExamples(PaddedLogits(model, weights, out.x_mined), batch.labels, batch.ids, spec.seed, epoch,
-                                spec.method.retained_easy_share);
+  for (int64_t row = 0; row < batch.rows(); ++row) ++counts->class_rows[batch.labels.const_data_ptr<int64_t>()[row]];
+  if (!IsMining(spec, context.epoch)) {
+    auto x_adv = Ascend(context.model, *weights, batch.x, start, batch.labels, ascent, context.tick);
+    if (!x_adv.ok()) return x_adv.status();
+    for (size_t c = 0; c < counts->class_rows.size(); ++c) counts->class_hard[c] = counts->class_rows[c];
+    return KeepAll(batch, *std::move(x_adv));
+  }
+
+  BoundaryTrace trace(batch.labels, method.weight_mode);
+  ascent.observe = [&](const at::Tensor& logits) { trace.Observe(logits); };
+  ascent.steps = method.mining_step;
+  auto x_mined = Ascend(context.model, *weights, batch.x, start, batch.labels, ascent, context.tick);
+  if (!x_mined.ok()) return x_mined.status();
+  const at::Tensor logits = PaddedLogits(context.model, *weights, *x_mined);
+  context.tick();
+  trace.Observe(logits);
+  const bool at_random = method.retained_easy == RetainedEasy::kRandom;
+  auto mined = FindHardExamples(logits, batch.labels, batch.ids, spec.seed, context.epoch,
+                                at_random ? method.retained_easy_share : 0);
   if (!mined.ok()) return mined.status();
-  out.mined = *std::move(mined);
-  tick();
-  out.kept = SelectRows(batch, out.mined.keep);
-  ascent.steps = spec.attack.steps - spec.method.mining_step;
-  out.kept.x =
-      Ascend(model, weights, out.kept.x, SelectRows(out.x_mined, out.mined.keep), out.kept.labels, ascent, tick);
+  if (!at_random && method.retained_easy_share > 0) {
+    if (absl::Status status = RetainConfident(context, logits, batch, &*mined); !status.ok()) return status;
+  }
+  CountMined(batch, *mined, trace, counts);
+
+  AttackedBatch out{SelectRows(batch, mined->keep), {}, *std::move(x_mined), *std::move(mined)};
+  trace.Keep(out.mined.keep);
+  // The next phase begins at x_M, which was observed.
+  bool observed = true;
+  ascent.observe = [&](const at::Tensor& next) {
+    if (!observed) trace.Observe(next);
+    observed = false;
+  };
+  ascent.steps = stage.steps - method.mining_step;
+  auto x_adv = Ascend(context.model, *weights, out.kept.x, SelectRows(out.x_mined, out.mined.keep), out.kept.labels,
+                      ascent, context.tick);
+  if (!x_adv.ok()) return x_adv.status();
+  out.kept.x = *std::move(x_adv);
+  at::Tensor last;
+  if (method.drop_share > 0 || (method.weight_mode != WeightMode::kEqual && ascent.steps > 0)) {
+    last = PaddedLogits(context.model, *weights, out.kept.x);
+    if (ascent.steps > 0) trace.Observe(last);
+  }
+  out.weights = trace.Weights(method.mining_step);
+  if (method.drop_share > 0) {
+    if (absl::Status status = DropConfident(context, last, &out); !status.ok()) return status;
+  }
   return out;
 }
 
-absl::Status ComputeGradients(const Model& model, const ParameterSet& weights, const Batch& kept,
-                              Collective* collective, ParameterSet* gradients, StepSums* sums) {
+absl::Status ComputeGradients(const StepContext& context, const ParameterSet& weights, const AttackedBatch& attacked,
+                              ParameterSet* gradients, StepSums* sums) {
   gradients->flat().zero_();
-  const bool synchronized = collective != nullptr && collective->world_size() > 1 &&
-                            weights.statistics_size() > 0;
-  if (kept.rows() == 0 && !synchronized) return absl::OkStatus();
-  // A rank without a row still takes part in the sums of the others, with an image of zeros that counts for nothing.
-  const Batch padded = kept.rows() > 0 ? Batch{PadRows(kept.x), PadRows(kept.labels), {}} : Filler(model, weights.type());
-  TrainingPass pass{.rows = kept.rows(), .collective = synchronized ? collective : nullptr, .statistics = gradients};
+  const Batch& kept = attacked.kept;
+  sums->counts.kept_by_rank[context.collective.rank()] = kept.rows();
+  Collective* const ranks = SynchronizedRanks(context, weights);
+  if (kept.rows() == 0 && ranks == nullptr) return absl::OkStatus();
+  const Batch padded = kept.rows() > 0 ? Batch{PadRows(kept.x), PadRows(kept.labels), {}}
+                                       : Filler(context.model.image_shape(), weights.type());
+  TrainingPass pass{.rows = kept.rows(), .collective = ranks, .statistics = gradients};
   const auto loss = [&](const at::Tensor& logits) {
-    LossSum sum = SumCrossEntropy(logits, padded.labels, kept.rows());
+    LossSum sum = SumCrossEntropy(logits, padded.labels, attacked.weights, context.spec.label_smoothing);
     sums->loss += sum.loss;
     sums->weight += sum.weight;
+    CountTrained(logits.narrow(0, 0, kept.rows()), kept.labels, &sums->counts);
     return std::move(sum.gradient);
   };
-  model.WeightGradients(weights, padded.x, loss, &pass, gradients);
+  context.model.WeightGradients(weights, padded.x, loss, &pass, gradients);
   return pass.status;
-}
-
-void UpdateStatistics(const ParameterSet& batch, ParameterSet* weights) {
-  const int64_t begin = weights->trained_size(), count = weights->statistics_size();
-  if (count == 0) return;
-  weights->flat().narrow(0, begin, count).lerp_(batch.flat().narrow(0, begin, count), kBatchNormMomentum);
 }
 
 }  // namespace ham::trainer

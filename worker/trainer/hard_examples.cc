@@ -23,6 +23,21 @@ std::vector<int64_t> Predictions(const at::Tensor& logits) {
   });
 }
 
+std::vector<double> TrueClassProbabilities(const at::Tensor& logits, const at::Tensor& labels) {
+  return VisitReal(logits.scalar_type(), [&]<typename T>(T) {
+    const int64_t classes = logits.size(1);
+    const T* scores = logits.const_data_ptr<T>();
+    std::vector<double> out(logits.size(0));
+    for (size_t row = 0; row < out.size(); ++row, scores += classes) {
+      const double largest = *std::max_element(scores, scores + classes);
+      double sum = 0;
+      for (int64_t k = 0; k < classes; ++k) sum += std::exp(scores[k] - largest);
+      out[row] = std::exp(scores[labels.const_data_ptr<int64_t>()[row]] - largest) / sum;
+    }
+    return out;
+  });
+}
+
 absl::StatusOr<Mined> FindHardExamples(const at::Tensor& logits, const at::Tensor& labels,
                                        const std::vector<uint32_t>& ids, uint64_t seed, int epoch,
                                        double retained_easy_share) {

@@ -23,6 +23,9 @@ struct Mined {
 // is not finite: what a diverged network says is never right. logits: [N, K] float32 or float64.
 std::vector<int64_t> Predictions(const at::Tensor& logits);
 
+// softmax(logits) at the label, in float64; NaN where a logit is not finite. labels: [N] int64.
+std::vector<double> TrueClassProbabilities(const at::Tensor& logits, const at::Tensor& labels);
+
 // Hard: the rows of `logits` [N, K] (model in evaluation mode, at x_M) whose prediction is not labels [N] int64.
 // An easy row is retained when u(seed, epoch, id) < retained_easy_share. No row kept is a normal outcome.
 // InvalidArgument if the sizes disagree.

@@ -112,7 +112,9 @@ absl::Status RestoreFrom(const RankJob& job, Trainer& trainer) {
 }
 
 absl::Status Train(const RankJob& job, const RunInputs& inputs, Collective& collective, RunObserver& observer) {
-  Trainer trainer(inputs.spec, *inputs.model, inputs.train, inputs.test, collective, observer);
+  auto data = ChooseRows(inputs.spec.data, inputs.train, inputs.test);
+  if (!data.ok()) return data.status();
+  Trainer trainer(inputs.spec, *inputs.model, *data, collective, observer);
   if (absl::Status status = trainer.Check(); !status.ok()) return status;
   if (!job.resume_manifest.empty()) {
     if (absl::Status status = RestoreFrom(job, trainer); !status.ok()) return status;

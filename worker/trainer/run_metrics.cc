@@ -1,5 +1,6 @@
 #include "worker/trainer/run_metrics.h"
 
+#include <algorithm>
 #include <cmath>
 #include <limits>
 
@@ -58,9 +59,16 @@ json SuiteJson(const AttackSuite& suite, const std::vector<int64_t>& robust, con
           {"worst_class_robust_accuracy", JsonNumber(worst_share)}};
 }
 
+double RankSkew(const std::vector<int64_t>& kept_by_rank) {
+  if (kept_by_rank.empty()) return std::numeric_limits<double>::quiet_NaN();
+  const auto ranks = static_cast<double>(kept_by_rank.size());
+  const double mean = static_cast<double>(Total(kept_by_rank)) / ranks;
+  return static_cast<double>(*std::max_element(kept_by_rank.begin(), kept_by_rank.end())) / mean;
+}
+
 }  // namespace
 
-void TrainWindow::Add(const StepSums& step, const StepSeconds& step_seconds, bool skipped) {
+void TrainWindow::Add(const StepSums& step, const StepSeconds& step_seconds, bool skipped, double step_gradient_norm) {
   if (step.finite) {
     sums.loss += step.loss;
     sums.weight += step.weight;
@@ -74,6 +82,8 @@ void TrainWindow::Add(const StepSums& step, const StepSeconds& step_seconds, boo
   seconds.total += step_seconds.total;
   ++iterations;
   skipped_iterations += skipped;
+  if (!skipped) gradient_norm += step_gradient_norm;
+  sums.counts.Add(step.counts);
 }
 
 json JsonNumber(double value) {
@@ -82,9 +92,48 @@ json JsonNumber(double value) {
   return value;
 }
 
-json TrainMetricsJson(const TrainWindow& window, double learning_rate, int64_t total_iterations, bool end_of_epoch) {
+json WindowJson(const TrainWindow& window) {
+  json counts = json::array();
+  for (const auto member : StepCounts::Members) counts.push_back(window.sums.counts.*member);
+  return {{"loss", window.sums.loss},
+          {"weight", window.sums.weight},
+          {"rows", window.sums.rows},
+          {"hard_rows", window.sums.hard_rows},
+          {"kept_rows", window.sums.kept_rows},
+          {"counts", counts},
+          {"attack_seconds", window.seconds.attack},
+          {"train_seconds", window.seconds.train},
+          {"reduce_seconds", window.seconds.reduce},
+          {"total_seconds", window.seconds.total},
+          {"iterations", window.iterations},
+          {"skipped_iterations", window.skipped_iterations},
+          {"gradient_norm", window.gradient_norm}};
+}
+
+TrainWindow WindowOf(const json& window) {
+  TrainWindow out;
+  window.at("loss").get_to(out.sums.loss);
+  window.at("weight").get_to(out.sums.weight);
+  window.at("rows").get_to(out.sums.rows);
+  window.at("hard_rows").get_to(out.sums.hard_rows);
+  window.at("kept_rows").get_to(out.sums.kept_rows);
+  for (size_t i = 0; i < StepCounts::Members.size(); ++i) {
+    window.at("counts").at(i).get_to(out.sums.counts.*StepCounts::Members[i]);
+  }
+  window.at("attack_seconds").get_to(out.seconds.attack);
+  window.at("train_seconds").get_to(out.seconds.train);
+  window.at("reduce_seconds").get_to(out.seconds.reduce);
+  window.at("total_seconds").get_to(out.seconds.total);
+  window.at("iterations").get_to(out.iterations);
+  window.at("skipped_iterations").get_to(out.skipped_iterations);
+  window.at("gradient_norm").get_to(out.gradient_norm);
+  return out;
+}
+
+json TrainMetricsJson(const TrainWindow& window, double learning_rate, int64_t total_iterations, bool end_of_epoch,
+                      bool mining) {
   const StepSums& sums = window.sums;
-  return {{"loss", JsonNumber(sums.loss / sums.weight)},  // 0 / 0 is NaN, as promised
+  json out = {{"loss", JsonNumber(sums.loss / sums.weight)},  // 0 / 0 is NaN, as promised
           {"learning_rate", learning_rate},
           {"hard_share", JsonNumber(Share(sums.hard_rows, sums.rows))},
           {"kept_share", JsonNumber(Share(sums.kept_rows, sums.rows))},
@@ -94,16 +143,23 @@ json TrainMetricsJson(const TrainWindow& window, double learning_rate, int64_t t
           {"iterations", window.iterations},
           {"skipped_iterations", window.skipped_iterations},
           {"total_iterations", total_iterations},
-          {"end_of_epoch", end_of_epoch}};
+          {"end_of_epoch", end_of_epoch},
+          {"rank_skew", JsonNumber(RankSkew(sums.counts.kept_by_rank))},
+          {"gradient_norm",
+           JsonNumber(window.gradient_norm / static_cast<double>(window.iterations - window.skipped_iterations))}};
+  if (mining) out["steps_to_boundary"] = sums.counts.boundary;
+  if (end_of_epoch) out["confidence_histogram"] = sums.counts.confidence;
+  if (end_of_epoch && mining) out["per_class_hard_share"] = Shares(sums.counts.class_hard, sums.counts.class_rows);
+  return out;
 }
 
 json EvaluationMetricsJson(const EvaluationCounts& counts, const std::vector<AttackSuite>& suites,
-                           const std::vector<std::string>& class_names, double seconds, bool final) {
+                           const std::vector<std::string>& class_names, const char* split, double seconds, bool final) {
   json suite_list = json::array();
   for (size_t s = 0; s < suites.size(); ++s) {
     suite_list.push_back(SuiteJson(suites[s], counts.robust[s], counts.rows, class_names));
   }
-  return {{"split", "test"},
+  return {{"split", split},
           {"rows", Total(counts.rows)},
           {"class_names", class_names},
           {"per_class_rows", counts.rows},

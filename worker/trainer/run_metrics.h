@@ -26,18 +26,24 @@ struct TrainWindow {
   StepSeconds seconds;
   int64_t iterations = 0;
   int64_t skipped_iterations = 0;
+  double gradient_norm = 0;  // sum over iterations that were not skipped
 
-  void Add(const StepSums& step, const StepSeconds& step_seconds, bool skipped);
+  void Add(const StepSums& step, const StepSeconds& step_seconds, bool skipped, double step_gradient_norm);
 };
 
 // A number as protobuf JSON has it: non-finite ones are "NaN", "Infinity", "-Infinity".
 nlohmann::json JsonNumber(double value);
 
+// A window in a checkpoint, and back; throws as the JSON library does where that is not one.
+nlohmann::json WindowJson(const TrainWindow& window);
+TrainWindow WindowOf(const nlohmann::json& window);
+
 nlohmann::json TrainMetricsJson(const TrainWindow& window, double learning_rate, int64_t total_iterations,
-                                bool end_of_epoch);
+                                bool end_of_epoch, bool mining);
 
 nlohmann::json EvaluationMetricsJson(const EvaluationCounts& counts, const std::vector<AttackSuite>& suites,
-                                     const std::vector<std::string>& class_names, double seconds, bool final);
+                                     const std::vector<std::string>& class_names, const char* split, double seconds,
+                                     bool final);
 
 // Whole run; carried in checkpoints.
 struct RunTotals {

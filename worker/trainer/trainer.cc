@@ -1,6 +1,8 @@
 #include "worker/trainer/trainer.h"
 
 #include <algorithm>
+#include <cmath>
+#include <numeric>
 #include <utility>
 
 #include "absl/strings/str_cat.h"
@@ -10,6 +12,7 @@
 #include "worker/trainer/class_bias.h"
 #include "worker/trainer/counter_rng.h"
 #include "worker/trainer/ham_step.h"
+#include "worker/trainer/models/batch_norm.h"
 #include "worker/trainer/schedule.h"
 #include "worker/trainer/stopwatch.h"
 
@@ -19,39 +22,66 @@ namespace {
 constexpr int kMostNonFiniteInARow = 50;
 constexpr double kSecondsBetweenPoints = 2;
 
-// The first `wanted` of `present` rows, 0 = all. A wish for more is refused by Check().
-int64_t RowsToUse(int64_t wanted, int64_t present) { return wanted == 0 ? present : wanted; }
+at::ScalarType TypeOf(Precision precision) { return precision == Precision::kFp64 ? at::kDouble : at::kFloat; }
+
+// The first `wanted` of `rows`, 0 = all.
+absl::StatusOr<std::vector<uint32_t>> FirstRows(const char* field, int64_t wanted, const DataOptions& options,
+                                                std::vector<uint32_t> rows) {
+  const auto present = static_cast<int64_t>(rows.size());
+  if (wanted > present) {
+    return absl::InvalidArgumentError(
+        absl::StrFormat("%s is %d, but the data set %s has %d rows there; allowed is 0 (all) to %d", field, wanted,
+                        options.name, present, present));
+  }
+  if (wanted > 0) rows.resize(wanted);
+  return rows;
+}
+
+std::vector<uint32_t> AllRows(int64_t count) {
+  std::vector<uint32_t> rows(count);
+  std::iota(rows.begin(), rows.end(), 0);
+  return rows;
+}
+
+double Norm(const ParameterSet& gradients) {
+  return VisitReal(gradients.type(), [&]<typename T>(T) {
+    const T* values = gradients.flat().const_data_ptr<T>();
+    double squares = 0;
+    for (int64_t i = 0; i < gradients.trained_size(); ++i) squares += static_cast<double>(values[i]) * values[i];
+    return std::sqrt(squares);
+  });
+}
 
 }  // namespace
 
-Trainer::Trainer(const TrainSpec& spec, const Model& model, const ImageSet& train, const ImageSet& test,
-                 Collective& collective, RunObserver& observer)
+absl::StatusOr<RunData> ChooseRows(const DataOptions& options, const ImageSet& train, const ImageSet& test) {
+  auto train_rows = FirstRows("train.data.train_rows", options.train_rows, options, AllRows(train.rows));
+  if (!train_rows.ok()) return train_rows.status();
+  auto test_rows = FirstRows("train.data.test_rows", options.test_rows, options, AllRows(test.rows));
+  if (!test_rows.ok()) return test_rows.status();
+  return RunData{train, test, *std::move(train_rows), {}, *std::move(test_rows)};
+}
+
+Trainer::Trainer(const TrainSpec& spec, const Model& model, const RunData& data, Collective& collective,
+                 RunObserver& observer)
     : spec_(spec),
       model_(model),
-      train_(train),
-      test_(test),
+      data_(data),
       collective_(collective),
       observer_(observer),
-      train_rows_(RowsToUse(spec.data.train_rows, train.rows)),
-      test_rows_(RowsToUse(spec.data.test_rows, test.rows)),
-      total_iterations_(spec.epochs * ((train_rows_ + spec.batch_size - 1) / spec.batch_size)),
-      weights_(model.parameters()),
-      average_(model.parameters()),
-      optimizer_(spec.optimizer, model.parameters()),
-      reducer_(model.parameters()) {
+      epoch_iterations_((static_cast<int64_t>(data.train_rows.size()) + spec.batch_size - 1) / spec.batch_size),
+      total_iterations_(spec.epochs * epoch_iterations_),
+      weights_(model.parameters(), TypeOf(spec.precision)),
+      average_(model.parameters(), TypeOf(spec.precision)),
+      class_bias_(spec.class_bias.running_rate, spec.class_bias.running_decay, model.classes()),
+      optimizer_(spec.optimizer, model.parameters(), TypeOf(spec.precision)),
+      reducer_(model.parameters(), StepCounts(model.classes(), spec.method.mining_step, collective.world_size()),
+               TypeOf(spec.precision)) {
   weights_.Initialize(spec.seed);
   average_ = weights_.Clone();
 }
 
 absl::Status Trainer::Check() const {
-  const auto too_many = [&](const char* field, int64_t wanted, int64_t present) {
-    return absl::InvalidArgumentError(
-        absl::StrFormat("%s is %d, but the data set %s has %d rows there; allowed is 0 "
-                        "(all) to %d",
-                        field, wanted, spec_.data.name, present, present));
-  };
-  if (train_rows_ > train_.rows) return too_many("train.data.train_rows", train_rows_, train_.rows);
-  if (test_rows_ > test_.rows) return too_many("train.data.test_rows", test_rows_, test_.rows);
   if (spec_.batch_size < collective_.world_size()) {
     return absl::InvalidArgumentError(
         absl::StrFormat("train.batch_size is %d, fewer than the %d ranks; allowed is at least one row a rank",
@@ -60,29 +90,40 @@ absl::Status Trainer::Check() const {
   return absl::OkStatus();
 }
 
+std::vector<uint32_t> Trainer::OrderOf(int epoch) const {
+  std::vector<uint32_t> order = EpochOrder(spec_.seed, epoch, static_cast<int64_t>(data_.train_rows.size()));
+  for (uint32_t& row : order) row = data_.train_rows[row];
+  return order;
+}
+
 // The algorithm box. Everything before Reduce is of this rank's rows, everything after is equal on all ranks.
 absl::StatusOr<StepReport> Trainer::Step(int epoch, const std::vector<uint32_t>& order, int64_t position) {
   StepReport report;
   Stopwatch total;
-  const Batch batch =
-      GatherBatch(train_, RankRows(order, position, spec_.batch_size, collective_.rank(), collective_.world_size()));
+  const Batch batch = InType(
+      GatherBatch(data_.train,
+                  RankRows(order, position, spec_.batch_size, collective_.rank(), collective_.world_size())),
+      weights_.type());
 
   Stopwatch watch;
   const at::Tensor start =
       spec_.attack.random_start
           ? RandomStart(
-                batch, spec_.attack.epsilon,
-                {.seed = spec_.seed, .purpose = RandomPurpose::kAttackStart, .epoch = static_cast<uint32_t>(epoch)})
+                batch, StageAt(spec_.attack, epoch).epsilon,
+                {.seed = spec_.seed, .purpose = RandomPurpose::kAttackStart, .epoch = static_cast<uint32_t>(epoch)},
+                spec_.attack.start_distribution)
           : batch.x;
-  const auto tick = [this] { tick_error_.Update(Tick()); };
-  auto attacked = AttackAndMine(spec_, epoch, model_, weights_, batch, start, tick);
+  const StepContext context{spec_, epoch, model_, collective_, [this] { tick_error_.Update(Tick()); }};
+  ParameterSet& attacked_weights = spec_.attack.weights == AttackWeights::kAverage ? average_ : weights_;
+  const at::Tensor before = attacked_weights.statistics().clone();  // which an attack in training mode moves
+  StepSums local{.rows = batch.rows(), .counts = reducer_.NewCounts()};
+  auto attacked = AttackAndMine(context, &attacked_weights, batch, start, &local.counts);
   if (!attacked.ok()) return attacked.status();
   report.seconds.attack = watch.Lap();
 
-  StepSums local{
-      .rows = batch.rows(), .hard_rows = attacked->mined.hard_count, .kept_rows = attacked->mined.kept_count};
-  if (absl::Status status =
-          ComputeGradients(model_, weights_, attacked->kept, &collective_, &reducer_.gradients(), &local);
+  local.hard_rows = attacked->mined.hard_count;
+  local.kept_rows = attacked->mined.kept_count;
+  if (absl::Status status = ComputeGradients(context, weights_, *attacked, &reducer_.gradients(), &local);
       !status.ok()) {
     return status;
   }
@@ -94,9 +135,15 @@ absl::StatusOr<StepReport> Trainer::Step(int epoch, const std::vector<uint32_t>&
   report.sums = *global;
   report.skipped = IsSkipped(spec_, epoch, *global);
   report.learning_rate = LearningRateAt(spec_.optimizer, position_.iteration, total_iterations_, epoch);
-  if (!report.skipped) {
+  report.gradient_norm = Norm(reducer_.gradients());
+  if (report.skipped) {
+    attacked_weights.statistics().copy_(before);
+  } else {
     optimizer_.Update(reducer_.gradients(), report.learning_rate, &weights_);
     UpdateStatistics(reducer_.gradients(), &weights_);
+    if (spec_.class_bias.running_rate > 0) {
+      class_bias_.Update(global->counts.class_rows, global->counts.class_right, &weights_);
+    }
     if (spec_.ema_decay > 0) UpdateAverage(spec_.ema_decay, weights_, &average_);
   }
   ++position_.iteration;
@@ -107,14 +154,14 @@ absl::StatusOr<StepReport> Trainer::Step(int epoch, const std::vector<uint32_t>&
 }
 
 absl::Status Trainer::Run() {
-  if (epochs_done_ > 0) {  // the attempt before may have died in this evaluation
+  if (epochs_done_ > 0 && epoch_position_ == 0) {  // the attempt before may have died in this evaluation
     if (absl::Status status = EvaluateIfDue(); !status.ok()) return status;
   }
   while (epochs_done_ < spec_.epochs) {
     if (absl::Status status = TrainEpoch(epochs_done_ + 1); !status.ok()) return status;
     ++epochs_done_;
-    if (absl::Status status = CheckConverges(); !status.ok()) return status;
-    if (absl::Status status = Save(); !status.ok()) return status;
+    epoch_position_ = 0;
+    if (absl::Status status = SaveIfConverging(); !status.ok()) return status;
     if (absl::Status status = EvaluateIfDue(); !status.ok()) return status;
   }
   return Emit("summary", RunSummaryJson(totals_, position_.iteration));
@@ -124,63 +171,94 @@ absl::Status Trainer::TrainEpoch(int epoch) {
   position_.epoch = epoch;
   position_.phase = stepped_ ? "train" : "first_step";
   if (absl::Status status = Tick(); !status.ok()) return status;
-  const std::vector<uint32_t> order = EpochOrder(spec_.seed, epoch, train_rows_);
-  TrainWindow window, whole;
+  const std::vector<uint32_t> order = OrderOf(epoch);
+  const auto rows = static_cast<int64_t>(order.size());
+  TrainWindow window;
   Stopwatch since_point;
-  double learning_rate = 0;
-  for (int64_t position = 0; position < train_rows_; position += spec_.batch_size) {
-    auto step = Step(epoch, order, position);
+  double learning_rate = LearningRateAt(spec_.optimizer, std::max<int64_t>(0, position_.iteration - 1),
+                                        total_iterations_, epoch);
+  while (epoch_position_ < rows) {
+    auto step = Step(epoch, order, epoch_position_);
     if (!step.ok()) return step.status();
     stepped_ = true;
     position_.phase = "train";
     if (absl::Status status = Tick(); !status.ok()) return status;
-    window.Add(step->sums, step->seconds, step->skipped);
-    whole.Add(step->sums, step->seconds, step->skipped);
+    epoch_position_ = std::min(rows, epoch_position_ + spec_.batch_size);
+    window.Add(step->sums, step->seconds, step->skipped, step->gradient_norm);
+    epoch_.Add(step->sums, step->seconds, step->skipped, step->gradient_norm);
     learning_rate = step->learning_rate;
     non_finite_in_a_row_ = step->sums.finite ? 0 : non_finite_in_a_row_ + 1;
     if (non_finite_in_a_row_ >= kMostNonFiniteInARow) {
-      return absl::InvalidArgumentError(absl::StrFormat(
-          "training diverged: the loss or a gradient was not finite in %d iterations in a row, up to iteration %d of "
-          "epoch %d; lower train.optimizer.learning_rate (%g)",
-          kMostNonFiniteInARow, position_.iteration, epoch, spec_.optimizer.learning_rate));
+      return Diverged(absl::StrFormat(
+          "the loss or a gradient was not finite in %d iterations in a row, up to iteration %d of epoch %d",
+          kMostNonFiniteInARow, position_.iteration, epoch));
     }
-    if (since_point.Elapsed() >= kSecondsBetweenPoints && position + spec_.batch_size < train_rows_) {
-      if (absl::Status status = Emit("train", TrainMetricsJson(window, learning_rate, total_iterations_, false));
+    if (epoch_position_ == rows) break;
+    if (since_point.Elapsed() >= kSecondsBetweenPoints) {
+      if (absl::Status status = Emit("train", TrainMetricsJson(window, learning_rate, total_iterations_, false,
+                                                               IsMining(spec_, epoch)));
           !status.ok()) {
         return status;
       }
       window = {};
       since_point.Lap();
     }
+    const int64_t every = spec_.checkpoint.every_iterations;
+    if (every > 0 && position_.iteration % every == 0) {
+      if (absl::Status status = SaveIfConverging(); !status.ok()) return status;
+      position_.phase = "train";
+    }
   }
-  totals_.attack_seconds += whole.seconds.attack;
-  totals_.train_seconds += whole.seconds.train;
-  if (IsMining(spec_, epoch)) {
-    totals_.mined_rows += whole.sums.rows;
-    totals_.hard_rows += whole.sums.hard_rows;
+  const bool mining = IsMining(spec_, epoch);
+  totals_.attack_seconds += epoch_.seconds.attack;
+  totals_.train_seconds += epoch_.seconds.train;
+  if (mining) {
+    totals_.mined_rows += epoch_.sums.rows;
+    totals_.hard_rows += epoch_.sums.hard_rows;
   }
-  return Emit("train", TrainMetricsJson(whole, learning_rate, total_iterations_, true));
+  return Emit("train", TrainMetricsJson(std::exchange(epoch_, {}), learning_rate, total_iterations_, true, mining));
+}
+
+absl::Status Trainer::Diverged(const std::string& what) const {
+  std::string first = FirstNonFinite(weights_);
+  if (!first.empty()) {
+    first = absl::StrCat("; the first such tensor is the weight ", first);
+  } else if (first = FirstNonFinite(reducer_.gradients()); !first.empty()) {
+    first = absl::StrCat("; the first such tensor is the gradient of ", first);
+  }
+  return absl::InvalidArgumentError(absl::StrFormat(
+      "training diverged: %s%s; lower train.optimizer.learning_rate (%g)", what, first,
+      spec_.optimizer.learning_rate));
 }
 
 // Of values that are equal on all ranks, so that all end alike.
-absl::Status Trainer::CheckConverges() const {
-  std::string what;
+absl::Status Trainer::SaveIfConverging() {
   if (epochs_done_ == spec_.epochs && non_finite_in_a_row_ > 0) {
-    what = absl::StrFormat("the loss or a gradient is not finite since iteration %d",
-                           position_.iteration - non_finite_in_a_row_ + 1);
-  } else if (!AllFinite(weights_.flat())) {
-    what = absl::StrFormat("weights are not finite after iteration %d", position_.iteration);
-  } else {
-    return absl::OkStatus();
+    return Diverged(absl::StrFormat("the loss or a gradient is not finite since iteration %d",
+                                    position_.iteration - non_finite_in_a_row_ + 1));
   }
-  return absl::InvalidArgumentError(absl::StrFormat("training diverged: %s; lower train.optimizer.learning_rate (%g)",
-                                                    what, spec_.optimizer.learning_rate));
+  if (!AllFinite(weights_.flat())) {
+    return Diverged(absl::StrFormat("weights are not finite after iteration %d", position_.iteration));
+  }
+  return Save();
 }
 
+// Periodic evaluations are on held-out training images where there are any: the test images are for the end.
 absl::Status Trainer::EvaluateIfDue() {
   const bool final = epochs_done_ == spec_.epochs;
   const int every = spec_.evaluation.every_epochs;
-  if (!final && (every == 0 || epochs_done_ % every != 0)) return absl::OkStatus();
+  const bool due = every > 0 && epochs_done_ % every == 0;
+  if (due && !data_.validation_rows.empty()) {
+    if (absl::Status status = EvaluateOn(data_.train, data_.validation_rows, "validation", false); !status.ok()) {
+      return status;
+    }
+  }
+  if (final || (due && data_.validation_rows.empty())) return EvaluateOn(data_.test, data_.test_rows, "test", final);
+  return absl::OkStatus();
+}
+
+absl::Status Trainer::EvaluateOn(const ImageSet& images, const std::vector<uint32_t>& rows, const char* split,
+                                 bool final) {
   position_.phase = "evaluate";
   if (absl::Status status = Tick(); !status.ok()) return status;
   std::vector<AttackSuite> suites = spec_.evaluation.suites;
@@ -188,13 +266,13 @@ absl::Status Trainer::EvaluateIfDue() {
     suites.insert(suites.end(), spec_.evaluation.final_suites.begin(), spec_.evaluation.final_suites.end());
   }
   Stopwatch watch;
-  auto counts = Evaluate(model_, spec_.ema_decay > 0 ? average_ : weights_, test_, test_rows_, suites, spec_.seed,
+  auto counts = Evaluate(model_, spec_.ema_decay > 0 ? average_ : weights_, images, rows, suites, spec_.seed,
                          collective_, [this] { tick_error_.Update(Tick()); });
   if (!counts.ok()) return counts.status();
   if (!tick_error_.ok()) return tick_error_;
   const double seconds = watch.Lap();
   totals_.evaluation_seconds += seconds;
-  return Emit("evaluation", EvaluationMetricsJson(*counts, suites, test_.class_names, seconds, final));
+  return Emit("evaluation", EvaluationMetricsJson(*counts, suites, images.class_names, split, seconds, final));
 }
 
 absl::Status Trainer::Save() {
@@ -230,14 +308,16 @@ Checkpoint Trainer::MakeCheckpoint() const {
                  {"train_seconds", totals_.train_seconds},
                  {"evaluation_seconds", totals_.evaluation_seconds},
                  {"mined_rows", totals_.mined_rows},
-                 {"hard_rows", totals_.hard_rows}};
+                 {"hard_rows", totals_.hard_rows},
+                 {"class_bias_robust", class_bias_.robust()},
+                 {"epoch_position", epoch_position_},
+                 {"epoch_window", WindowJson(epoch_)}};
   return out;
 }
 
 absl::Status Trainer::Restore(const Checkpoint& checkpoint) {
   const CheckpointInfo& info = checkpoint.info;
-  const int64_t expected = total_iterations_ / spec_.epochs * info.epoch;
-  if (info.epoch < 1 || info.epoch > spec_.epochs || info.iteration != expected) {
+  if (info.iteration < 1 || info.iteration > total_iterations_ || info.epoch != info.iteration / epoch_iterations_) {
     return absl::InvalidArgumentError(absl::StrFormat(
         "the checkpoint is of epoch %d, iteration %d, which this spec does not have; resume with the spec it was made "
         "with",
@@ -258,12 +338,18 @@ absl::Status Trainer::Restore(const Checkpoint& checkpoint) {
     totals_ = {scalars.at("attack_seconds").get<double>(), scalars.at("train_seconds").get<double>(),
                scalars.at("evaluation_seconds").get<double>(), scalars.at("mined_rows").get<int64_t>(),
                scalars.at("hard_rows").get<int64_t>()};
+    class_bias_.set_robust(scalars.at("class_bias_robust").get<std::vector<double>>());
+    epoch_position_ = scalars.at("epoch_position").get<int64_t>();
+    epoch_ = WindowOf(scalars.at("epoch_window"));
   } catch (const nlohmann::json::exception& error) {
     return absl::InvalidArgumentError(absl::StrCat("the checkpoint lacks a number: ", error.what()));
   }
   position_.iteration = info.iteration;
   position_.epoch = info.epoch;
   epochs_done_ = info.epoch;
+  if (epoch_position_ != info.iteration % epoch_iterations_ * spec_.batch_size) {
+    return absl::InvalidArgumentError("the checkpoint was made between other batches than this spec has");
+  }
   return absl::OkStatus();
 }
 

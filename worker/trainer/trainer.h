@@ -9,6 +9,7 @@
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
 #include "worker/trainer/checkpoint.h"
+#include "worker/trainer/class_bias.h"
 #include "worker/trainer/collective.h"
 #include "worker/trainer/data/dataset.h"
 #include "worker/trainer/gradient_reducer.h"
@@ -34,23 +35,36 @@ class RunObserver {
   virtual absl::Status OnTick(const Position& position) = 0;
   // A MetricPoint; on rank 0 only.
   virtual absl::Status OnMetric(const nlohmann::json& point) = 0;
-  // After each epoch, before its evaluation; on rank 0 only. The observer fills in what only it knows (attempt,
+  // After each epoch, before its evaluation, and within epochs where asked for; on rank 0 only. The observer fills in what only it knows (attempt,
   // build, spec digest) and stores it.
   virtual absl::Status OnCheckpoint(Checkpoint checkpoint) = 0;
 };
+
+// What a run reads. Row numbers of the data sets; no row is in both `train_rows` and `validation_rows`.
+struct RunData {
+  const ImageSet& train;
+  const ImageSet& test;
+  std::vector<uint32_t> train_rows;
+  std::vector<uint32_t> validation_rows;  // of `train`; may be empty
+  std::vector<uint32_t> test_rows;
+};
+
+// The rows that `options` asks for. InvalidArgument names the field where the data set has not that many.
+absl::StatusOr<RunData> ChooseRows(const DataOptions& options, const ImageSet& train, const ImageSet& test);
 
 struct StepReport {
   StepSums sums;  // global
   StepSeconds seconds;
   bool skipped = false;
   double learning_rate = 0;
+  double gradient_norm = 0;  // L2, of the trained parameters
 };
 
 // Same calls on all ranks. One thread. The references outlive it. Exceptions of LibTorch pass through.
 class Trainer {
  public:
-  Trainer(const TrainSpec& spec, const Model& model, const ImageSet& train, const ImageSet& test,
-          Collective& collective, RunObserver& observer);
+  Trainer(const TrainSpec& spec, const Model& model, const RunData& data, Collective& collective,
+          RunObserver& observer);
 
   // What can be seen to be wrong before training, in one sentence naming the field. InvalidArgument.
   absl::Status Check() const;
@@ -64,20 +78,24 @@ class Trainer {
   // collective and observer.
   absl::Status Run();
 
+  // Rows of the training set in the order that 1-based `epoch` takes them.
+  std::vector<uint32_t> OrderOf(int epoch) const;
+
   // One step on the global batch at `position` of the epoch's order; all ranks together.
   absl::StatusOr<StepReport> Step(int epoch, const std::vector<uint32_t>& order, int64_t position);
 
-  // State after the last finished epoch.
+  // State after the last iteration.
   Checkpoint MakeCheckpoint() const;
 
   const ParameterSet& weights() const { return weights_; }
-  int64_t train_rows() const { return train_rows_; }
   int64_t iteration() const { return position_.iteration; }
 
  private:
   absl::Status TrainEpoch(int epoch);
-  absl::Status CheckConverges() const;
+  absl::Status SaveIfConverging();
   absl::Status EvaluateIfDue();
+  absl::Status EvaluateOn(const ImageSet& images, const std::vector<uint32_t>& rows, const char* split, bool final);
+  absl::Status Diverged(const std::string& what) const;
   absl::Status Save();
   absl::Status Tick();
   absl::Status Emit(const char* kind, nlohmann::json content);
@@ -85,21 +103,22 @@ class Trainer {
 
   const TrainSpec& spec_;
   const Model& model_;
-  const ImageSet& train_;
-  const ImageSet& test_;
+  const RunData& data_;
   Collective& collective_;
   RunObserver& observer_;
-  const int64_t train_rows_;
-  const int64_t test_rows_;
+  const int64_t epoch_iterations_;
   const int64_t total_iterations_;
 
   ParameterSet weights_;
   ParameterSet average_;  // of weights, when spec_.ema_decay > 0
+  RunningClassBias class_bias_;
   Optimizer optimizer_;
   GradientReducer reducer_;
   Position position_;
   bool stepped_ = false;
   int epochs_done_ = 0;
+  int64_t epoch_position_ = 0;  // rows of the next epoch's order that are done
+  TrainWindow epoch_;           // of these
   int non_finite_in_a_row_ = 0;
   RunTotals totals_;
   absl::Status tick_error_;  // of the observer, met within an attack; ends the run at the next check

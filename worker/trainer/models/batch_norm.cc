@@ -6,6 +6,7 @@
 
 #include <ATen/Parallel.h>
 #include <ATen/ops/empty_like.h>
+#include <ATen/ops/lerp.h>
 #include <ATen/ops/zeros.h>
 #include <torch/csrc/autograd/custom_function.h>
 
@@ -203,6 +204,10 @@ struct BatchNormFunction : public torch::autograd::Function<BatchNormFunction> {
 at::Tensor BatchNormOfBatch(const at::Tensor& x, const at::Tensor& scale, const at::Tensor& shift, TrainingPass* pass,
                             at::Tensor mean, at::Tensor variance) {
   return BatchNormFunction::apply(x.contiguous(at::MemoryFormat::ChannelsLast), scale, shift, pass, mean, variance);
+}
+
+void UpdateStatistics(const ParameterSet& batch, ParameterSet* weights) {
+  weights->statistics().lerp_(batch.statistics(), kBatchNormMomentum);
 }
 
 }  // namespace ham::trainer

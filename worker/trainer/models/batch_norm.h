@@ -19,4 +19,7 @@ inline constexpr double kBatchNormMomentum = 0.1;  // likewise: weight of the ba
 at::Tensor BatchNormOfBatch(const at::Tensor& x, const at::Tensor& scale, const at::Tensor& shift, TrainingPass* pass,
                             at::Tensor mean, at::Tensor variance);
 
+// running <- (1 - momentum) running + momentum * that of the batch, for all running statistics.
+void UpdateStatistics(const ParameterSet& batch, ParameterSet* weights);
+
 }  // namespace ham::trainer

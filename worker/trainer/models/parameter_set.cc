@@ -4,7 +4,10 @@
 #include <cmath>
 
 #include <ATen/ops/empty.h>
+#include <ATen/ops/all.h>
 #include <ATen/ops/fill.h>
+#include <ATen/ops/isfinite.h>
+#include <ATen/ops/item.h>
 #include <ATen/ops/zeros.h>
 
 #include "absl/strings/str_cat.h"
@@ -41,6 +44,13 @@ ParameterSpec::Initial PyTorchDefault(int64_t fan_in) {
 
 ParameterSpec ClassBiasSpec(int64_t classes) {
   return {"class_bias", {classes}, {classes}, ParameterKind::kClassBias, {}};
+}
+
+std::string FirstNonFinite(const ParameterSet& set) {
+  for (size_t i = 0; i < set.specs().size(); ++i) {
+    if (!at::isfinite(set[i]).all().item<bool>()) return set.specs()[i].name;
+  }
+  return "";
 }
 
 int64_t ParameterCount(const std::vector<ParameterSpec>& specs) {

@@ -67,6 +67,8 @@ class ParameterSet {
   int64_t trained_size() const { return trained_size_; }
   // Of them behind that, the running statistics.
   int64_t statistics_size() const { return statistics_size_; }
+  // These, one after the other.
+  at::Tensor statistics() const { return flat_.narrow(0, trained_size_, statistics_size_); }
   // [K]; it is the last parameter.
   const at::Tensor& class_bias() const { return tensors_.back(); }
   const std::vector<ParameterSpec>& specs() const { return specs_; }
@@ -88,6 +90,9 @@ class ParameterSet {
   int64_t statistics_size_ = 0;
   std::vector<at::Tensor> tensors_;
 };
+
+// Name of the first parameter with a number that is not finite; "" if there is none.
+std::string FirstNonFinite(const ParameterSet& set);
 
 int64_t ParameterCount(const std::vector<ParameterSpec>& specs);
 

@@ -1,0 +1,96 @@
+#include "worker/trainer/boundary_trace.h"
+
+#include <algorithm>
+#include <cmath>
+
+#include "worker/trainer/hard_examples.h"
+#include "worker/trainer/models/parameter_set.h"
+
+namespace ham::trainer {
+namespace {
+
+constexpr double kWeightFloor = 0.1;
+
+template <typename T>
+void KeepElements(const std::vector<uint8_t>& keep, std::vector<T>* values) {
+  size_t next = 0;
+  for (size_t i = 0; i < keep.size(); ++i) {
+    if (keep[i]) std::swap((*values)[next++], (*values)[i]);
+  }
+  values->resize(next);
+}
+
+}  // namespace
+
+BoundaryTrace::BoundaryTrace(const at::Tensor& labels, WeightMode mode)
+    : labels_(labels.const_data_ptr<int64_t>(), labels.const_data_ptr<int64_t>() + labels.numel()),
+      mode_(mode),
+      first_wrong_(labels_.size()),
+      right_(labels_.size()),
+      at_first_wrong_(labels_.size()),
+      last_(labels_.size()),
+      largest_change_(labels_.size()) {}
+
+std::vector<double> BoundaryTrace::Probabilities(const at::Tensor& logits, size_t row) const {
+  return VisitReal(logits.scalar_type(), [&]<typename T>(T) {
+    const int64_t classes = logits.size(1);
+    const T* scores = logits.const_data_ptr<T>() + static_cast<int64_t>(row) * classes;
+    std::vector<double> out(scores, scores + classes);
+    const double largest = *std::max_element(out.begin(), out.end());
+    double sum = 0;
+    for (double& value : out) sum += value = std::exp(value - largest);
+    for (double& value : out) value /= sum;
+    return out;
+  });
+}
+
+void BoundaryTrace::Observe(const at::Tensor& logits) {
+  const std::vector<int64_t> predictions = Predictions(logits);
+  for (size_t row = 0; row < labels_.size(); ++row) {
+    const bool right = predictions[row] == labels_[row];
+    const bool was_wrong = first_wrong_[row] < observed_;
+    if (right && !was_wrong) ++first_wrong_[row];
+    right_[row] += right;
+    if (mode_ != WeightMode::kFirstCross && mode_ != WeightMode::kDeltaMax) continue;
+    std::vector<double> now = Probabilities(logits, row);
+    if (observed_ > 0) {
+      double change = 0;
+      for (size_t k = 0; k < now.size(); ++k) change += std::abs(now[k] - last_[row][k]);
+      largest_change_[row] = std::max(largest_change_[row], change);
+    }
+    if (!right && !was_wrong) at_first_wrong_[row] = now;
+    last_[row] = std::move(now);
+  }
+  ++observed_;
+}
+
+void BoundaryTrace::Keep(const std::vector<uint8_t>& keep) {
+  KeepElements(keep, &labels_);
+  KeepElements(keep, &first_wrong_);
+  KeepElements(keep, &right_);
+  KeepElements(keep, &at_first_wrong_);
+  KeepElements(keep, &last_);
+  KeepElements(keep, &largest_change_);
+}
+
+std::vector<double> BoundaryTrace::Weights(int mining_step) const {
+  std::vector<double> out(labels_.size(), 1.0);
+  const double half = mining_step / 2.0;
+  for (size_t row = 0; row < out.size(); ++row) {
+    if (mode_ == WeightMode::kFirstCross) {
+      double square = 0;
+      for (size_t k = 0; k < at_first_wrong_[row].size(); ++k) {
+        square += std::pow(at_first_wrong_[row][k] - last_[row][k], 2);
+      }
+      out[row] = kWeightFloor + std::sqrt(square);
+    } else if (mode_ == WeightMode::kDeltaMax) {
+      out[row] = kWeightFloor + largest_change_[row];
+    } else if (mode_ == WeightMode::kKappa) {
+      const double kappa = std::min(right_[row], mining_step);
+      out[row] = (std::tanh(-1 + 5 * (half - kappa) / half) + 1) / 2;
+    }
+  }
+  return out;
+}
+
+}  // namespace ham::trainer
