@@ -283,8 +283,11 @@ absl::StatusOr<RunInputs> PrepareRun(const RankJob& job) {
     std::fprintf(stderr, "ham-trainer: each rank holds the data set in memory of its own: %s\n",
                  train->not_shared.c_str());
   }
-  auto model = MakeModel(inputs.spec.model.name, {.image = {train->channels, train->height, train->width},
-                                                  .classes = static_cast<int64_t>(train->class_names.size())});
+  auto model = MakeModel(inputs.spec.model.name,
+                         {.image = {train->channels, train->height, train->width},
+                          .classes = static_cast<int64_t>(train->class_names.size()),
+                          .activation = inputs.spec.model.activation,
+                          .compute = inputs.spec.precision == Precision::kBf16 ? at::kBFloat16 : at::kFloat});
   if (!model.ok()) return model.status();
   inputs.train = *std::move(train);
   inputs.test = *std::move(test);

@@ -11,6 +11,8 @@
 #include "absl/time/time.h"
 #include "worker/trainer/class_bias.h"
 #include "worker/trainer/counter_rng.h"
+#include "worker/trainer/data/augmentation.h"
+#include "worker/trainer/data/validation_split.h"
 #include "worker/trainer/ham_step.h"
 #include "worker/trainer/models/batch_norm.h"
 #include "worker/trainer/schedule.h"
@@ -26,12 +28,12 @@ at::ScalarType TypeOf(Precision precision) { return precision == Precision::kFp6
 
 // The first `wanted` of `rows`, 0 = all.
 absl::StatusOr<std::vector<uint32_t>> FirstRows(const char* field, int64_t wanted, const DataOptions& options,
-                                                std::vector<uint32_t> rows) {
+                                                std::vector<uint32_t> rows, bool held_out) {
   const auto present = static_cast<int64_t>(rows.size());
   if (wanted > present) {
     return absl::InvalidArgumentError(
-        absl::StrFormat("%s is %d, but the data set %s has %d rows there; allowed is 0 (all) to %d", field, wanted,
-                        options.name, present, present));
+        absl::StrFormat("%s is %d, but the data set %s has %d rows there%s; allowed is 0 (all) to %d", field, wanted,
+                        options.name, present, held_out ? " that are not held out" : "", present));
   }
   if (wanted > 0) rows.resize(wanted);
   return rows;
@@ -41,6 +43,16 @@ std::vector<uint32_t> AllRows(int64_t count) {
   std::vector<uint32_t> rows(count);
   std::iota(rows.begin(), rows.end(), 0);
   return rows;
+}
+
+bool UsesDlr(const TrainSpec& spec) {
+  bool uses = spec.attack.loss == AttackLoss::kDlr;
+  for (const auto* suites : {&spec.evaluation.suites, &spec.evaluation.final_suites}) {
+    for (const AttackSuite& suite : *suites) {
+      for (const EvaluationAttack& attack : suite.attacks) uses |= attack.loss == AttackLoss::kDlr;
+    }
+  }
+  return uses;
 }
 
 double Norm(const ParameterSet& gradients) {
@@ -55,11 +67,13 @@ double Norm(const ParameterSet& gradients) {
 }  // namespace
 
 absl::StatusOr<RunData> ChooseRows(const DataOptions& options, const ImageSet& train, const ImageSet& test) {
-  auto train_rows = FirstRows("train.data.train_rows", options.train_rows, options, AllRows(train.rows));
+  ValidationSplit split = SplitForValidation(train.labels, options.validation_share);
+  auto train_rows = FirstRows("train.data.train_rows", options.train_rows, options, std::move(split.train),
+                              !split.validation.empty());
   if (!train_rows.ok()) return train_rows.status();
-  auto test_rows = FirstRows("train.data.test_rows", options.test_rows, options, AllRows(test.rows));
+  auto test_rows = FirstRows("train.data.test_rows", options.test_rows, options, AllRows(test.rows), false);
   if (!test_rows.ok()) return test_rows.status();
-  return RunData{train, test, *std::move(train_rows), {}, *std::move(test_rows)};
+  return RunData{train, test, *std::move(train_rows), std::move(split.validation), *std::move(test_rows)};
 }
 
 Trainer::Trainer(const TrainSpec& spec, const Model& model, const RunData& data, Collective& collective,
@@ -73,6 +87,7 @@ Trainer::Trainer(const TrainSpec& spec, const Model& model, const RunData& data,
       total_iterations_(spec.epochs * epoch_iterations_),
       weights_(model.parameters(), TypeOf(spec.precision)),
       average_(model.parameters(), TypeOf(spec.precision)),
+      pipeline_(data.train, spec.data.augmentation, spec.seed),
       class_bias_(spec.class_bias.running_rate, spec.class_bias.running_decay, model.classes()),
       optimizer_(spec.optimizer, model.parameters(), TypeOf(spec.precision)),
       reducer_(model.parameters(), StepCounts(model.classes(), spec.method.mining_step, collective.world_size()),
@@ -82,6 +97,20 @@ Trainer::Trainer(const TrainSpec& spec, const Model& model, const RunData& data,
 }
 
 absl::Status Trainer::Check() const {
+  const ImageShape& image = model_.image_shape();
+  if (absl::Status status = CheckAugmentation(spec_.data.augmentation, image.height, image.width); !status.ok()) {
+    return status;
+  }
+  if (UsesDlr(spec_) && model_.classes() < 3) {
+    return absl::InvalidArgumentError(absl::StrFormat(
+        "an attack has the loss \"dlr\", which needs 3 classes; these are %d; use \"margin\"", model_.classes()));
+  }
+  if (spec_.attack.batch_norm == AttackBatchNorm::kTraining && spec_.batch_norm == BatchNormMode::kLocal &&
+      collective_.world_size() > 1) {
+    return absl::InvalidArgumentError(
+        "train.attack.batch_norm is \"training\", which over several ranks needs train.batch_norm \"synchronized\": "
+        "the ranks' running statistics would part");
+  }
   if (spec_.batch_size < collective_.world_size()) {
     return absl::InvalidArgumentError(
         absl::StrFormat("train.batch_size is %d, fewer than the %d ranks; allowed is at least one row a rank",
@@ -100,10 +129,13 @@ std::vector<uint32_t> Trainer::OrderOf(int epoch) const {
 absl::StatusOr<StepReport> Trainer::Step(int epoch, const std::vector<uint32_t>& order, int64_t position) {
   StepReport report;
   Stopwatch total;
-  const Batch batch = InType(
-      GatherBatch(data_.train,
-                  RankRows(order, position, spec_.batch_size, collective_.rank(), collective_.world_size())),
-      weights_.type());
+  const auto rows_at = [&](int64_t at) {
+    return RankRows(order, at, spec_.batch_size, collective_.rank(), collective_.world_size());
+  };
+  const Batch batch = InType(pipeline_.Take(epoch, rows_at(position)), weights_.type());
+  if (const int64_t next = position + spec_.batch_size; next < static_cast<int64_t>(order.size())) {
+    pipeline_.Prepare(epoch, rows_at(next));
+  }
 
   Stopwatch watch;
   const at::Tensor start =

@@ -13,6 +13,7 @@
 #include "worker/trainer/collective.h"
 #include "worker/trainer/data/dataset.h"
 #include "worker/trainer/gradient_reducer.h"
+#include "worker/trainer/input_pipeline.h"
 #include "worker/trainer/models/model.h"
 #include "worker/trainer/optimizer.h"
 #include "worker/trainer/run_metrics.h"
@@ -111,6 +112,7 @@ class Trainer {
 
   ParameterSet weights_;
   ParameterSet average_;  // of weights, when spec_.ema_decay > 0
+  InputPipeline pipeline_;
   RunningClassBias class_bias_;
   Optimizer optimizer_;
   GradientReducer reducer_;
