@@ -3,6 +3,7 @@
 #include <ATen/ops/arange.h>
 #include <ATen/ops/empty.h>
 #include <ATen/ops/equal.h>
+#include <ATen/ops/full.h>
 #include <ATen/ops/tensor.h>
 #include <ATen/ops/zeros.h>
 #include <gtest/gtest.h>
@@ -19,6 +20,7 @@ Safetensors Example() {
   content.tensors["conv.weight"] = at::arange(12, at::kFloat).reshape({2, 1, 2, 3});
   content.tensors["count"] = at::tensor(std::numeric_limits<int64_t>::min());
   content.tensors["empty"] = at::zeros({0, 3}, at::kFloat);
+  content.tensors["exact"] = at::full({2}, 0.1, at::kDouble);
   content.metadata["scalars"] = R"({"lr":0.1})";
   return content;
 }
@@ -73,7 +75,7 @@ TEST(SafetensorsTest, RefusesWhatItCannotWrite) {
   const auto refused = [](const Safetensors& content) {
     return absl::IsInvalidArgument(EncodeSafetensors(content).status());
   };
-  EXPECT_TRUE(refused({{{"x", at::zeros({1}, at::kDouble)}}, {}}));
+  EXPECT_TRUE(refused({{{"x", at::zeros({1}, at::kHalf)}}, {}}));
   EXPECT_TRUE(refused({{{"", at::zeros({1})}}, {}}));
   EXPECT_TRUE(refused({{{"__metadata__", at::zeros({1})}}, {}}));
   EXPECT_TRUE(refused({{{"x", at::Tensor()}}, {}}));

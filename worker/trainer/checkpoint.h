@@ -29,8 +29,8 @@ struct CheckpointInfo {
 
 struct Checkpoint {
   CheckpointInfo info;
-  TensorMap model;                                    // float32 or int64
-  TensorMap state;                                    // float32 or int64
+  TensorMap model;                                    // float32, float64 or int64
+  TensorMap state;                                    // float32, float64 or int64
   nlohmann::json scalars = nlohmann::json::object();  // finite numbers, strings, booleans, nested as wanted; no nulls
 };
 

@@ -1,59 +1,123 @@
 #include "worker/trainer/optimizer.h"
 
+#include <algorithm>
+#include <array>
 #include <cmath>
 
 namespace ham::trainer {
 
+double GradientNorm(const ParameterSet& gradients) {
+  return VisitReal(gradients.type(), [&]<typename T>(T) {
+    constexpr int64_t kLanes = 8;  // sums side by side, which the compiler can vectorise
+    const T* __restrict g = gradients.flat().const_data_ptr<T>();
+    const int64_t count = gradients.trained_size();
+    const int64_t whole = count / kLanes * kLanes;
+    std::array<double, kLanes> sums{};
+    for (int64_t i = 0; i < whole; i += kLanes) {
+      for (int64_t lane = 0; lane < kLanes; ++lane) {
+        const auto value = static_cast<double>(g[i + lane]);
+        sums[lane] += value * value;
+      }
+    }
+    double sum = 0;
+    for (const double lane : sums) sum += lane;
+    for (int64_t i = whole; i < count; ++i) sum += static_cast<double>(g[i]) * static_cast<double>(g[i]);
+    return std::sqrt(sum);
+  });
+}
+
 Optimizer::Optimizer(const OptimizerOptions& options, const std::vector<ParameterSpec>& specs, at::ScalarType type)
-    : options_(options), momentum_(specs, type), variance_(specs, type) {}
+    : options_(options), momentum_(specs, type), variance_(specs, type) {
+  int64_t begin = 0;
+  for (const ParameterSpec& spec : specs) {
+    if (begin == momentum_.trained_size()) break;
+    const int64_t end = begin + ParameterCount({spec});
+    const bool decays = options.decay_norm_and_bias || spec.kind == ParameterKind::kWeight;
+    const double decay = decays ? options.weight_decay : 0;
+    if (!segments_.empty() && segments_.back().decay == decay) {
+      segments_.back().end = end;
+    } else {
+      segments_.push_back({begin, end, decay});
+    }
+    begin = end;
+  }
+}
 
 void Optimizer::Update(const ParameterSet& gradients, double learning_rate, ParameterSet* weights) {
   ++updates_;
-  VisitReal(weights->type(), [&]<typename T>(T) { UpdateAs<T>(gradients, learning_rate, weights); });
+  const double most = options_.gradient_clip_norm;
+  const double scale = most > 0 ? std::min(1.0, most / (GradientNorm(gradients) + 1e-6)) : 1;
+  VisitReal(weights->type(), [&]<typename T>(T) {
+    for (const Segment& segment : segments_) {
+      if (options_.name == OptimizerKind::kSgd) {
+        UpdateSgd<T>(segment, gradients, scale, learning_rate, weights);
+      } else {
+        UpdateAdam<T>(segment, gradients, scale, learning_rate, weights);
+      }
+    }
+  });
 }
 
 template <typename T>
-void Optimizer::UpdateAs(const ParameterSet& gradients, double learning_rate, ParameterSet* weights) {
-  const int64_t count = weights->trained_size();
+void Optimizer::UpdateSgd(const Segment& segment, const ParameterSet& gradients, double scale, double learning_rate,
+                          ParameterSet* weights) {
+  const T* __restrict gradient = gradients.flat().const_data_ptr<T>();
+  T* __restrict w = weights->flat().data_ptr<T>();
+  T* __restrict m = momentum_.flat().data_ptr<T>();
+  const auto clip = static_cast<T>(scale);
+  const auto decay = static_cast<T>(segment.decay);
+  const auto momentum = static_cast<T>(options_.momentum);
+  const auto rate = static_cast<T>(learning_rate);
+  if (options_.nesterov) {
+    for (int64_t i = segment.begin; i < segment.end; ++i) {
+      const T g = clip * gradient[i] + decay * w[i];
+      m[i] = momentum * m[i] + g;
+      w[i] -= rate * (g + momentum * m[i]);
+    }
+  } else {
+    for (int64_t i = segment.begin; i < segment.end; ++i) {
+      const T g = clip * gradient[i] + decay * w[i];
+      m[i] = momentum * m[i] + g;
+      w[i] -= rate * m[i];
+    }
+  }
+}
+
+template <typename T>
+void Optimizer::UpdateAdam(const Segment& segment, const ParameterSet& gradients, double scale, double learning_rate,
+                           ParameterSet* weights) {
+  constexpr double kBeta1 = 0.9, kBeta2 = 0.999;
+  constexpr T kEpsilon = static_cast<T>(1e-8);
   const T* __restrict gradient = gradients.flat().const_data_ptr<T>();
   T* __restrict w = weights->flat().data_ptr<T>();
   T* __restrict m = momentum_.flat().data_ptr<T>();
   T* __restrict v = variance_.flat().data_ptr<T>();
-  const auto decay = static_cast<T>(options_.weight_decay);
-  if (options_.name == OptimizerKind::kSgd) {
-    const auto momentum = static_cast<T>(options_.momentum);
-    const auto rate = static_cast<T>(learning_rate);
-    for (int64_t i = 0; i < count; ++i) {
-      const T g = gradient[i] + decay * w[i];
-      m[i] = updates_ == 1 ? g : momentum * m[i] + g;
-      w[i] -= rate * m[i];
-    }
-    return;
-  }
-  constexpr double kBeta1 = 0.9, kBeta2 = 0.999;
-  constexpr T kEpsilon = static_cast<T>(1e-8);
   const auto t = static_cast<double>(updates_);
+  const bool decoupled = options_.name == OptimizerKind::kAdamW;
+  const auto clip = static_cast<T>(scale);
+  const auto decay = static_cast<T>(decoupled ? 0 : segment.decay);
+  const auto shrink = static_cast<T>(decoupled ? 1 - learning_rate * segment.decay : 1);
   const auto rate = static_cast<T>(learning_rate / (1 - std::pow(kBeta1, t)));
   const auto correction = static_cast<T>(std::sqrt(1 - std::pow(kBeta2, t)));
   const auto from_gradient1 = static_cast<T>(1 - kBeta1);
   const auto beta2 = static_cast<T>(kBeta2);
   const auto from_gradient2 = static_cast<T>(1 - kBeta2);
-  for (int64_t i = 0; i < count; ++i) {
-    const T g = gradient[i] + decay * w[i];
+  for (int64_t i = segment.begin; i < segment.end; ++i) {
+    const T g = clip * gradient[i] + decay * w[i];
     m[i] += from_gradient1 * (g - m[i]);
     v[i] = beta2 * v[i] + from_gradient2 * g * g;
-    w[i] -= rate * m[i] / (std::sqrt(v[i]) / correction + kEpsilon);
+    w[i] = shrink * w[i] - rate * m[i] / (std::sqrt(v[i]) / correction + kEpsilon);
   }
 }
 
 void Optimizer::Export(TensorMap* out) const {
   momentum_.Export("momentum.", out);
-  if (options_.name == OptimizerKind::kAdam) variance_.Export("variance.", out);
+  if (options_.name != OptimizerKind::kSgd) variance_.Export("variance.", out);
 }
 
 absl::Status Optimizer::Import(const TensorMap& in, int64_t updates) {
   if (absl::Status status = momentum_.Import("momentum.", in); !status.ok()) return status;
-  if (options_.name == OptimizerKind::kAdam) {
+  if (options_.name != OptimizerKind::kSgd) {
     if (absl::Status status = variance_.Import("variance.", in); !status.ok()) return status;
   }
   updates_ = updates;

@@ -1,7 +1,8 @@
-// SGD with momentum and Adam, by PyTorch's formulas, on a flat buffer.
+// SGD with momentum, Adam and AdamW, by PyTorch's formulas, on a flat buffer.
 #pragma once
 
 #include <cstdint>
+#include <vector>
 
 #include <ATen/core/Tensor.h>
 
@@ -11,30 +12,47 @@
 
 namespace ham::trainer {
 
-// Weight decay is an L2 term: g <- g + weight_decay * w, before anything else.
-//   sgd   m <- g in the first update, momentum * m + g after;   w <- w - rate * m
-//   adam  m <- m + 0.1 (g - m);  v <- 0.999 v + 0.001 g^2;      t: updates done, this one included
-//         w <- w - rate / (1 - 0.9^t) * m / (sqrt(v) / sqrt(1 - 0.999^t) + 1e-8)
+// L2 norm of what gradients train, summed in float64 in a fixed order.
+double GradientNorm(const ParameterSet& gradients);
+
+// With gradient_clip_norm > 0, g is first scaled by min(1, gradient_clip_norm / (GradientNorm + 1e-6)). Decay is
+// weight_decay, or without decay_norm_and_bias 0 for all but ParameterKind::kWeight; for sgd and adam it is an L2 term:
+// g <- g + decay * w; for adamw w <- (1 - rate * decay) * w. Then
+//   sgd          m <- momentum * m + g;                                w <- w - rate * m, with nesterov
+//                w <- w - rate * (g + momentum * m)
+//   adam, adamw  m <- m + 0.1 (g - m);  v <- 0.999 v + 0.001 g^2;      t: updates done, this one included
+//                w <- w - rate / (1 - 0.9^t) * m / (sqrt(v) / sqrt(1 - 0.999^t) + 1e-8)
 // One thread at a time.
 class Optimizer {
  public:
-  Optimizer(const OptimizerOptions& options, const std::vector<ParameterSpec>& specs,
-            at::ScalarType type = at::kFloat);
+  Optimizer(const OptimizerOptions& options, const std::vector<ParameterSpec>& specs, at::ScalarType type = at::kFloat);
 
+  // All of one type.
   void Update(const ParameterSet& gradients, double learning_rate, ParameterSet* weights);
 
-  // State for an exact resume: tensors "momentum.NAME", "variance.NAME" (adam), and the number of updates.
+  // State for an exact resume: tensors "momentum.NAME", "variance.NAME" (not of sgd), and the number of updates.
   void Export(TensorMap* out) const;
   absl::Status Import(const TensorMap& in, int64_t updates);
   int64_t updates() const { return updates_; }
 
  private:
+  // Neighbours with one decay.
+  struct Segment {
+    int64_t begin = 0, end = 0;
+    double decay = 0;
+  };
+
   template <typename T>
-  void UpdateAs(const ParameterSet& gradients, double learning_rate, ParameterSet* weights);
+  void UpdateSgd(const Segment& segment, const ParameterSet& gradients, double scale, double learning_rate,
+                 ParameterSet* weights);
+  template <typename T>
+  void UpdateAdam(const Segment& segment, const ParameterSet& gradients, double scale, double learning_rate,
+                  ParameterSet* weights);
 
   const OptimizerOptions options_;
+  std::vector<Segment> segments_;  // from 0 to the last element that gradients train
   ParameterSet momentum_;
-  ParameterSet variance_;  // adam's second moment; unused by sgd
+  ParameterSet variance_;  // second moment; unused by sgd
   int64_t updates_ = 0;
 };
 

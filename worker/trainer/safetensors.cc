@@ -37,6 +37,7 @@ struct Entry {
 
 std::optional<std::string> DtypeName(at::ScalarType dtype) {
   if (dtype == at::kFloat) return "F32";
+  if (dtype == at::kDouble) return "F64";
   if (dtype == at::kLong) return "I64";
   return std::nullopt;
 }
@@ -65,10 +66,12 @@ absl::StatusOr<Entry> ParseEntry(const std::string& name, const json& value) {
   const json& dtype = value.at("dtype");
   if (dtype == "F32") {
     entry.dtype = at::kFloat;
+  } else if (dtype == "F64") {
+    entry.dtype = at::kDouble;
   } else if (dtype == "I64") {
     entry.dtype = at::kLong;
   } else {
-    return Damaged(absl::StrCat(tensor, " has dtype ", dtype.dump(), ": F32 and I64 are known"));
+    return Damaged(absl::StrCat(tensor, " has dtype ", dtype.dump(), ": F32, F64 and I64 are known"));
   }
   const json& shape = value.at("shape");
   std::optional<uint64_t> bytes = c10::elementSize(entry.dtype);
@@ -169,7 +172,7 @@ absl::StatusOr<std::string> Encode(const Safetensors& content) {
     if (!dtype) {
       return absl::InvalidArgumentError(absl::StrCat("tensor \"", name, "\" of type ",
                                                      c10::toString(tensor.scalar_type()),
-                                                     " cannot be stored: float32 and int64 are allowed"));
+                                                     " cannot be stored: float32, float64 and int64 are allowed"));
     }
     packed.push_back(tensor.detach().cpu().contiguous());
     const uint64_t end = position + packed.back().nbytes();

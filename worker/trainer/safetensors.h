@@ -3,7 +3,7 @@
 // Layout: 8-byte little-endian length of the header; the header, JSON, padded with spaces to 8 bytes:
 // {"__metadata__": {string: string}, name: {"dtype", "shape", "data_offsets": [begin, end]}, ...}; then the
 // tensors, little-endian, C order, in the order of the header's offsets, without gaps.
-// Written here: float32 ("F32") and int64 ("I64"); 0-d and empty tensors are allowed.
+// Written here: float32 ("F32"), float64 ("F64") and int64 ("I64"); 0-d and empty tensors are allowed.
 #pragma once
 
 #include <map>

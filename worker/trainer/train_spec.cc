@@ -404,16 +404,8 @@ absl::StatusOr<TrainSpec> ParseTrainSpec(const json& spec) {
 }
 
 absl::Status RefuseUnbuilt(const TrainSpec& spec) {
-  // TrainSpec's own values are those that change nothing.
-  const TrainSpec plain;
   const std::pair<const char*, bool> options[] = {
       {"model.extra_block", spec.model.extra_block},
-      {"optimizer.name", spec.optimizer.name == OptimizerKind::kAdamW},
-      {"optimizer.nesterov", spec.optimizer.nesterov},
-      {"optimizer.decay_norm_and_bias", !spec.optimizer.decay_norm_and_bias},
-      {"optimizer.schedule_by", spec.optimizer.schedule_by != plain.optimizer.schedule_by},
-      {"optimizer.factors", !spec.optimizer.factors.empty()},
-      {"optimizer.gradient_clip_norm", spec.optimizer.gradient_clip_norm != 0},
       {"evaluation.reestimate_batch_norm", spec.evaluation.reestimate_batch_norm},
       {"class_bias.fit_rounds", spec.class_bias.fit_rounds != 0},
       {"swa_start_epoch", spec.swa_start_epoch != 0},

@@ -1,7 +1,6 @@
 #include "worker/trainer/trainer.h"
 
 #include <algorithm>
-#include <cmath>
 #include <numeric>
 #include <utility>
 
@@ -53,15 +52,6 @@ bool UsesDlr(const TrainSpec& spec) {
     }
   }
   return uses;
-}
-
-double Norm(const ParameterSet& gradients) {
-  return VisitReal(gradients.type(), [&]<typename T>(T) {
-    const T* values = gradients.flat().const_data_ptr<T>();
-    double squares = 0;
-    for (int64_t i = 0; i < gradients.trained_size(); ++i) squares += static_cast<double>(values[i]) * values[i];
-    return std::sqrt(squares);
-  });
 }
 
 }  // namespace
@@ -166,8 +156,8 @@ absl::StatusOr<StepReport> Trainer::Step(int epoch, const std::vector<uint32_t>&
 
   report.sums = *global;
   report.skipped = IsSkipped(spec_, epoch, *global);
-  report.learning_rate = LearningRateAt(spec_.optimizer, position_.iteration, total_iterations_, epoch);
-  report.gradient_norm = Norm(reducer_.gradients());
+  report.learning_rate = LearningRateAt(spec_.optimizer, position_.iteration, total_iterations_, epoch, spec_.epochs);
+  report.gradient_norm = GradientNorm(reducer_.gradients());
   if (report.skipped) {
     attacked_weights.statistics().copy_(before);
   } else {
@@ -208,7 +198,7 @@ absl::Status Trainer::TrainEpoch(int epoch) {
   TrainWindow window;
   Stopwatch since_point;
   double learning_rate = LearningRateAt(spec_.optimizer, std::max<int64_t>(0, position_.iteration - 1),
-                                        total_iterations_, epoch);
+                                        total_iterations_, epoch, spec_.epochs);
   while (epoch_position_ < rows) {
     auto step = Step(epoch, order, epoch_position_);
     if (!step.ok()) return step.status();
