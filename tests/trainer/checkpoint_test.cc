@@ -4,6 +4,7 @@
 #include <ATen/ops/equal.h>
 #include <ATen/ops/full.h>
 #include <ATen/ops/tensor.h>
+#include <gmock/gmock.h>
 #include <gtest/gtest.h>
 #include <linux/filter.h>
 #include <linux/seccomp.h>
@@ -40,6 +41,13 @@ Checkpoint Example() {
   checkpoint.info.threads_per_rank = 1;
   checkpoint.info.build_id = "0123456789ab";
   checkpoint.info.spec_digest = std::string(64, 'a');
+  checkpoint.info.model = "cnn-16-32";
+  checkpoint.info.precision = "fp32";
+  checkpoint.info.batch_norm = "local";
+  checkpoint.info.cpu_model = "a CPU";
+  checkpoint.info.cpu_instructions = "AVX2";
+  checkpoint.info.libtorch = "2.0.0";
+  checkpoint.parameters = at::arange(8, at::kFloat);
   checkpoint.model["conv1.weight"] = at::arange(6, at::kFloat).reshape({2, 3});
   checkpoint.model["conv1.bias"] = at::full({2}, 0.5F);
   checkpoint.state["adam.step"] = at::tensor(int64_t{9});
@@ -75,6 +83,8 @@ TEST_F(CheckpointTest, RoundTrips) {
   EXPECT_EQ(loaded->info.threads_per_rank, 1);
   EXPECT_EQ(loaded->info.build_id, expected.info.build_id);
   EXPECT_EQ(loaded->info.spec_digest, expected.info.spec_digest);
+  EXPECT_EQ(loaded->info.parameters_digest, ParametersDigest(expected.parameters));
+  EXPECT_THAT(DifferencesOf(loaded->info, expected.info), ::testing::IsEmpty());
   EXPECT_EQ(loaded->scalars, expected.scalars);
   EXPECT_TRUE(at::equal(loaded->model.at("conv1.weight"), expected.model.at("conv1.weight")));
   EXPECT_TRUE(at::equal(loaded->state.at("adam.step"), expected.state.at("adam.step")));
@@ -82,9 +92,30 @@ TEST_F(CheckpointTest, RoundTrips) {
   EXPECT_EQ(loaded->state.size(), 1U);
 }
 
+TEST(DifferencesOfTest, NamesEachThatRoundingDependsOnAndNothingElse) {
+  const CheckpointInfo made = Example().info;
+  CheckpointInfo now = made;
+  now.job_attempt = now.epoch = 9;
+  now.iteration = 10;
+  now.parameters_digest = "other";
+  EXPECT_THAT(DifferencesOf(made, now), ::testing::IsEmpty());
+  now.world_size = 4;
+  now.threads_per_rank = 8;
+  for (std::string* text : {&now.model, &now.precision, &now.batch_norm, &now.cpu_model, &now.cpu_instructions,
+                            &now.libtorch, &now.build_id}) {
+    *text = "X";
+  }
+  EXPECT_THAT(DifferencesOf(made, now),
+              ::testing::ElementsAre("2 ranks, this run has 4", "1 threads a rank, this run has 8",
+                                     "the model cnn-16-32, this run has X", "precision fp32, this run has X",
+                                     "batch_norm local, this run has X", "the CPU a CPU, this run has X",
+                                     "CPU instructions AVX2, this run has X", "LibTorch 2.0.0, this run has X",
+                                     "build 0123456789ab, this run has X"));
+}
+
 TEST_F(CheckpointTest, TheManifestNamesItsFilesWithSizeAndDigest) {
   const json manifest = json::parse(ReadTestFile(Write()));
-  EXPECT_EQ(manifest.at("format_version"), 1);
+  EXPECT_EQ(manifest.at("format_version"), 2);
   ASSERT_EQ(manifest.at("files").size(), 2U);
   for (const json& file : manifest.at("files")) {
     const std::string bytes = ReadTestFile(directory_ / "c/" + file.at("name").get<std::string>());
@@ -276,7 +307,9 @@ TEST_F(CheckpointTest, RefusesManifestsThatLie) {
     return Load();
   };
   ASSERT_TRUE(status([](json&) {}).ok());
-  EXPECT_TRUE(absl::IsFailedPrecondition(status([](json& m) { m["format_version"] = 2; })));
+  for (const int version : {1, 3}) {
+    EXPECT_TRUE(absl::IsFailedPrecondition(status([&](json& m) { m["format_version"] = version; }))) << version;
+  }
   for (const auto& [key, value] : good.items()) {
     EXPECT_TRUE(absl::IsDataLoss(status([&key = key](json& m) { m.erase(key); }))) << key;
     EXPECT_TRUE(absl::IsDataLoss(status([&key = key](json& m) { m[key] = true; }))) << key;

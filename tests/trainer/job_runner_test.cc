@@ -361,7 +361,26 @@ TEST_F(AloneTest, SaysThatAnotherBuildMadeTheCheckpoint) {
   changed["build_id"] = "000000000000";
   ham::testing::WriteTestFile(manifest, changed.dump());
   EXPECT_EQ(Run({"--resume", manifest}, "second"), 0);
-  EXPECT_THAT(Output("second.err"), HasSubstr("made with build 000000000000"));
+  EXPECT_THAT(Output("second.err"), HasSubstr("made with build 000000000000, this run has"));
+}
+
+TEST_F(AloneTest, GoesOnWithAnotherNumberOfThreadsAndSaysSo) {
+  ASSERT_EQ(Run({}, "first"), 0) << Output("first.err");
+  const std::string manifest = directory_ / "work-first/checkpoints/epoch-000001/manifest.json";
+  EXPECT_EQ(Run({"--resume", manifest, "--threads", "2"}, "second"), 0);
+  EXPECT_THAT(Output("second.err"), HasSubstr("made with 1 threads a rank, this run has 2: results are equal up to"));
+}
+
+TEST_F(AloneTest, ParametersWithAnotherDigestThanTheManifestsAreRefused) {
+  ASSERT_EQ(Run({}, "first"), 0) << Output("first.err");
+  const std::string manifest = directory_ / "work-first/checkpoints/epoch-000001/manifest.json";
+  json changed = json::parse(Output("work-first/checkpoints/epoch-000001/manifest.json"));
+  EXPECT_EQ(changed["model"], "cnn-16-32");
+  EXPECT_NE(changed["cpu_model"], "");
+  changed["parameters_digest"] = std::string(64, '0');
+  ham::testing::WriteTestFile(manifest, changed.dump());
+  EXPECT_EQ(Run({"--resume", manifest}, "second"), 1);
+  EXPECT_THAT(Output("second.err"), HasSubstr("cannot resume: the parameters read from"));
 }
 
 TEST_F(AloneTest, RanksThatResumeFromDifferentPlacesRefuseToStart) {

@@ -44,13 +44,5 @@ TEST(OptimizerTest, GoesOnExactlyFromExportedState) {
   }
 }
 
-TEST(AverageTest, MovesByOneMinusDecay) {
-  ParameterSet average = Values({1, 1, 1});
-  UpdateAverage(0.75, Values({5, 1, -3}), &average);
-  EXPECT_FLOAT_EQ(average.flat().data_ptr<float>()[0], 2);
-  EXPECT_FLOAT_EQ(average.flat().data_ptr<float>()[1], 1);
-  EXPECT_FLOAT_EQ(average.flat().data_ptr<float>()[2], 0);
-}
-
 }  // namespace
 }  // namespace ham::trainer

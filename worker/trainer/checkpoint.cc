@@ -25,7 +25,7 @@ namespace {
 
 using nlohmann::json;
 
-constexpr int kFormatVersion = 1;
+constexpr int kFormatVersion = 2;
 constexpr char kModelFile[] = "model.safetensors";
 constexpr char kStateFile[] = "state.safetensors";
 constexpr char kManifestFile[] = "manifest.json";
@@ -117,15 +117,23 @@ absl::StatusOr<std::array<File, 3>> Encode(const Checkpoint& checkpoint) {
   std::array<File, 3> files{File{kModelFile, *std::move(model)}, File{kStateFile, *std::move(state)},
                             File{kManifestFile, ""}};
   const CheckpointInfo& info = checkpoint.info;
-  const json manifest = {{"format_version", kFormatVersion},
-                         {"job_attempt", info.job_attempt},
-                         {"iteration", info.iteration},
-                         {"epoch", info.epoch},
-                         {"world_size", info.world_size},
-                         {"threads_per_rank", info.threads_per_rank},
-                         {"build_id", info.build_id},
-                         {"spec_digest", info.spec_digest},
-                         {"files", {FileEntry(files[0]), FileEntry(files[1])}}};
+  const json manifest = {
+      {"format_version", kFormatVersion},
+      {"job_attempt", info.job_attempt},
+      {"iteration", info.iteration},
+      {"epoch", info.epoch},
+      {"world_size", info.world_size},
+      {"threads_per_rank", info.threads_per_rank},
+      {"build_id", info.build_id},
+      {"spec_digest", info.spec_digest},
+      {"parameters_digest", checkpoint.parameters.defined() ? ParametersDigest(checkpoint.parameters) : ""},
+      {"model", info.model},
+      {"precision", info.precision},
+      {"batch_norm", info.batch_norm},
+      {"cpu_model", info.cpu_model},
+      {"cpu_instructions", info.cpu_instructions},
+      {"libtorch", info.libtorch},
+      {"files", {FileEntry(files[0]), FileEntry(files[1])}}};
   files[2].bytes = manifest.dump(2) + "\n";
   return files;
 }
@@ -243,7 +251,7 @@ absl::StatusOr<Manifest> ParseManifest(const std::string& text, const std::strin
   if (!object.ok()) return damaged(std::string(object.status().message()));
   ManifestReader reader(*object);
   const int version = reader.Int("format_version", 1);
-  if (version > kFormatVersion) {
+  if (version != 0 && version != kFormatVersion) {
     return absl::FailedPreconditionError(absl::StrCat(path, " has format_version ", version, ", this program reads ",
                                                       kFormatVersion, ": use the release that wrote it"));
   }
@@ -256,6 +264,13 @@ absl::StatusOr<Manifest> ParseManifest(const std::string& text, const std::strin
   info.threads_per_rank = reader.Int("threads_per_rank", 1);
   info.build_id = reader.String("build_id");
   info.spec_digest = reader.String("spec_digest");
+  info.parameters_digest = reader.String("parameters_digest");
+  info.model = reader.String("model");
+  info.precision = reader.String("precision");
+  info.batch_norm = reader.String("batch_norm");
+  info.cpu_model = reader.String("cpu_model");
+  info.cpu_instructions = reader.String("cpu_instructions");
+  info.libtorch = reader.String("libtorch");
   const json& files = reader.Array("files");
   if (const std::string problem = reader.Problem(); !problem.empty()) return damaged(problem);
   const std::array<const char*, 2> names{kModelFile, kStateFile};
@@ -286,6 +301,31 @@ absl::StatusOr<Safetensors> LoadFile(const std::string& path, const Manifest::En
 }
 
 }  // namespace
+
+std::vector<std::string> DifferencesOf(const CheckpointInfo& made, const CheckpointInfo& now) {
+  std::vector<std::string> out;
+  const auto compare = [&out](const char* what, const std::string& then, const std::string& here) {
+    if (then != here) out.push_back(absl::StrCat(what, " ", then, ", this run has ", here));
+  };
+  if (made.world_size != now.world_size) {
+    out.push_back(absl::StrCat(made.world_size, " ranks, this run has ", now.world_size));
+  }
+  if (made.threads_per_rank != now.threads_per_rank) {
+    out.push_back(absl::StrCat(made.threads_per_rank, " threads a rank, this run has ", now.threads_per_rank));
+  }
+  compare("the model", made.model, now.model);
+  compare("precision", made.precision, now.precision);
+  compare("batch_norm", made.batch_norm, now.batch_norm);
+  compare("the CPU", made.cpu_model, now.cpu_model);
+  compare("CPU instructions", made.cpu_instructions, now.cpu_instructions);
+  compare("LibTorch", made.libtorch, now.libtorch);
+  compare("build", made.build_id, now.build_id);
+  return out;
+}
+
+std::string ParametersDigest(const at::Tensor& flat) {
+  return Sha256Hex({static_cast<const char*>(flat.const_data_ptr()), flat.nbytes()});
+}
 
 absl::Status MakeDirectory(const std::string& directory) {
   std::error_code error;
@@ -341,7 +381,7 @@ absl::StatusOr<Checkpoint> LoadCheckpoint(const std::string& manifest_path) {
                                                                    : ipc::ParseStrictJson(scalars->second);
     if (parsed.ok() && !parsed->is_object()) parsed = absl::InvalidArgumentError("its scalars are no object");
     if (!parsed.ok()) return absl::DataLossError(absl::StrCat(state_path, ": ", parsed.status().message()));
-    return Checkpoint{manifest->info, std::move(model->tensors), std::move(state->tensors), *std::move(parsed)};
+    return Checkpoint{manifest->info, {}, std::move(model->tensors), std::move(state->tensors), *std::move(parsed)};
   } catch (const std::bad_alloc&) {
     return absl::ResourceExhaustedError(absl::StrCat("no memory to read ", manifest_path));
   } catch (const std::exception& e) {

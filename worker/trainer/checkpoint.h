@@ -2,13 +2,13 @@
 //
 // A directory of three files: model.safetensors (weights only, under the names of the reference models),
 // state.safetensors (optimiser, averaged weights; scalars as JSON in its metadata) and manifest.json, one
-// object {format_version: 1, job_attempt, iteration, epoch, world_size, threads_per_rank, build_id,
-// spec_digest, files: [{name, sha256, bytes}]}. It appears whole (written beside, synced, renamed) or not at
-// all. Stateless; safe from any thread.
+// object {format_version: 2, files: [{name, sha256, bytes}]} and the fields of CheckpointInfo. It appears whole
+// (written beside, synced, renamed) or not at all. Stateless; safe from any thread.
 #pragma once
 
 #include <cstdint>
 #include <string>
+#include <vector>
 
 #include <nlohmann/json.hpp>
 #include "absl/status/status.h"
@@ -24,11 +24,28 @@ struct CheckpointInfo {
   int world_size = 1;
   int threads_per_rank = 1;
   std::string build_id;
-  std::string spec_digest;  // lower-case hex SHA-256 of the spec as the trainer got it; "" if unknown
+  std::string spec_digest;             // lower-case hex SHA-256 of the spec as the trainer got it; "" if unknown
+  std::string parameters_digest = {};  // of Checkpoint::parameters, which WriteCheckpoint sees to; "" if it had none
+  // As in specs.
+  std::string model;
+  std::string precision;
+  std::string batch_norm;
+  // Of rank 0 (cpu_identity.h).
+  std::string cpu_model;
+  std::string cpu_instructions;
+  std::string libtorch;
 };
+
+// What of that on which rounding depends `now` has otherwise than `made`, each as "2 ranks, this run has 4": a run
+// resumed from `made` is bit for bit the same if there is nothing, else equal up to rounding. Any thread.
+std::vector<std::string> DifferencesOf(const CheckpointInfo& made, const CheckpointInfo& now);
+
+// Lower-case hex SHA-256 of the bytes of a contiguous tensor. Any thread.
+std::string ParametersDigest(const at::Tensor& flat);
 
 struct Checkpoint {
   CheckpointInfo info;
+  at::Tensor parameters;                              // flat, as the run has them; not stored, only their digest
   TensorMap model;                                    // float32, float64 or int64
   TensorMap state;                                    // float32, float64 or int64
   nlohmann::json scalars = nlohmann::json::object();  // finite numbers, strings, booleans, nested as wanted; no nulls

@@ -7,7 +7,6 @@
 #include <cstdio>
 #include <functional>
 #include <new>
-#include <string_view>
 #include <utility>
 
 #include <ATen/Parallel.h>
@@ -15,12 +14,14 @@
 #include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_format.h"
+#include "absl/strings/str_join.h"
 #include "proto/sha256.h"
 #include "proto/version.h"
 #include "worker/trainer/agent_channel.h"
 #include "worker/trainer/agreement.h"
 #include "worker/trainer/checkpoint.h"
 #include "worker/trainer/checkpoint_keeper.h"
+#include "worker/trainer/cpu_identity.h"
 #include "worker/trainer/gloo_collective.h"
 #include "worker/trainer/metric_text.h"
 #include "worker/trainer/stopwatch.h"
@@ -55,6 +56,22 @@ absl::Status WithoutExceptions(const std::function<absl::Status()>& run) {
   }
 }
 
+// All but how far it is.
+CheckpointInfo InfoOf(const RankJob& job) {
+  const json& train = job.spec.at("train");
+  return {.job_attempt = job.attempt,
+          .world_size = job.world_size,
+          .threads_per_rank = job.threads,
+          .build_id = BuildId(),
+          .spec_digest = Sha256Hex(job.spec.dump()),
+          .model = train.at("model").at("name"),
+          .precision = train.at("precision"),
+          .batch_norm = train.at("batch_norm"),
+          .cpu_model = CpuModel(),
+          .cpu_instructions = CpuInstructions(),
+          .libtorch = LibTorchVersion()};
+}
+
 // Checkpoints on behalf of an observer.
 class CheckpointWriter {
  public:
@@ -63,9 +80,10 @@ class CheckpointWriter {
 
   absl::StatusOr<std::optional<std::string>> Store(Checkpoint checkpoint) {
     if (absl::Status status = MakeDirectory(parent_); !status.ok()) return status;
-    checkpoint.info.job_attempt = job_.attempt;
-    checkpoint.info.build_id = BuildId();
-    checkpoint.info.spec_digest = Sha256Hex(job_.spec.dump());
+    CheckpointInfo info = InfoOf(job_);
+    info.iteration = checkpoint.info.iteration;
+    info.epoch = checkpoint.info.epoch;
+    checkpoint.info = std::move(info);
     return keeper_.Store(checkpoint, checkpoint.info.epoch == epochs_);
   }
 
@@ -78,37 +96,30 @@ class CheckpointWriter {
   CheckpointKeeper keeper_;
 };
 
-// What a resume is not bit for bit the same for.
-void WarnOfDifferences(const CheckpointInfo& info, const RankJob& job) {
-  if (job.rank != 0) return;
-  std::string what;
-  if (info.world_size != job.world_size) {
-    what = absl::StrFormat("%d ranks, this run has %d", info.world_size, job.world_size);
-  } else if (info.build_id != BuildId()) {
-    what = absl::StrFormat("build %s, this is build %s", info.build_id, BuildId());
-  } else {
-    return;
-  }
-  std::fprintf(stderr, "ham-trainer: warning: the checkpoint was made with %s: results are equal up to rounding only\n",
-               what.c_str());
-}
-
 absl::Status RestoreFrom(const RankJob& job, Trainer& trainer) {
   auto checkpoint = LoadCheckpoint(job.resume_manifest);
   if (!checkpoint.ok()) {  // not the user's fault: another worker, or the newest copy, may do better
     return absl::UnavailableError(absl::StrCat("cannot resume: ", checkpoint.status().message()));
   }
-  const CheckpointInfo& info = checkpoint->info;
-  if (!info.spec_digest.empty() && info.spec_digest != Sha256Hex(job.spec.dump())) {
+  const CheckpointInfo now = InfoOf(job);
+  const CheckpointInfo& made = checkpoint->info;
+  if (!made.spec_digest.empty() && made.spec_digest != now.spec_digest) {
     return absl::InvalidArgumentError("the checkpoint was made from another spec; resume with that one or start anew");
   }
-  if (info.threads_per_rank != job.threads) {
-    return absl::InvalidArgumentError(absl::StrFormat(
-        "the checkpoint was made with %d threads a rank, this run has %d; an exact resume needs the same",
-        info.threads_per_rank, job.threads));
+  const std::vector<std::string> differences = DifferencesOf(made, now);
+  if (job.rank == 0 && !differences.empty()) {
+    std::fprintf(stderr,
+                 "ham-trainer: warning: the checkpoint was made with %s: results are equal up to rounding only\n",
+                 absl::StrJoin(differences, "; ").c_str());
   }
-  WarnOfDifferences(info, job);
-  return trainer.Restore(*checkpoint);
+  if (absl::Status status = trainer.Restore(*checkpoint); !status.ok()) return status;
+  const std::string digest = ParametersDigest(trainer.weights().flat());
+  if (!made.parameters_digest.empty() && made.parameters_digest != digest) {
+    return absl::UnavailableError(
+        absl::StrFormat("cannot resume: the parameters read from %s have digest %s, when it was made they had %s",
+                        job.resume_manifest, digest, made.parameters_digest));
+  }
+  return absl::OkStatus();
 }
 
 absl::Status Train(const RankJob& job, const RunInputs& inputs, Collective& collective, RunObserver& observer) {
@@ -119,13 +130,11 @@ absl::Status Train(const RankJob& job, const RunInputs& inputs, Collective& coll
   if (!job.resume_manifest.empty()) {
     if (absl::Status status = RestoreFrom(job, trainer); !status.ok()) return status;
   }
-  const ParameterSet& weights = trainer.weights();
-  const std::string_view bytes(static_cast<const char*>(weights.flat().const_data_ptr()), weights.flat().nbytes());
   if (absl::Status status = CheckAgreement({.build_id = BuildId(),
                                             .spec_digest = Sha256Hex(job.spec.dump()),
                                             .threads = job.threads,
                                             .iteration = trainer.iteration(),
-                                            .weights_digest = Sha256Hex(bytes)},
+                                            .weights_digest = ParametersDigest(trainer.weights().flat())},
                                            collective);
       !status.ok()) {
     return status;

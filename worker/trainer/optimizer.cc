@@ -124,14 +124,4 @@ absl::Status Optimizer::Import(const TensorMap& in, int64_t updates) {
   return absl::OkStatus();
 }
 
-void UpdateAverage(double decay, const ParameterSet& weights, ParameterSet* average) {
-  VisitReal(weights.type(), [&]<typename T>(T) {
-    const auto keep = static_cast<T>(decay);
-    const auto take = static_cast<T>(1 - decay);
-    const T* __restrict w = weights.flat().const_data_ptr<T>();
-    T* __restrict a = average->flat().data_ptr<T>();
-    for (int64_t i = 0; i < weights.size(); ++i) a[i] = keep * a[i] + take * w[i];
-  });
-}
-
 }  // namespace ham::trainer

@@ -56,7 +56,4 @@ class Optimizer {
   int64_t updates_ = 0;
 };
 
-// average <- decay * average + (1 - decay) * weights, running statistics included
-void UpdateAverage(double decay, const ParameterSet& weights, ParameterSet* average);
-
 }  // namespace ham::trainer

@@ -408,7 +408,6 @@ absl::Status RefuseUnbuilt(const TrainSpec& spec) {
       {"model.extra_block", spec.model.extra_block},
       {"evaluation.reestimate_batch_norm", spec.evaluation.reestimate_batch_norm},
       {"class_bias.fit_rounds", spec.class_bias.fit_rounds != 0},
-      {"swa_start_epoch", spec.swa_start_epoch != 0},
       {"checkpoint.keep_every_epochs", spec.checkpoint.keep_every_epochs != 0},
   };
   for (const auto& [field, used] : options) {

@@ -54,6 +54,12 @@ bool UsesDlr(const TrainSpec& spec) {
   return uses;
 }
 
+ParameterSet FirstWeights(const TrainSpec& spec, const Model& model) {
+  ParameterSet weights(model.parameters(), TypeOf(spec.precision));
+  weights.Initialize(spec.seed);
+  return weights;
+}
+
 }  // namespace
 
 absl::StatusOr<RunData> ChooseRows(const DataOptions& options, const ImageSet& train, const ImageSet& test) {
@@ -75,16 +81,13 @@ Trainer::Trainer(const TrainSpec& spec, const Model& model, const RunData& data,
       observer_(observer),
       epoch_iterations_((static_cast<int64_t>(data.train_rows.size()) + spec.batch_size - 1) / spec.batch_size),
       total_iterations_(spec.epochs * epoch_iterations_),
-      weights_(model.parameters(), TypeOf(spec.precision)),
-      average_(model.parameters(), TypeOf(spec.precision)),
+      weights_(FirstWeights(spec, model)),
+      average_(spec, weights_),
       pipeline_(data.train, spec.data.augmentation, spec.seed),
       class_bias_(spec.class_bias.running_rate, spec.class_bias.running_decay, model.classes()),
       optimizer_(spec.optimizer, model.parameters(), TypeOf(spec.precision)),
       reducer_(model.parameters(), StepCounts(model.classes(), spec.method.mining_step, collective.world_size()),
-               TypeOf(spec.precision)) {
-  weights_.Initialize(spec.seed);
-  average_ = weights_.Clone();
-}
+               TypeOf(spec.precision)) {}
 
 absl::Status Trainer::Check() const {
   const ImageShape& image = model_.image_shape();
@@ -136,7 +139,7 @@ absl::StatusOr<StepReport> Trainer::Step(int epoch, const std::vector<uint32_t>&
                 spec_.attack.start_distribution)
           : batch.x;
   const StepContext context{spec_, epoch, model_, collective_, [this] { tick_error_.Update(Tick()); }};
-  ParameterSet& attacked_weights = spec_.attack.weights == AttackWeights::kAverage ? average_ : weights_;
+  ParameterSet attacked_weights = spec_.attack.weights == AttackWeights::kAverage ? average_.Or(weights_) : weights_;
   const at::Tensor before = attacked_weights.statistics().clone();  // which an attack in training mode moves
   StepSums local{.rows = batch.rows(), .counts = reducer_.NewCounts()};
   auto attacked = AttackAndMine(context, &attacked_weights, batch, start, &local.counts);
@@ -166,7 +169,7 @@ absl::StatusOr<StepReport> Trainer::Step(int epoch, const std::vector<uint32_t>&
     if (spec_.class_bias.running_rate > 0) {
       class_bias_.Update(global->counts.class_rows, global->counts.class_right, &weights_);
     }
-    if (spec_.ema_decay > 0) UpdateAverage(spec_.ema_decay, weights_, &average_);
+    average_.AfterUpdate(weights_);
   }
   ++position_.iteration;
   report.seconds.train = watch.Lap();
@@ -183,6 +186,7 @@ absl::Status Trainer::Run() {
     if (absl::Status status = TrainEpoch(epochs_done_ + 1); !status.ok()) return status;
     ++epochs_done_;
     epoch_position_ = 0;
+    average_.AfterEpoch(epochs_done_, weights_);
     if (absl::Status status = SaveIfConverging(); !status.ok()) return status;
     if (absl::Status status = EvaluateIfDue(); !status.ok()) return status;
   }
@@ -217,8 +221,8 @@ absl::Status Trainer::TrainEpoch(int epoch) {
     }
     if (epoch_position_ == rows) break;
     if (since_point.Elapsed() >= kSecondsBetweenPoints) {
-      if (absl::Status status = Emit("train", TrainMetricsJson(window, learning_rate, total_iterations_, false,
-                                                               IsMining(spec_, epoch)));
+      if (absl::Status status =
+              Emit("train", TrainMetricsJson(window, learning_rate, total_iterations_, false, IsMining(spec_, epoch)));
           !status.ok()) {
         return status;
       }
@@ -248,9 +252,8 @@ absl::Status Trainer::Diverged(const std::string& what) const {
   } else if (first = FirstNonFinite(reducer_.gradients()); !first.empty()) {
     first = absl::StrCat("; the first such tensor is the gradient of ", first);
   }
-  return absl::InvalidArgumentError(absl::StrFormat(
-      "training diverged: %s%s; lower train.optimizer.learning_rate (%g)", what, first,
-      spec_.optimizer.learning_rate));
+  return absl::InvalidArgumentError(absl::StrFormat("training diverged: %s%s; lower train.optimizer.learning_rate (%g)",
+                                                    what, first, spec_.optimizer.learning_rate));
 }
 
 // Of values that are equal on all ranks, so that all end alike.
@@ -288,8 +291,8 @@ absl::Status Trainer::EvaluateOn(const ImageSet& images, const std::vector<uint3
     suites.insert(suites.end(), spec_.evaluation.final_suites.begin(), spec_.evaluation.final_suites.end());
   }
   Stopwatch watch;
-  auto counts = Evaluate(model_, spec_.ema_decay > 0 ? average_ : weights_, images, rows, suites, spec_.seed,
-                         collective_, [this] { tick_error_.Update(Tick()); });
+  auto counts = Evaluate(model_, average_.Or(weights_), images, rows, suites, spec_.seed, collective_,
+                         [this] { tick_error_.Update(Tick()); });
   if (!counts.ok()) return counts.status();
   if (!tick_error_.ok()) return tick_error_;
   const double seconds = watch.Lap();
@@ -320,10 +323,11 @@ Checkpoint Trainer::MakeCheckpoint() const {
   out.info.epoch = epochs_done_;
   out.info.world_size = collective_.world_size();
   out.info.threads_per_rank = spec_.threads_per_rank;
+  out.parameters = weights_.flat().clone();
   weights_.Export("", &out.model);
   FoldClassBias(OutputBias(model_), &out.model, &out.state);
   optimizer_.Export(&out.state);
-  if (spec_.ema_decay > 0) average_.Export("average.", &out.state);
+  average_.Export(&out.state);
   out.scalars = {{"updates", optimizer_.updates()},
                  {"non_finite_in_a_row", non_finite_in_a_row_},
                  {"attack_seconds", totals_.attack_seconds},
@@ -348,9 +352,7 @@ absl::Status Trainer::Restore(const Checkpoint& checkpoint) {
   TensorMap model = checkpoint.model;
   UnfoldClassBias(OutputBias(model_), checkpoint.state, &model);
   if (absl::Status status = weights_.Import("", model); !status.ok()) return status;
-  if (spec_.ema_decay > 0) {
-    if (absl::Status status = average_.Import("average.", checkpoint.state); !status.ok()) return status;
-  }
+  if (absl::Status status = average_.Import(checkpoint.state); !status.ok()) return status;
   try {
     const auto& scalars = checkpoint.scalars;
     if (absl::Status status = optimizer_.Import(checkpoint.state, scalars.at("updates").get<int64_t>()); !status.ok()) {

@@ -18,6 +18,7 @@
 #include "worker/trainer/optimizer.h"
 #include "worker/trainer/run_metrics.h"
 #include "worker/trainer/train_spec.h"
+#include "worker/trainer/weight_average.h"
 
 namespace ham::trainer {
 
@@ -111,7 +112,7 @@ class Trainer {
   const int64_t total_iterations_;
 
   ParameterSet weights_;
-  ParameterSet average_;  // of weights, when spec_.ema_decay > 0
+  WeightAverage average_;
   InputPipeline pipeline_;
   RunningClassBias class_bias_;
   Optimizer optimizer_;
