@@ -182,6 +182,17 @@ TEST_F(SvhnTest, AShapeThatTheFileCannotHoldIsRefused) {
                 "the element at offset 128 is no array of bytes or doubles, or its shape is not that of its data");
 }
 
+TEST_F(SvhnTest, OtherKindsOfVariablesAreRefusedUnread) {  // matio allocated 6 GB for one
+  ASSERT_NO_FATAL_FAILURE(WriteMat5(root_ / file_, {1, 2, 3}, false));
+  const std::string whole = ReadTestFile(root_ / file_);
+  for (const char kind : {1, 2, 3, 4, 5, 16}) {  // cell, struct, object, text, sparse, function
+    std::string bytes = whole;
+    bytes[144] = kind;
+    Put(file_, bytes);
+    ExpectDamaged("svhn", file_, "the element at offset 128 is no array of bytes or doubles");
+  }
+}
+
 class ImageFolderTest : public DataFormatsTest {
  protected:
   ImageFolderTest() {
