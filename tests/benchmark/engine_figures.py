@@ -1,4 +1,5 @@
 """Topic engine: what the training engine promises."""
 import data_figures
+import invariance_figures
 
-FIGURES = [*data_figures.FIGURES]
+FIGURES = [*data_figures.FIGURES, *invariance_figures.FIGURES]

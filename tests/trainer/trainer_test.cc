@@ -5,7 +5,10 @@
 #include <set>
 
 #include <ATen/Parallel.h>
+#include <ATen/TensorOperators.h>
+#include <ATen/ops/abs.h>
 #include <ATen/ops/allclose.h>
+#include <ATen/ops/max.h>
 #include <ATen/ops/equal.h>
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
@@ -14,6 +17,7 @@
 #include "tests/support/run_ranks.h"
 #include "tests/support/toy_images.h"
 #include "worker/trainer/counter_rng.h"
+#include "worker/trainer/models/networks.h"
 
 namespace ham::trainer {
 namespace {
@@ -94,7 +98,7 @@ class TrainerTest : public ::testing::Test {
   const ImageSet test_ = ToyImages(120, 2);
   absl::Mutex mutex_;
   std::list<RunData> data_ ABSL_GUARDED_BY(mutex_);
-  const std::unique_ptr<Model> model_ = ToyModel();
+  std::unique_ptr<Model> model_ = ToyModel();
 };
 
 TEST_F(TrainerTest, LearnsAndReports) {
@@ -154,6 +158,70 @@ TEST_F(TrainerTest, MoreRanksThanRowsInTheLastBatch) {
   RecordingObserver one, two;
   const at::Tensor alone = RunToEnd(1, &one);
   EXPECT_TRUE(at::allclose(RunToEnd(2, &two), alone, 1e-3, 1e-3));
+}
+
+// BatchNorm over ranks, a batch that leaves ranks without a row, and every option that looks over all ranks.
+TEST_F(TrainerTest, RanksAreOneRankInFloat64WithBatchNorm) {
+  model_ = MakePreActResNet18({.image = {1, 8, 8}, .classes = 4}, 8);
+  spec_.precision = Precision::kFp64;
+  spec_.data.train_rows = 49;  // 48 + 1
+  spec_.method.mining_start_epoch = 1;
+  spec_.method.weight_mode = WeightMode::kFirstCross;
+  spec_.method.retained_easy = RetainedEasy::kHighConfidence;
+  spec_.method.drop_share = 0.2;
+  spec_.class_bias.running_rate = 0.05;
+  spec_.label_smoothing = 0.1;
+  spec_.optimizer.name = OptimizerKind::kSgd;
+  spec_.epochs = 2;
+  for (const AttackBatchNorm mode : {AttackBatchNorm::kEvaluation, AttackBatchNorm::kTraining}) {
+    spec_.attack.batch_norm = mode;
+    RecordingObserver one, three;
+    const at::Tensor alone = RunToEnd(1, &one);
+    const at::Tensor together = RunToEnd(3, &three);
+    EXPECT_TRUE(at::allclose(together, alone, 1e-9, 1e-11)) << (together - alone).abs().max().item<double>();
+    for (const char* counts : {"steps_to_boundary", "confidence_histogram", "per_class_hard_share"}) {
+      EXPECT_EQ(one.Kind("train")[1]["train"][counts], three.Kind("train")[1]["train"][counts]) << counts;
+    }
+    EXPECT_EQ(one.Kind("train")[0]["train"]["rank_skew"], 1);
+    EXPECT_GT(three.Kind("train")[0]["train"]["rank_skew"], 1);
+  }
+}
+
+TEST_F(TrainerTest, ResumesBitForBitWithinAnEpoch) {
+  spec_.checkpoint.every_iterations = 2;
+  spec_.class_bias.running_rate = 0.05;
+  spec_.data.validation_share = 0.1;
+  RecordingObserver whole;
+  const at::Tensor expected = RunToEnd(1, &whole);
+  for (const size_t stop : {0, 1, 2, 4}) {
+    const auto local = MakeLocalCollective();
+    RecordingObserver after;
+    Trainer resumed = Make(*local, after);
+    const absl::Status status = resumed.Restore(whole.checkpoints[stop]);
+    ASSERT_TRUE(status.ok()) << status;
+    ASSERT_TRUE(resumed.Run().ok());
+    EXPECT_TRUE(at::equal(resumed.weights().flat(), expected)) << "after checkpoint " << stop;
+    json a = after.Kind("train").back()["train"], b = whole.Kind("train").back()["train"];
+    for (const char* measured : {"attack_seconds", "train_seconds", "images_per_second"}) {
+      a.erase(measured);
+      b.erase(measured);
+    }
+    EXPECT_EQ(a, b);  // the points of a whole epoch, too
+  }
+}
+
+TEST_F(TrainerTest, EvaluatesOnHeldOutRowsUntilTheEnd) {
+  spec_.data.validation_share = 0.1;
+  RecordingObserver seen;
+  RunToEnd(1, &seen);
+  std::vector<std::pair<std::string, int>> evaluations;
+  for (const json& point : seen.Kind("evaluation")) {
+    evaluations.emplace_back(point["evaluation"]["split"], point["evaluation"]["rows"]);
+  }
+  const int held_out = evaluations[0].second;
+  EXPECT_NEAR(held_out, 20, 4);  // of each class a tenth, rounded
+  EXPECT_THAT(evaluations, ::testing::ElementsAre(std::pair("validation", held_out), std::pair("validation", held_out),
+                                                  std::pair("validation", held_out), std::pair("test", 120)));
 }
 
 TEST_F(TrainerTest, ResumesBitForBitAtAnEpochBoundary) {

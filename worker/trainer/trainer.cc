@@ -157,6 +157,7 @@ absl::StatusOr<StepReport> Trainer::Step(int epoch, const std::vector<uint32_t>&
   if (!global.ok()) return global.status();
   report.seconds.reduce = reduce.Lap();
 
+  report.kept = std::move(attacked->kept.ids);
   report.sums = *global;
   report.skipped = IsSkipped(spec_, epoch, *global);
   report.learning_rate = LearningRateAt(spec_.optimizer, position_.iteration, total_iterations_, epoch, spec_.epochs);

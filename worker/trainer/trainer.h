@@ -60,6 +60,7 @@ struct StepReport {
   bool skipped = false;
   double learning_rate = 0;
   double gradient_norm = 0;  // L2, of the trained parameters
+  std::vector<uint32_t> kept;  // rows of this rank that were trained on
 };
 
 // Same calls on all ranks. One thread. The references outlive it. Exceptions of LibTorch pass through.

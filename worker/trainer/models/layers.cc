@@ -1,5 +1,6 @@
 #include "worker/trainer/models/layers.h"
 
+#include <cassert>
 #include <cmath>
 #include <utility>
 
@@ -17,6 +18,7 @@ namespace ham::trainer {
 
 ConvolutionLayer LayerList::Convolution(const std::string& name, int64_t in, int64_t out, int64_t kernel,
                                         int64_t stride, int64_t padding, bool bias) {
+  assert(kernel > 1 || in >= 8);
   const int64_t fan_in = in * kernel * kernel, fan_out = out * kernel * kernel;
   const ParameterSpec::Initial initial =
       initialization_ == Initialization::kPyTorch

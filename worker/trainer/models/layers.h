@@ -45,6 +45,7 @@ class LayerList {
  public:
   explicit LayerList(Initialization initialization = Initialization::kPyTorch) : initialization_(initialization) {}
 
+  // A 1 x 1 kernel needs 8 channels in or more: below, oneDNN of LibTorch 2.11 writes past the end of the gradient.
   ConvolutionLayer Convolution(const std::string& name, int64_t in, int64_t out, int64_t kernel, int64_t stride,
                                int64_t padding, bool bias = false);
   BatchNormLayer BatchNorm(const std::string& name, int64_t channels);
