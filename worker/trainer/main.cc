@@ -17,6 +17,7 @@
 #include "worker/trainer/data/inspect.h"
 #include "worker/trainer/gloo_collective.h"
 #include "worker/trainer/job_runner.h"
+#include "worker/trainer/models/model.h"
 
 namespace ham::trainer {
 namespace {
@@ -160,6 +161,25 @@ int PrintDownloads(const std::string& name) {
   return 0;
 }
 
+int ListModels(bool json) {
+  nlohmann::json list = nlohmann::json::array();
+  if (!json) std::printf("%-18s %11s  %-10s %s\n", "NAME", "PARAMETERS", "IMAGES", "DESCRIPTION");
+  for (const ModelInfo& info : KnownModels()) {
+    const std::string images = absl::StrCat(info.images.channels, "x", info.images.height, "x", info.images.width);
+    list.push_back({{"name", info.name},
+                    {"parameters", info.parameters},
+                    {"images", images},
+                    {"takes", info.takes},
+                    {"description", info.description}});
+    if (!json) {
+      std::printf("%-18s %11lld  %-10s %s; images: %s\n", info.name.c_str(), static_cast<long long>(info.parameters),
+                  images.c_str(), info.description.c_str(), info.takes.c_str());
+    }
+  }
+  if (json) std::printf("%s\n", list.dump().c_str());
+  return 0;
+}
+
 void AddJobFlags(CLI::App* app, Flags* flags) {
   app->add_option("--spec", flags->spec, "Job spec, JSON with every option present");
   app->add_option("--rank", flags->job.rank, "This rank")->check(CLI::NonNegativeNumber)->capture_default_str();
@@ -205,6 +225,8 @@ int Main(int argc, char** argv) {
   list->add_flag("--json", flags.json, "Print JSON");
   CLI::App* urls = data->add_subcommand("urls", "What deploy/fetch_data.sh fetches: URL, MD5 and folder of each file");
   urls->add_option("name", flags.path, "Data set")->required();
+  CLI::App* models = app.add_subcommand("models", "List the models; parameters are those for 10 classes of such images");
+  models->add_flag("--json", flags.json, "Print JSON");
   CLI::App* bench = app.add_subcommand("bench", "Measure the speed of the training step");
   AddJobFlags(bench, &flags);
   bench->add_option("--iterations", flags.iterations, "Steps to time")->check(CLI::PositiveNumber);
@@ -216,6 +238,7 @@ int Main(int argc, char** argv) {
     return app.exit(error) == 0 ? 0 : 2;
   }
   if (version->parsed()) return PrintVersion(flags.json);
+  if (models->parsed()) return ListModels(flags.json);
   if (inspect->parsed()) return InspectData(flags);
   if (list->parsed()) return ListData(flags.json);
   if (urls->parsed()) return PrintDownloads(flags.path);

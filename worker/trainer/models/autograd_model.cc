@@ -2,7 +2,6 @@
 
 #include <ATen/TensorOperators.h>
 #include <ATen/core/grad_mode.h>
-#include <ATen/ops/tensor.h>
 #include <torch/csrc/autograd/autograd.h>
 
 namespace ham::trainer {
@@ -18,16 +17,8 @@ std::vector<at::Tensor> ValuesOf(const ParameterSet& weights) {
 
 at::Tensor AutogradModel::Run(const std::vector<at::Tensor>& values, const at::Tensor& x, TrainingPass* training,
                               at::ScalarType compute) const {
-  at::Tensor input = x;
-  if (options_.normalization) {
-    const int64_t channels = options_.image.channels;
-    const auto constant = [&](const std::vector<double>& numbers) {
-      return at::tensor(numbers, at::kDouble).to(x.scalar_type()).view({1, channels, 1, 1});
-    };
-    input = (x - constant(options_.normalization->mean)) / constant(options_.normalization->standard_deviation);
-  }
   const ForwardPass pass(values, trained_, training, options_.activation, compute);
-  return Forward(pass, input).to(x.scalar_type());
+  return Forward(pass, x).to(x.scalar_type());
 }
 
 at::Tensor AutogradModel::DoLogits(const ParameterSet& weights, const at::Tensor& x) const {

@@ -15,7 +15,7 @@ class AutogradModel : public Model {
   int64_t classes() const final { return options_.classes; }
 
  protected:
-  explicit AutogradModel(const ModelOptions& options) : options_(options) {}
+  explicit AutogradModel(const ModelOptions& options) : Model(options.normalization), options_(options) {}
   // Called once, at the end of the constructor of the model.
   void SetLayers(const LayerList& layers) {
     parameters_ = layers.Specs(options_.classes);

@@ -50,8 +50,17 @@ BatchNormLayer LayerList::BatchNorm(const std::string& name, int64_t channels) {
 }
 
 LinearLayer LayerList::Linear(const std::string& name, int64_t in, int64_t out) {
+  return AddLinear(name, in, out, {out, in});
+}
+
+LinearLayer LayerList::LinearOfImage(const std::string& name, const ImageShape& in, int64_t out) {
+  return AddLinear(name, in.size(), out, {out, in.channels, in.height, in.width});
+}
+
+LinearLayer LayerList::AddLinear(const std::string& name, int64_t in, int64_t out,
+                                 const std::vector<int64_t>& compute_shape) {
   const auto place = static_cast<int64_t>(trained_.size());
-  trained_.push_back({name + ".weight", {out, in}, {out, in}, ParameterKind::kWeight, PyTorchDefault(in)});
+  trained_.push_back({name + ".weight", {out, in}, compute_shape, ParameterKind::kWeight, PyTorchDefault(in)});
   const ParameterSpec::Initial bias =
       initialization_ == Initialization::kPyTorch ? PyTorchDefault(in) : ParameterSpec::Initial{};
   trained_.push_back({name + ".bias", {out}, {out}, ParameterKind::kBias, bias});
@@ -85,7 +94,11 @@ at::Tensor ForwardPass::Normalize(const at::Tensor& x, const BatchNormLayer& lay
 }
 
 at::Tensor ForwardPass::Linear(const at::Tensor& x, const LinearLayer& layer) const {
-  return at::linear(x.to(compute_), Weight(layer.weight), Weight(layer.bias));
+  // Images and their weights lie channels_last: pixel by pixel there is nothing to move.
+  const auto rows = [](const at::Tensor& t) {
+    return t.dim() == 4 ? t.permute({0, 2, 3, 1}).reshape({t.size(0), -1}) : t;
+  };
+  return at::linear(rows(x.to(compute_)), rows(Weight(layer.weight)), Weight(layer.bias));
 }
 
 at::Tensor ForwardPass::Activate(const at::Tensor& x) const {

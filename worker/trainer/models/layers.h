@@ -50,12 +50,16 @@ class LayerList {
                                int64_t padding, bool bias = false);
   BatchNormLayer BatchNorm(const std::string& name, int64_t channels);
   LinearLayer Linear(const std::string& name, int64_t in, int64_t out);
+  // Behind an image [N, C, H, W], which the reference flattens in that order.
+  LinearLayer LinearOfImage(const std::string& name, const ImageShape& in, int64_t out);
 
   // All of them, then the statistics, then the class bias. The layer added last is the output's, to `classes`.
   std::vector<ParameterSpec> Specs(int64_t classes) const;
   size_t trained() const { return trained_.size(); }
 
  private:
+  LinearLayer AddLinear(const std::string& name, int64_t in, int64_t out, const std::vector<int64_t>& compute_shape);
+
   const Initialization initialization_;
   std::vector<ParameterSpec> trained_;
   std::vector<ParameterSpec> statistics_;
@@ -72,6 +76,7 @@ class ForwardPass {
 
   at::Tensor Convolve(const at::Tensor& x, const ConvolutionLayer& layer) const;
   at::Tensor Normalize(const at::Tensor& x, const BatchNormLayer& layer) const;
+  // x: [N, in], or an image of a LinearOfImage.
   at::Tensor Linear(const at::Tensor& x, const LinearLayer& layer) const;
   at::Tensor Activate(const at::Tensor& x) const;
   // [N, C, H, W] -> [N, C]: mean over each image.

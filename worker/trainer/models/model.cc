@@ -1,7 +1,10 @@
 #include "worker/trainer/models/model.h"
 
 #include <ATen/ops/add.h>
+#include <ATen/ops/div.h>
 #include <ATen/ops/empty_strided.h>
+#include <ATen/ops/sub.h>
+#include <ATen/ops/tensor.h>
 
 namespace ham::trainer {
 
@@ -17,6 +20,11 @@ LogitsGradient WithClassBias(const ParameterSet& weights, const LogitsGradient& 
   return [&](const at::Tensor& logits) { return loss(at::add(logits, weights.class_bias())); };
 }
 
+// [C] numbers, beside images x.
+at::Tensor PerChannel(const std::vector<double>& numbers, const at::Tensor& x) {
+  return at::tensor(numbers, at::kDouble).to(x.scalar_type()).view({1, x.size(1), 1, 1});
+}
+
 }  // namespace
 
 const std::string& OutputBias(const Model& model) {
@@ -26,18 +34,26 @@ const std::string& OutputBias(const Model& model) {
   return specs[last - 1].name;
 }
 
+at::Tensor Model::Normalize(const at::Tensor& x) const {
+  if (!normalization_) return x;
+  at::Tensor out = NewImages(x.size(0), image_shape(), x.scalar_type());
+  at::sub_out(out, x, PerChannel(normalization_->mean, x));
+  return out.div_(PerChannel(normalization_->standard_deviation, x));
+}
+
 at::Tensor Model::Logits(const ParameterSet& weights, const at::Tensor& x) const {
-  return at::add(DoLogits(weights, x), weights.class_bias());
+  return at::add(DoLogits(weights, Normalize(x)), weights.class_bias());
 }
 
 at::Tensor Model::InputGradient(const ParameterSet& weights, const at::Tensor& x, const LogitsGradient& loss,
                                 TrainingPass* training) const {
-  return DoInputGradient(weights, x, WithClassBias(weights, loss), training);
+  at::Tensor gradient = DoInputGradient(weights, Normalize(x), WithClassBias(weights, loss), training);
+  return normalization_ ? gradient.div_(PerChannel(normalization_->standard_deviation, x)) : gradient;
 }
 
 void Model::WeightGradients(const ParameterSet& weights, const at::Tensor& x, const LogitsGradient& loss,
                             TrainingPass* training, ParameterSet* gradients) const {
-  DoWeightGradients(weights, x, WithClassBias(weights, loss), training, gradients);
+  DoWeightGradients(weights, Normalize(x), WithClassBias(weights, loss), training, gradients);
 }
 
 }  // namespace ham::trainer

@@ -47,6 +47,12 @@ struct TrainingPass {
   absl::Status status{};               // of the collective; after an error the numbers mean nothing
 };
 
+// Per channel: the network sees (x - mean) / standard_deviation.
+struct Normalization {
+  std::vector<double> mean;
+  std::vector<double> standard_deviation;
+};
+
 // Immutable; safe from any thread as long as the weights are not written meanwhile.
 //
 // The last trained parameter is the bias of the output layer, [K]. The last parameter of all is the class bias (kClassBias),
@@ -70,18 +76,18 @@ class Model {
                        TrainingPass* training, ParameterSet* gradients) const;
 
  protected:
-  // The same of the network without the class bias.
+  explicit Model(const std::optional<Normalization>& normalization) : normalization_(normalization) {}
+  // The same of the network, of normalised images and without the class bias.
   virtual at::Tensor DoLogits(const ParameterSet& weights, const at::Tensor& x) const = 0;
   virtual at::Tensor DoInputGradient(const ParameterSet& weights, const at::Tensor& x, const LogitsGradient& loss,
                                      TrainingPass* training) const = 0;
   virtual void DoWeightGradients(const ParameterSet& weights, const at::Tensor& x, const LogitsGradient& loss,
                                  TrainingPass* training, ParameterSet* gradients) const = 0;
-};
 
-// Per channel: the network sees (x - mean) / standard_deviation.
-struct Normalization {
-  std::vector<double> mean;
-  std::vector<double> standard_deviation;
+ private:
+  at::Tensor Normalize(const at::Tensor& x) const;
+
+  const std::optional<Normalization> normalization_;
 };
 
 // What every such model can be made with.
@@ -93,6 +99,8 @@ struct ModelOptions {
   // Of convolutions and linear layers in InputGradient and WeightGradients, over float32 weights: kFloat or kBFloat16.
   // Over float64 weights, and in Logits(), all is of the weights' type.
   at::ScalarType compute = at::kFloat;
+  // WideResNet's: see networks.h.
+  bool extra_block = false;
 };
 
 // Name of the output layer's bias.
@@ -100,5 +108,16 @@ const std::string& OutputBias(const Model& model);
 
 // The model of that name. InvalidArgument lists the known names, or says which images or options the model takes.
 absl::StatusOr<std::unique_ptr<Model>> MakeModel(const std::string& name, const ModelOptions& options);
+
+struct ModelInfo {
+  std::string name;
+  int64_t parameters;  // trained ones, for 10 classes of images of `images`
+  ImageShape images;   // of the data sets it is usually used with
+  std::string takes;   // which images it takes
+  std::string description;
+};
+
+// All models, in the order of their table.
+std::vector<ModelInfo> KnownModels();
 
 }  // namespace ham::trainer

@@ -59,6 +59,15 @@ int64_t ParameterCount(const std::vector<ParameterSpec>& specs) {
   return count;
 }
 
+int64_t TrainedCount(const std::vector<ParameterSpec>& specs) {
+  int64_t count = 0;
+  for (const auto& spec : specs) {
+    const bool trained = spec.kind != ParameterKind::kStatistic && spec.kind != ParameterKind::kClassBias;
+    if (trained) count += Elements(spec.shape);
+  }
+  return count;
+}
+
 ParameterSet::ParameterSet(const std::vector<ParameterSpec>& specs, at::ScalarType type)
     : ParameterSet(specs, at::zeros({ParameterCount(specs)}, type)) {}
 

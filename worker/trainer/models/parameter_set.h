@@ -95,5 +95,7 @@ class ParameterSet {
 std::string FirstNonFinite(const ParameterSet& set);
 
 int64_t ParameterCount(const std::vector<ParameterSpec>& specs);
+// Of those that gradients train.
+int64_t TrainedCount(const std::vector<ParameterSpec>& specs);
 
 }  // namespace ham::trainer

@@ -47,7 +47,7 @@ at::Tensor AsRows(const at::Tensor& images) {
 
 class SmallCnn : public Model {
  public:
-  explicit SmallCnn(const SmallCnnShape& shape) : shape_(shape) {
+  explicit SmallCnn(const SmallCnnShape& shape) : Model(shape.normalization), shape_(shape) {
     const auto add = [this](const std::string& layer, std::vector<int64_t> weight, int64_t fan_in,
                             std::vector<int64_t> compute) {
       const int64_t out = weight[0];

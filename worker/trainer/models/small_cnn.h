@@ -5,6 +5,7 @@
 #pragma once
 
 #include <memory>
+#include <optional>
 
 #include "worker/trainer/models/model.h"
 
@@ -16,6 +17,7 @@ struct SmallCnnShape {
   int64_t conv2 = 32;
   int64_t hidden = 128;
   int64_t classes = 10;
+  std::optional<Normalization> normalization = {};
 };
 
 std::unique_ptr<Model> MakeSmallCnn(const SmallCnnShape& shape);

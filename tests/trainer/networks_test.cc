@@ -1,0 +1,221 @@
+// The networks that autograd differentiates, narrow ones, in float64 against finite differences. That their numbers are
+// PyTorch's is the matter of tests/interop and tests/golden.
+#include "worker/trainer/models/networks.h"
+
+#include <functional>
+#include <optional>
+#include <set>
+#include <string>
+#include <tuple>
+#include <vector>
+
+#include <ATen/TensorOperators.h>
+#include <ATen/ops/abs.h>
+#include <ATen/ops/cross_entropy_loss.h>
+#include <ATen/ops/equal.h>
+#include <ATen/ops/item.h>
+#include <ATen/ops/max.h>
+#include <ATen/ops/rand.h>
+#include <ATen/ops/randint.h>
+#include <ATen/ops/randn.h>
+#include <ATen/ops/sum.h>
+#include <gtest/gtest.h>
+
+#include "tests/support/torch_seed.h"
+#include "worker/trainer/pgd_attack.h"
+
+namespace ham::trainer {
+namespace {
+
+using Make = std::function<std::unique_ptr<Model>(const ModelOptions&)>;
+
+struct Network {
+  std::string name;
+  Make make;
+};
+
+const Network kNetworks[] = {
+    {"preact_resnet", [](const ModelOptions& options) { return MakePreActResNet18(options, 4); }},
+    {"resnet", [](const ModelOptions& options) { return MakeResNet18(options, 4); }},
+    {"wide_resnet", [](const ModelOptions& options) { return MakeWideResNet(options, 10, 1, 4); }},
+    {"wong_kolter", [](const ModelOptions& options) { return MakeWongKolterCnn(options, 4, 9); }},
+};
+
+constexpr int64_t kRows = 18, kClasses = 5;
+
+class NetworkTest : public ::testing::TestWithParam<std::tuple<Network, Activation, int64_t>> {
+ protected:
+  NetworkTest() { ham::testing::SeedTorch(); }
+
+  // `size` pixels a side.
+  void MakeFor(int64_t size, at::ScalarType type = at::kDouble) {
+    const auto& [network, activation, channels] = GetParam();
+    ModelOptions options{.image = {channels, size, size}, .classes = kClasses, .activation = activation};
+    options.normalization = Normalization{std::vector<double>(channels, 0.4), std::vector<double>(channels, 0.3)};
+    model_ = network.make(options);
+    weights_.emplace(model_->parameters(), type);
+    weights_->Initialize(3);
+    // Statistics as after some training.
+    weights_->flat().narrow(0, weights_->trained_size(), weights_->statistics_size()).uniform_(0.5, 1.5);
+    x_ = NewImages(kRows, options.image, type);
+    x_.copy_(at::rand({kRows, channels, size, size}, type));
+    labels_ = at::randint(0, kClasses, {kRows}, at::kLong);
+    loss_ = [this](const at::Tensor& logits) {
+      return AttackLossGradient(AttackLoss::kCrossEntropy, logits, labels_);
+    };
+  }
+
+  double LossOf(const at::Tensor& logits) const {
+    return at::cross_entropy_loss(logits, labels_, {}, /*reduction=sum*/ 2).item<double>();
+  }
+
+  // In training mode; the logits come to light where the loss is asked for its gradient.
+  double TrainingLoss(const ParameterSet& weights, const at::Tensor& x) const {
+    ParameterSet gradients(model_->parameters(), at::kDouble);
+    TrainingPass pass{.rows = kRows, .statistics = &gradients};
+    double loss = 0;
+    const auto record = [&](const at::Tensor& logits) {
+      loss = LossOf(logits);
+      return loss_(logits);
+    };
+    model_->WeightGradients(weights, x, record, &pass, &gradients);
+    return loss;
+  }
+
+  std::unique_ptr<Model> model_;
+  std::optional<ParameterSet> weights_;
+  at::Tensor x_, labels_;
+  LogitsGradient loss_;
+};
+
+// Steps so small that hardly a kink of ReLU lies within.
+constexpr double kStep = 1e-8, kBound = 1e-3;
+
+void ExpectSlope(const std::function<double(double)>& along, double expected) {
+  const double slope = (along(kStep) - along(-kStep)) / (2 * kStep);
+  EXPECT_NEAR(slope, expected, kBound * std::max(1.0, std::abs(expected)));
+}
+
+TEST_P(NetworkTest, GradientsAreSlopesInBothModes) {
+  MakeFor(8);
+  const at::Tensor d_x = at::randn(x_.sizes(), at::kDouble);
+  const at::Tensor evaluation = model_->InputGradient(*weights_, x_, loss_);
+  EXPECT_EQ(evaluation.strides(), x_.strides());
+  ExpectSlope([&](double t) { return LossOf(model_->Logits(*weights_, x_ + t * d_x)); },
+              at::sum(evaluation * d_x).item<double>());
+
+  ParameterSet gradients(model_->parameters(), at::kDouble);
+  TrainingPass pass{.rows = kRows, .statistics = &gradients};
+  const at::Tensor training = model_->InputGradient(*weights_, x_, loss_, &pass);
+  ExpectSlope([&](double t) { return TrainingLoss(*weights_, x_ + t * d_x); },
+              at::sum(training * d_x).item<double>());
+
+  model_->WeightGradients(*weights_, x_, loss_, &pass, &gradients);
+  const int64_t trained = weights_->trained_size();
+  const at::Tensor d_w = at::randn({trained}, at::kDouble);
+  ExpectSlope(
+      [&](double t) {
+        const ParameterSet moved = weights_->Clone();
+        moved.flat().narrow(0, 0, trained).add_(d_w, t);
+        return TrainingLoss(moved, x_);
+      },
+      at::sum(gradients.flat().narrow(0, 0, trained) * d_w).item<double>());
+}
+
+TEST_P(NetworkTest, ARowsLogitsDoNotDependOnItsNeighbours) {
+  MakeFor(8, at::kFloat);
+  const at::Tensor all = model_->Logits(*weights_, x_);
+  EXPECT_TRUE(at::equal(model_->Logits(*weights_, x_.narrow(0, 0, kMinimumRows)), all.narrow(0, 0, kMinimumRows)));
+}
+
+std::string NameOf(const ::testing::TestParamInfo<NetworkTest::ParamType>& parameters) {
+  const auto& [network, activation, channels] = parameters.param;
+  return network.name + (activation == Activation::kRelu ? "_relu_" : "_silu_") + std::to_string(channels);
+}
+
+INSTANTIATE_TEST_SUITE_P(All, NetworkTest,
+                         ::testing::Combine(::testing::ValuesIn(kNetworks),
+                                            ::testing::Values(Activation::kRelu, Activation::kSilu),
+                                            ::testing::Values(1, 3)),
+                         NameOf);
+
+TEST(NetworksTest, TakeImagesOf160Pixels) {
+  for (const Network& network : kNetworks) {
+    const auto model = network.make({.image = {3, 160, 160}});
+    ParameterSet weights(model->parameters());
+    weights.Initialize(1);
+    at::Tensor x = NewImages(kMinimumRows, model->image_shape());
+    x.fill_(0.5);
+    EXPECT_EQ(model->Logits(weights, x).sizes(), at::IntArrayRef({kMinimumRows, 10})) << network.name;
+  }
+}
+
+TEST(WideResNetTest, TheExtraBlockIsInTheStateAndNotInTheGradients) {
+  const ModelOptions plain{.image = {3, 8, 8}};
+  ModelOptions with = plain;
+  with.extra_block = true;
+  const auto without = MakeWideResNet(plain, 10, 1, 4), model = MakeWideResNet(with, 10, 1, 4);
+  ParameterSet weights(model->parameters()), gradients(model->parameters());
+  weights.Initialize(1);
+  gradients.Initialize(2);
+  at::Tensor x = NewImages(kMinimumRows, plain.image);
+  x.fill_(0.5);
+  TrainingPass pass{.rows = kMinimumRows, .statistics = &gradients};
+  model->WeightGradients(weights, x, [](const at::Tensor& logits) { return logits; }, &pass, &gradients);
+  std::set<std::string> known;
+  for (const ParameterSpec& spec : without->parameters()) known.insert(spec.name);
+  int extra = 0;
+  for (size_t i = 0; i < model->parameters().size(); ++i) {
+    const ParameterSpec& spec = model->parameters()[i];
+    if (known.contains(spec.name) || spec.kind == ParameterKind::kStatistic) continue;
+    EXPECT_TRUE(spec.name.starts_with("sub_block1.layer.")) << spec.name;
+    EXPECT_EQ(at::max(at::abs(gradients[i])).item<float>(), 0) << spec.name;
+    ++extra;
+  }
+  EXPECT_EQ(extra, 7);  // one block: two BatchNorms, two convolutions, a shortcut
+}
+
+TEST(NetworksTest, StartAsTheirAuthorsSay) {
+  const auto model = MakeWideResNet({.image = {3, 8, 8}}, 10, 1);
+  ParameterSet weights(model->parameters());
+  weights.Initialize(1);
+  TensorMap named;
+  weights.Export("", &named);
+  const at::Tensor& convolution = named.at("block3.layer.0.conv2.weight");  // 64 channels of 3x3
+  EXPECT_NEAR(convolution.to(at::kDouble).pow(2).mean().item<double>(), 2.0 / (9 * 64), 0.02 * 2.0 / (9 * 64));
+  EXPECT_EQ(at::max(at::abs(named.at("fc.bias"))).item<float>(), 0);
+}
+
+TEST(NetworksTest, CountsAreThoseOfThePublishedModels) {
+  const auto models = KnownModels();
+  const auto parameters = [&](const std::string& name) -> int64_t {
+    for (const ModelInfo& info : models) {
+      if (info.name == name) return info.parameters;
+    }
+    return 0;
+  };
+  EXPECT_EQ(parameters("cnn-wong-kolter"), 166406);
+  EXPECT_EQ(parameters("preact-resnet-18"), 11172170);
+  EXPECT_EQ(parameters("resnet-18"), 11173962);
+  EXPECT_EQ(parameters("wrn-28-10"), 36479194);
+  EXPECT_EQ(parameters("wrn-34-10"), 46160474);
+}
+
+TEST(NetworksTest, OptionsThatAModelDoesNotHaveAreRefused) {
+  const auto message = [](const std::string& name, const ModelOptions& options) {
+    const auto made = MakeModel(name, options);
+    EXPECT_EQ(made.status().code(), absl::StatusCode::kInvalidArgument) << name;
+    return std::string(made.status().message());
+  };
+  const ImageShape digits{1, 28, 28};
+  EXPECT_NE(message("cnn-16-32", {.image = digits, .activation = Activation::kSilu}).find("train.model.activation"),
+            std::string::npos);
+  EXPECT_NE(message("cnn-32-64", {.image = digits, .compute = at::kBFloat16}).find("train.precision"),
+            std::string::npos);
+  EXPECT_NE(message("resnet-18", {.image = {3, 32, 32}, .extra_block = true}).find("train.model.extra_block"),
+            std::string::npos);
+  EXPECT_NE(message("cnn-wong-kolter", {.image = {1, 30, 28}}).find("30 x 28"), std::string::npos);
+}
+
+}  // namespace
+}  // namespace ham::trainer
