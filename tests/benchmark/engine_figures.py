@@ -1,5 +1,6 @@
 """Topic engine: what the training engine promises."""
 import data_figures
 import invariance_figures
+import models_figures
 
-FIGURES = [*data_figures.FIGURES, *invariance_figures.FIGURES]
+FIGURES = [*data_figures.FIGURES, *invariance_figures.FIGURES, *models_figures.FIGURES]

@@ -22,6 +22,7 @@ std::string File(const std::string& header, const std::string& data) {
 std::vector<std::string> Seeds() {
   trainer::Safetensors content;
   content.tensors["conv1.weight"] = at::arange(6, at::kFloat).reshape({2, 3});
+  content.tensors["half"] = at::arange(3, at::kHalf);
   content.tensors["empty"] = at::empty({0, 3}, at::kFloat);
   content.tensors["step"] = at::tensor(int64_t{9});
   content.metadata["scalars"] = R"({"a": 1})";

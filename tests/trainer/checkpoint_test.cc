@@ -141,7 +141,7 @@ TEST_F(CheckpointTest, ReplacesAnOlderOneAndLeavesNothingBeside) {
 TEST_F(CheckpointTest, AFailureLeavesTheOldOneUntouched) {
   Write();
   Checkpoint bad = Example();
-  bad.model["x"] = at::full({1}, 1.0, at::kHalf);
+  bad.model["x"] = at::full({1}, 1.0, at::kInt);
   EXPECT_TRUE(absl::IsInvalidArgument(WriteCheckpoint(directory_ / "c", bad).status()));
   EXPECT_TRUE(Load().ok());
 }

@@ -127,6 +127,20 @@ TEST_F(EvaluatorTest, EachRestartBreaksMore) {
   EXPECT_LT(twice.size(), once.size());
 }
 
+TEST_F(EvaluatorTest, WrongAtAnyPointOnTheWayIsBrokenWhereAsked) {
+  EvaluationAttack attack{AttackLoss::kMargin, 4, 0.04, 1, false};
+  const std::set<int64_t> at_last = Robust({attack});
+  attack.any_iterate = true;
+  const std::set<int64_t> on_the_way = Robust({attack});
+  attack.any_iterate = false;
+  std::set<int64_t> expected = at_last;
+  for (attack.steps = 1; attack.steps < 4; ++attack.steps) {
+    const std::set<int64_t> shorter = Robust({attack});
+    std::erase_if(expected, [&](int64_t row) { return !shorter.contains(row); });
+  }
+  EXPECT_EQ(on_the_way, expected);
+}
+
 TEST_F(EvaluatorTest, ANetworkThatSaysNoNumbersIsNeverRight) {
   weights_.flat().fill_(std::numeric_limits<float>::quiet_NaN());
   const EvaluationCounts counts = Run({{"a", 0.05, {kWeak}}});

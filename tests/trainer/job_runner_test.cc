@@ -12,6 +12,7 @@
 #include <filesystem>
 #include <iterator>
 
+#include <ATen/ops/allclose.h>
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
@@ -21,6 +22,8 @@
 #include "tests/support/toy_spec_json.h"
 #include "worker/ipc/frame.h"
 #include "worker/trainer/checkpoint.h"
+#include "worker/trainer/safetensors.h"
+#include "worker/trainer/weights_file.h"
 
 namespace ham::trainer {
 namespace {
@@ -318,6 +321,29 @@ TEST_F(AloneTest, PrintsAPointALineAndResumesFromItsCheckpoint) {
   EXPECT_THAT(Output("resumed"), HasSubstr("epoch 2"));
   const std::string last = "/checkpoints/epoch-000002/model.safetensors";
   EXPECT_EQ(Output("work-resumed" + last), Output("work-whole" + last));
+}
+
+TEST_F(AloneTest, StartsFromExportedWeights) {
+  ASSERT_EQ(Run({}, "first"), 0) << Output("first.err");
+  const std::string weights = directory_ / "weights.safetensors";
+  ASSERT_TRUE(ExportWeights(directory_ / "work-first/checkpoints/epoch-000002", false, weights).ok());
+  // At a learning rate that changes next to nothing the weights stay those it starts from.
+  spec_["train"]["optimizer"]["learning_rate"] = 1e-12;
+  ASSERT_EQ(Run({"--initial-weights", weights}, "second"), 0) << Output("second.err");
+  const auto start = ReadSafetensors(weights);
+  const auto end = ReadSafetensors(directory_ / "work-second/checkpoints/epoch-000002/model.safetensors");
+  ASSERT_TRUE(start.ok() && end.ok()) << start.status() << end.status();
+  for (const auto& [name, tensor] : end->tensors) {
+    EXPECT_TRUE(at::allclose(tensor, start->tensors.at(name), 0, 1e-6)) << name;
+  }
+  EXPECT_EQ(Run({"--initial-weights", directory_ / "nothing"}, "third"), 1);
+  EXPECT_THAT(Output("third.err"), HasSubstr("cannot be opened"));
+}
+
+TEST_F(AloneTest, OptionsOfTheModelReachIt) {
+  spec_["train"]["model"]["activation"] = "silu";
+  EXPECT_EQ(Run({}, "silu"), 1);
+  EXPECT_THAT(Output("silu.err"), HasSubstr("train.model.activation is silu"));
 }
 
 TEST_F(AloneTest, RefusesToResumeAnotherSpec) {

@@ -1,16 +1,19 @@
 #include "worker/trainer/safetensors.h"
 
 #include <ATen/ops/arange.h>
+#include <ATen/ops/div.h>
 #include <ATen/ops/empty.h>
 #include <ATen/ops/equal.h>
-#include <ATen/ops/full.h>
 #include <ATen/ops/tensor.h>
 #include <ATen/ops/zeros.h>
 #include <gtest/gtest.h>
 
 #include <cstring>
+#include <fstream>
 #include <limits>
 #include <string>
+
+#include "tests/support/temporary_directory.h"
 
 namespace ham::trainer {
 namespace {
@@ -19,8 +22,10 @@ Safetensors Example() {
   Safetensors content;
   content.tensors["conv.weight"] = at::arange(12, at::kFloat).reshape({2, 1, 2, 3});
   content.tensors["count"] = at::tensor(std::numeric_limits<int64_t>::min());
+  content.tensors["double"] = at::div(at::arange(5, at::kDouble), 3);
+  content.tensors["half"] = at::arange(4, at::kHalf);
+  content.tensors["bfloat"] = at::arange(3, at::kBFloat16);
   content.tensors["empty"] = at::zeros({0, 3}, at::kFloat);
-  content.tensors["exact"] = at::full({2}, 0.1, at::kDouble);
   content.metadata["scalars"] = R"({"lr":0.1})";
   return content;
 }
@@ -75,7 +80,7 @@ TEST(SafetensorsTest, RefusesWhatItCannotWrite) {
   const auto refused = [](const Safetensors& content) {
     return absl::IsInvalidArgument(EncodeSafetensors(content).status());
   };
-  EXPECT_TRUE(refused({{{"x", at::zeros({1}, at::kHalf)}}, {}}));
+  EXPECT_TRUE(refused({{{"x", at::zeros({1}, at::kInt)}}, {}}));
   EXPECT_TRUE(refused({{{"", at::zeros({1})}}, {}}));
   EXPECT_TRUE(refused({{{"__metadata__", at::zeros({1})}}, {}}));
   EXPECT_TRUE(refused({{{"x", at::Tensor()}}, {}}));
@@ -93,7 +98,7 @@ TEST(SafetensorsTest, EveryCutIsSeen) {
 
 TEST(SafetensorsTest, FlippedBytesNeverHarmTheReader) {
   const std::string bytes = *EncodeSafetensors(Example());
-  const size_t data = bytes.size() - 12 * sizeof(float) - sizeof(int64_t);
+  const size_t data = bytes.size() - 12 * sizeof(float) - sizeof(int64_t) - 5 * sizeof(double) - 7 * 2;
   int refused = 0;
   for (size_t i = 0; i < data; ++i) {
     for (const unsigned char flip : {0x01, 0x80, 0xff}) {
@@ -107,6 +112,24 @@ TEST(SafetensorsTest, FlippedBytesNeverHarmTheReader) {
     }
   }
   EXPECT_GT(refused, static_cast<int>(data));
+}
+
+TEST(SafetensorsTest, AFileIsItsBytesAndErrorsNameIt) {
+  const ham::testing::TemporaryDirectory directory;
+  const std::string path = directory.path() + "/weights.safetensors";
+  EXPECT_TRUE(absl::IsNotFound(ReadSafetensors(path).status()));
+  const std::string bytes = *EncodeSafetensors(Example());
+  std::ofstream(path, std::ios::binary) << bytes;
+  const auto content = ReadSafetensors(path);
+  ASSERT_TRUE(content.ok()) << content.status();
+  EXPECT_EQ(*EncodeSafetensors(*content), bytes);
+  std::ofstream(path, std::ios::binary) << File(
+      R"({"a":{"dtype":"F32","shape":[3],"data_offsets":[0,12]},"b":{"dtype":"F32","shape":[2],"data_offsets":[8,16]}})",
+      std::string(16, '\0'));
+  const absl::Status status = ReadSafetensors(path).status();
+  EXPECT_TRUE(absl::IsDataLoss(status));
+  EXPECT_EQ(status.message(), path + ": safetensors: tensor \"b\" starts at byte 8 of the data, within the one before, "
+                                     "which ends at 12");
 }
 
 TEST(SafetensorsTest, RefusesHeadersThatLie) {
@@ -124,7 +147,7 @@ TEST(SafetensorsTest, RefusesHeadersThatLie) {
           entry("F32", "[4]", "[16,0]"),
           entry("F32", "[2]", "[8,16]"),
           entry("F32", "[2]", "[0,8]"),
-          entry("F16", "[8]", "[0,16]"),
+          entry("F8_E4M3", "[16]", "[0,16]"),
           entry("f32", "[4]", "[0,16]"),
           entry("F32", "4", "[0,16]"),
           entry("F32", "[4.0]", "[0,16]"),

@@ -29,19 +29,22 @@ class Shard {
 
   // Those of `ids` that are classified right.
   absl::StatusOr<std::vector<uint32_t>> Right(const std::vector<uint32_t>& ids) const {
-    return Survivors(ids, [](const Batch& batch) -> absl::StatusOr<at::Tensor> { return batch.x; });
+    return Survivors(ids, [](const Batch& batch, auto*) -> absl::StatusOr<at::Tensor> { return batch.x; });
   }
 
   // Those of `ids` that are still classified right after one run of `attack`.
   absl::StatusOr<std::vector<uint32_t>> Unbroken(const std::vector<uint32_t>& ids, const EvaluationAttack& attack,
                                                  double epsilon, uint32_t run) const {
-    return Survivors(ids, [&](const Batch& batch) -> absl::StatusOr<at::Tensor> {
+    return Survivors(ids, [&](const Batch& batch, std::vector<uint8_t>* broken) -> absl::StatusOr<at::Tensor> {
       const at::Tensor start =
           attack.random_start
               ? RandomStart(batch, epsilon, {.seed = seed_, .purpose = RandomPurpose::kEvaluationStart, .step = run})
               : batch.x;
-      return Ascend(model_, weights_, batch.x, start, batch.labels,
-                    {attack.loss, epsilon, attack.step_size, attack.steps, {}, nullptr}, tick_);
+      Ascent ascent{attack.loss, epsilon, attack.step_size, attack.steps};
+      if (attack.any_iterate) {
+        ascent.observe = [&](const at::Tensor& logits) { MarkWrong(Predictions(logits), batch, broken); };
+      }
+      return Ascend(model_, weights_, batch.x, start, batch.labels, ascent, tick_);
     });
   }
 
@@ -50,6 +53,13 @@ class Shard {
   }
 
  private:
+  static void MarkWrong(const std::vector<int64_t>& predictions, const Batch& batch, std::vector<uint8_t>* broken) {
+    for (int64_t row = 0; row < batch.rows(); ++row) {
+      if (predictions[row] != batch.labels.const_data_ptr<int64_t>()[row]) (*broken)[row] = 1;
+    }
+  }
+
+  // Those that are classified right at what perturb(batch, broken) returns, and which it does not mark in `broken`.
   template <typename Perturb>
   absl::StatusOr<std::vector<uint32_t>> Survivors(const std::vector<uint32_t>& ids, const Perturb& perturb) const {
     std::vector<uint32_t> out;
@@ -59,11 +69,12 @@ class Shard {
       const size_t end = std::min(ids.size(), begin + kBatchRows);
       if (begin == end) continue;
       const Batch batch = InType(GatherBatch(data_, {ids.begin() + begin, ids.begin() + end}), weights_.type());
-      const absl::StatusOr<at::Tensor> x = perturb(batch);
+      std::vector<uint8_t> broken(end - begin, 0);
+      const absl::StatusOr<at::Tensor> x = perturb(batch, &broken);
       if (!x.ok()) return x.status();
-      const auto predictions = Predictions(PaddedLogits(model_, weights_, *x));
+      MarkWrong(Predictions(PaddedLogits(model_, weights_, *x)), batch, &broken);
       for (size_t i = begin; i < end; ++i) {
-        if (predictions[i - begin] == data_.labels[ids[i]]) out.push_back(ids[i]);
+        if (broken[i - begin] == 0) out.push_back(ids[i]);
       }
       tick_();
     }

@@ -22,9 +22,9 @@ struct EvaluationCounts {
 
 // Images `rows` of `data`; rank r takes entries r, r + world_size, ... Every attack works only on the rows that
 // nothing before it in its suite has broken. The outcome of a row does not depend on world size or batches: it is
-// judged at the attack's last point, and start points are functions of (seed, id, attack, restart). `tick` is called
-// after each attack step. Ranks stay within a block of 128 rows of each other, which must take no longer than the
-// collective's patience(). Errors are the collective's.
+// judged at the attack's last point, or at all on the way (EvaluationAttack), and start points are functions of (seed,
+// id, attack, restart). `tick` is called after each attack step. Ranks stay within a block of 128 rows of each other,
+// which must take no longer than the collective's patience(). Errors are the collective's.
 absl::StatusOr<EvaluationCounts> Evaluate(const Model& model, const ParameterSet& weights, const ImageSet& data,
                                           const std::vector<uint32_t>& rows, const std::vector<AttackSuite>& suites,
                                           uint64_t seed, Collective& collective, const std::function<void()>& tick);

@@ -26,6 +26,7 @@
 #include "worker/trainer/metric_text.h"
 #include "worker/trainer/stopwatch.h"
 #include "worker/trainer/trainer.h"
+#include "worker/trainer/weights_file.h"
 
 namespace ham::trainer {
 namespace {
@@ -129,6 +130,13 @@ absl::Status Train(const RankJob& job, const RunInputs& inputs, Collective& coll
   if (absl::Status status = trainer.Check(); !status.ok()) return status;
   if (!job.resume_manifest.empty()) {
     if (absl::Status status = RestoreFrom(job, trainer); !status.ok()) return status;
+  } else if (!job.initial_weights.empty()) {
+    ParameterSet weights = trainer.weights().Clone();
+    std::string note;
+    absl::Status status = ImportWeights(job.initial_weights, *inputs.model, &weights, &note);
+    if (!status.ok()) return status;
+    if (!note.empty()) std::fprintf(stderr, "ham-trainer: %s\n", note.c_str());
+    trainer.StartFrom(weights);
   }
   if (absl::Status status = CheckAgreement({.build_id = BuildId(),
                                             .spec_digest = Sha256Hex(job.spec.dump()),
@@ -292,11 +300,13 @@ absl::StatusOr<RunInputs> PrepareRun(const RankJob& job) {
     std::fprintf(stderr, "ham-trainer: each rank holds the data set in memory of its own: %s\n",
                  train->not_shared.c_str());
   }
-  auto model = MakeModel(inputs.spec.model.name,
+  const ModelChoice& choice = inputs.spec.model;
+  auto model = MakeModel(choice.name,
                          {.image = {train->channels, train->height, train->width},
                           .classes = static_cast<int64_t>(train->class_names.size()),
-                          .activation = inputs.spec.model.activation,
-                          .compute = inputs.spec.precision == Precision::kBf16 ? at::kBFloat16 : at::kFloat});
+                          .activation = choice.activation,
+                          .compute = inputs.spec.precision == Precision::kBf16 ? at::kBFloat16 : at::kFloat,
+                          .extra_block = choice.extra_block});
   if (!model.ok()) return model.status();
   inputs.train = *std::move(train);
   inputs.test = *std::move(test);

@@ -27,6 +27,7 @@ struct RankJob {
   std::string data_cache;       // of prepared data sets; "" = LoadOptions'
   std::string work_dir;         // exists; checkpoints go to work_dir/checkpoints
   std::string resume_manifest;  // "" = from scratch
+  std::string initial_weights;  // safetensors file that a run from scratch starts from; "" = from the seed
   // Of the ranks' traffic; see GlooOptions.
   std::string interface;
   std::string address;

@@ -18,6 +18,7 @@
 #include "worker/trainer/gloo_collective.h"
 #include "worker/trainer/job_runner.h"
 #include "worker/trainer/models/model.h"
+#include "worker/trainer/weights_file.h"
 
 namespace ham::trainer {
 namespace {
@@ -34,6 +35,8 @@ struct Flags {
   int iterations = 30;
   bool json = false;
   std::string path;  // or name, of `data`
+  std::string checkpoint;  // folder, of `export`
+  bool average = false;
 };
 
 absl::StatusOr<nlohmann::json> ReadSpec(const std::string& path) {
@@ -213,6 +216,9 @@ int Main(int argc, char** argv) {
   AddJobFlags(&app, &flags);
   app.add_option("--work-dir", flags.job.work_dir, "Folder for checkpoints (default: a new one, ./ham-run)");
   app.add_option("--resume", flags.job.resume_manifest, "Manifest of a checkpoint to go on from");
+  app.add_option("--initial-weights", flags.job.initial_weights,
+                 "Weights to start from, FILE.safetensors, from `export` or PyTorch")
+      ->excludes("--resume");
   app.add_option("--agent-fd", flags.agent_fd, "Socket of the agent that started this program");
   CLI::App* version = app.add_subcommand("version", "Print version and build");
   version->add_flag("--json", flags.json, "Print JSON");
@@ -225,8 +231,12 @@ int Main(int argc, char** argv) {
   list->add_flag("--json", flags.json, "Print JSON");
   CLI::App* urls = data->add_subcommand("urls", "What deploy/fetch_data.sh fetches: URL, MD5 and folder of each file");
   urls->add_option("name", flags.path, "Data set")->required();
-  CLI::App* models = app.add_subcommand("models", "List the models; parameters are those for 10 classes of such images");
+  CLI::App* models = app.add_subcommand("models", "List the models; parameters are for 10 classes of such images");
   models->add_flag("--json", flags.json, "Print JSON");
+  CLI::App* exporting = app.add_subcommand("export", "Write a checkpoint's weights to a safetensors file for PyTorch");
+  exporting->add_option("checkpoint", flags.checkpoint, "Folder of the checkpoint")->required();
+  exporting->add_option("file", flags.path, "File to write, FILE.safetensors")->required();
+  exporting->add_flag("--average", flags.average, "The averaged weights");
   CLI::App* bench = app.add_subcommand("bench", "Measure the speed of the training step");
   AddJobFlags(bench, &flags);
   bench->add_option("--iterations", flags.iterations, "Steps to time")->check(CLI::PositiveNumber);
@@ -239,6 +249,7 @@ int Main(int argc, char** argv) {
   }
   if (version->parsed()) return PrintVersion(flags.json);
   if (models->parsed()) return ListModels(flags.json);
+  if (exporting->parsed()) return Report(ExportWeights(flags.checkpoint, flags.average, flags.path));
   if (inspect->parsed()) return InspectData(flags);
   if (list->parsed()) return ListData(flags.json);
   if (urls->parsed()) return PrintDownloads(flags.path);

@@ -6,6 +6,10 @@
 #include <bit>
 #include <cstring>
 #include <exception>
+#include <filesystem>
+#include <fstream>
+#include <functional>
+#include <iterator>
 #include <limits>
 #include <optional>
 #include <utility>
@@ -35,12 +39,15 @@ struct Entry {
   uint64_t end = 0;
 };
 
-std::optional<std::string> DtypeName(at::ScalarType dtype) {
-  if (dtype == at::kFloat) return "F32";
-  if (dtype == at::kDouble) return "F64";
-  if (dtype == at::kLong) return "I64";
-  return std::nullopt;
-}
+struct Dtype {
+  at::ScalarType type;
+  const char* name;
+};
+constexpr Dtype kDtypes[] = {
+    {at::kDouble, "F64"}, {at::kFloat, "F32"}, {at::kHalf, "F16"}, {at::kBFloat16, "BF16"}, {at::kLong, "I64"}};
+
+// Copies `length` bytes from `offset` on to `out`; all lie within the file.
+using ReadAt = std::function<absl::Status(uint64_t offset, uint64_t length, void* out)>;
 
 absl::Status Damaged(const std::string& what) { return absl::DataLossError(absl::StrCat("safetensors: ", what)); }
 
@@ -63,16 +70,14 @@ absl::StatusOr<Entry> ParseEntry(const std::string& name, const json& value) {
   }
   Entry entry;
   entry.name = name;
-  const json& dtype = value.at("dtype");
-  if (dtype == "F32") {
-    entry.dtype = at::kFloat;
-  } else if (dtype == "F64") {
-    entry.dtype = at::kDouble;
-  } else if (dtype == "I64") {
-    entry.dtype = at::kLong;
-  } else {
-    return Damaged(absl::StrCat(tensor, " has dtype ", dtype.dump(), ": F32, F64 and I64 are known"));
+  const json& name_of_dtype = value.at("dtype");
+  const auto* dtype =
+      std::find_if(std::begin(kDtypes), std::end(kDtypes), [&](const Dtype& d) { return name_of_dtype == d.name; });
+  if (dtype == std::end(kDtypes)) {
+    return Damaged(absl::StrCat(tensor, " has dtype ", name_of_dtype.dump(),
+                                "; known are F64, F32, F16, BF16 and I64: convert it"));
   }
+  entry.dtype = dtype->type;
   const json& shape = value.at("shape");
   std::optional<uint64_t> bytes = c10::elementSize(entry.dtype);
   if (!shape.is_array() || shape.size() > kMaxDimensions || !std::all_of(shape.begin(), shape.end(), IsSize)) {
@@ -101,8 +106,9 @@ absl::Status CheckCover(std::vector<Entry>& entries, uint64_t data_bytes) {
   uint64_t position = 0;
   for (const Entry& entry : entries) {
     if (entry.begin != position) {
-      return Damaged(absl::StrCat("tensor \"", entry.name, "\" starts at byte ", entry.begin, " of the data, expected ",
-                                  position));
+      return Damaged(absl::StrCat(
+          "tensor \"", entry.name, "\" starts at byte ", entry.begin, " of the data, ",
+          entry.begin < position ? "within the one before, which ends at " : "behind a gap from byte ", position));
     }
     position = entry.end;
   }
@@ -119,23 +125,25 @@ absl::Status ParseMetadata(const json& value, Safetensors& content) {
   return absl::OkStatus();
 }
 
-absl::StatusOr<json> ParseHeader(const std::string& bytes, uint64_t& data_begin) {
-  if (bytes.size() < kLengthBytes) return Damaged("the file is shorter than the length of its header");
+absl::StatusOr<json> ParseHeader(uint64_t file_bytes, const ReadAt& read, uint64_t& data_begin) {
+  if (file_bytes < kLengthBytes) return Damaged("the file is shorter than the length of its header");
   uint64_t length = 0;
-  std::memcpy(&length, bytes.data(), kLengthBytes);
-  if (length > kMaxHeaderBytes || length > bytes.size() - kLengthBytes) {
-    return Damaged(absl::StrCat("a header of ", length, " bytes does not fit a file of ", bytes.size()));
+  if (absl::Status status = read(0, kLengthBytes, &length); !status.ok()) return status;
+  if (length > kMaxHeaderBytes || length > file_bytes - kLengthBytes) {
+    return Damaged(absl::StrCat("a header of ", length, " bytes does not fit a file of ", file_bytes));
   }
   data_begin = kLengthBytes + length;
-  absl::StatusOr<json> header = ipc::ParseStrictJson(bytes.substr(kLengthBytes, length));
+  std::string text(length, '\0');
+  if (absl::Status status = read(kLengthBytes, length, text.data()); !status.ok()) return status;
+  absl::StatusOr<json> header = ipc::ParseStrictJson(text);
   if (!header.ok()) return Damaged(absl::StrCat("header: ", header.status().message()));
   if (!header->is_object()) return Damaged("the header is no JSON object");
   return header;
 }
 
-absl::StatusOr<Safetensors> Decode(const std::string& bytes) {
+absl::StatusOr<Safetensors> DecodeUnguarded(uint64_t file_bytes, const ReadAt& read) {
   uint64_t data_begin = 0;
-  const absl::StatusOr<json> header = ParseHeader(bytes, data_begin);
+  const absl::StatusOr<json> header = ParseHeader(file_bytes, read, data_begin);
   if (!header.ok()) return header.status();
   Safetensors content;
   std::vector<Entry> entries;
@@ -148,15 +156,26 @@ absl::StatusOr<Safetensors> Decode(const std::string& bytes) {
     if (!entry.ok()) return entry.status();
     entries.push_back(*std::move(entry));
   }
-  if (absl::Status status = CheckCover(entries, bytes.size() - data_begin); !status.ok()) return status;
+  if (absl::Status status = CheckCover(entries, file_bytes - data_begin); !status.ok()) return status;
   for (const Entry& entry : entries) {
     at::Tensor tensor = at::empty(entry.shape, entry.dtype);
     if (entry.end > entry.begin) {
-      std::memcpy(tensor.mutable_data_ptr(), bytes.data() + data_begin + entry.begin, entry.end - entry.begin);
+      absl::Status status = read(data_begin + entry.begin, entry.end - entry.begin, tensor.mutable_data_ptr());
+      if (!status.ok()) return status;
     }
     content.tensors.emplace(entry.name, std::move(tensor));
   }
   return content;
+}
+
+absl::StatusOr<Safetensors> Decode(uint64_t file_bytes, const ReadAt& read) {
+  try {
+    return DecodeUnguarded(file_bytes, read);
+  } catch (const std::bad_alloc&) {
+    return absl::ResourceExhaustedError("no memory for the tensors");
+  } catch (const std::exception& e) {
+    return Damaged(e.what());
+  }
 }
 
 absl::StatusOr<std::string> Encode(const Safetensors& content) {
@@ -168,15 +187,16 @@ absl::StatusOr<std::string> Encode(const Safetensors& content) {
     if (name.empty() || name == kMetadata || !tensor.defined()) {
       return absl::InvalidArgumentError(absl::StrCat("\"", name, "\" cannot be stored: it needs a name and a tensor"));
     }
-    const std::optional<std::string> dtype = DtypeName(tensor.scalar_type());
-    if (!dtype) {
-      return absl::InvalidArgumentError(absl::StrCat("tensor \"", name, "\" of type ",
-                                                     c10::toString(tensor.scalar_type()),
-                                                     " cannot be stored: float32, float64 and int64 are allowed"));
+    const auto* dtype = std::find_if(std::begin(kDtypes), std::end(kDtypes),
+                                     [&](const Dtype& d) { return tensor.scalar_type() == d.type; });
+    if (dtype == std::end(kDtypes)) {
+      return absl::InvalidArgumentError(
+          absl::StrCat("tensor \"", name, "\" of type ", c10::toString(tensor.scalar_type()),
+                       " cannot be stored: float64, float32, float16, bfloat16 and int64 are allowed"));
     }
     packed.push_back(tensor.detach().cpu().contiguous());
     const uint64_t end = position + packed.back().nbytes();
-    header[name] = {{"dtype", *dtype}, {"shape", tensor.sizes().vec()}, {"data_offsets", {position, end}}};
+    header[name] = {{"dtype", dtype->name}, {"shape", tensor.sizes().vec()}, {"data_offsets", {position, end}}};
     position = end;
   }
   std::string text = header.dump();  // throws for text that is not UTF-8
@@ -203,14 +223,28 @@ absl::StatusOr<std::string> EncodeSafetensors(const Safetensors& content) {
   }
 }
 
-absl::StatusOr<Safetensors> DecodeSafetensors(const std::string& bytes) {
-  try {
-    return Decode(bytes);
-  } catch (const std::bad_alloc&) {
-    return absl::ResourceExhaustedError("no memory for the tensors");
-  } catch (const std::exception& e) {
-    return Damaged(e.what());
+absl::StatusOr<Safetensors> DecodeSafetensors(std::string_view bytes) {
+  return Decode(bytes.size(), [bytes](uint64_t offset, uint64_t length, void* out) {
+    if (length > 0) std::memcpy(out, bytes.data() + offset, length);
+    return absl::OkStatus();
+  });
+}
+
+absl::StatusOr<Safetensors> ReadSafetensors(const std::string& path) {
+  std::error_code error;
+  const uint64_t file_bytes = std::filesystem::file_size(path, error);
+  std::ifstream file(path, std::ios::binary);
+  if (error || !file) {
+    return absl::NotFoundError(
+        absl::StrCat(path, " cannot be opened: ", error ? error.message() : "no right to read it"));
   }
+  auto content = Decode(file_bytes, [&file](uint64_t offset, uint64_t length, void* out) {
+    file.seekg(static_cast<std::streamoff>(offset));
+    if (file.read(static_cast<char*>(out), static_cast<std::streamsize>(length))) return absl::OkStatus();
+    return absl::UnavailableError(absl::StrCat("reading ", length, " bytes at byte ", offset, " failed"));
+  });
+  if (content.ok()) return content;
+  return absl::Status(content.status().code(), absl::StrCat(path, ": ", content.status().message()));
 }
 
 }  // namespace ham::trainer

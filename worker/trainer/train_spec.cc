@@ -405,7 +405,6 @@ absl::StatusOr<TrainSpec> ParseTrainSpec(const json& spec) {
 
 absl::Status RefuseUnbuilt(const TrainSpec& spec) {
   const std::pair<const char*, bool> options[] = {
-      {"model.extra_block", spec.model.extra_block},
       {"evaluation.reestimate_batch_norm", spec.evaluation.reestimate_batch_norm},
       {"class_bias.fit_rounds", spec.class_bias.fit_rounds != 0},
       {"checkpoint.keep_every_epochs", spec.checkpoint.keep_every_epochs != 0},

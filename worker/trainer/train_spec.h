@@ -106,6 +106,7 @@ struct EvaluationAttack {
   double step_size = 0;
   int restarts = 1;
   bool random_start = true;
+  bool any_iterate = false;  // a row is broken where any point on the way is misclassified, not the last alone
 };
 
 struct AttackSuite {

@@ -89,6 +89,11 @@ Trainer::Trainer(const TrainSpec& spec, const Model& model, const RunData& data,
       reducer_(model.parameters(), StepCounts(model.classes(), spec.method.mining_step, collective.world_size()),
                TypeOf(spec.precision)) {}
 
+void Trainer::StartFrom(const ParameterSet& weights) {
+  weights_.flat().copy_(weights.flat());
+  average_.StartFrom(weights_);
+}
+
 absl::Status Trainer::Check() const {
   const ImageShape& image = model_.image_shape();
   if (absl::Status status = CheckAugmentation(spec_.data.augmentation, image.height, image.width); !status.ok()) {

@@ -72,6 +72,9 @@ class Trainer {
   // What can be seen to be wrong before training, in one sentence naming the field. InvalidArgument.
   absl::Status Check() const;
 
+  // Before any step: these weights instead of those from the seed.
+  void StartFrom(const ParameterSet& weights);
+
   // Goes on after `checkpoint`: bit for bit as if never interrupted with the build, world size and threads that wrote
   // it, with others up to rounding. InvalidArgument if it does not fit the spec.
   absl::Status Restore(const Checkpoint& checkpoint);

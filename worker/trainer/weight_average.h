@@ -19,6 +19,9 @@ class WeightAverage {
  public:
   WeightAverage(const TrainSpec& spec, const ParameterSet& first_weights);
 
+  // Before any update: as if constructed with these.
+  void StartFrom(const ParameterSet& first_weights) { average_ = first_weights.Clone(); }
+
   // Call after each update, and at the end of each 1-based epoch.
   void AfterUpdate(const ParameterSet& weights);
   void AfterEpoch(int epoch, const ParameterSet& weights);

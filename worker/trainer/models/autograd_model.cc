@@ -27,7 +27,7 @@ at::Tensor AutogradModel::DoLogits(const ParameterSet& weights, const at::Tensor
 }
 
 at::Tensor AutogradModel::DoInputGradient(const ParameterSet& weights, const at::Tensor& x, const LogitsGradient& loss,
-                                        TrainingPass* training) const {
+                                          TrainingPass* training) const {
   const at::Tensor leaf = x.detach().set_requires_grad(true);
   const at::Tensor logits = Run(ValuesOf(weights), leaf, training, ComputeType(weights));
   const at::Tensor gradient = torch::autograd::grad({logits}, {leaf}, {loss(logits.detach())})[0];

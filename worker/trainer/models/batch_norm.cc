@@ -74,9 +74,8 @@ void EachPixel(int64_t begin, int64_t end, const Work& work) {
 struct BatchNormFunction : public torch::autograd::Function<BatchNormFunction> {
   static at::Tensor forward(AutogradContext* context, const at::Tensor& x, const at::Tensor& scale,
                             const at::Tensor& shift, TrainingPass* pass, at::Tensor mean, at::Tensor variance) {
-    at::Tensor out = VisitReal(x.scalar_type(), [&]<typename T>(T) {
-      return Forward<T>(context, x, scale, shift, pass, mean, variance);
-    });
+    at::Tensor out = VisitReal(
+        x.scalar_type(), [&]<typename T>(T) { return Forward<T>(context, x, scale, shift, pass, mean, variance); });
     return out;
   }
 

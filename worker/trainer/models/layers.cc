@@ -37,8 +37,7 @@ ConvolutionLayer LayerList::Convolution(const std::string& name, int64_t in, int
 
 BatchNormLayer LayerList::BatchNorm(const std::string& name, int64_t channels) {
   const auto add = [&](std::vector<ParameterSpec>* list, const char* what, ParameterKind kind, double value) {
-    list->push_back(
-        {name + what, {channels}, {channels}, kind, {ParameterSpec::Initial::kConstant, value}});
+    list->push_back({name + what, {channels}, {channels}, kind, {ParameterSpec::Initial::kConstant, value}});
     return static_cast<int64_t>(list->size()) - 1;
   };
   BatchNormLayer layer;

@@ -36,8 +36,8 @@ struct BatchNormLayer {
 
 // How weights start.
 enum class Initialization {
-  kPyTorch,      // uniform in +-1 / sqrt(fan in), biases too
-  kKaimingOut,   // convolutions normal with variance 2 / fan out, linear biases 0: WideResNet's
+  kPyTorch,     // uniform in +-1 / sqrt(fan in), biases too
+  kKaimingOut,  // convolutions normal with variance 2 / fan out, linear biases 0: WideResNet's
 };
 
 // Names are those of the reference model's state dict, without ".weight" and so on.
@@ -65,8 +65,8 @@ class LayerList {
   std::vector<ParameterSpec> statistics_;
 };
 
-// One pass of a batch through the layers, in evaluation mode or, with a TrainingPass, in training mode. Convolutions and
-// linear layers are computed in `compute`; all else in the weights' own type.
+// One pass of a batch through the layers, in evaluation mode or, with a TrainingPass, in training mode. Convolutions
+// and linear layers are computed in `compute`; all else in the weights' own type.
 class ForwardPass {
  public:
   // `values`: the parameters in order, perhaps as leaves of autograd. All references outlive it.

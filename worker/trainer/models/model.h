@@ -55,8 +55,9 @@ struct Normalization {
 
 // Immutable; safe from any thread as long as the weights are not written meanwhile.
 //
-// The last trained parameter is the bias of the output layer, [K]. The last parameter of all is the class bias (kClassBias),
-// [K]: it is added to what the network says, by no gradient trained, and folded into the former in exported files.
+// The last trained parameter is the bias of the output layer, [K]. The last parameter of all is the class bias
+// (kClassBias), [K]: it is added to what the network says, by no gradient trained, and folded into the former in
+// exported files.
 class Model {
  public:
   virtual ~Model() = default;

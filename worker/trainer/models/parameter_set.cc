@@ -125,8 +125,7 @@ absl::Status ParameterSet::Import(const std::string& prefix, const TensorMap& in
     const auto found = in.find(name);
     if (found == in.end()) return absl::InvalidArgumentError(absl::StrCat("the tensor ", name, " is missing"));
     const at::Tensor& values = found->second;
-    const bool real = values.scalar_type() == at::kFloat || values.scalar_type() == at::kDouble;
-    if (!real || values.sizes() != at::IntArrayRef(specs_[i].shape)) {
+    if (!values.is_floating_point() || values.sizes() != at::IntArrayRef(specs_[i].shape)) {
       return absl::InvalidArgumentError(absl::StrCat("the tensor ", name, " has another shape or type than the model"));
     }
     tensors_[i].copy_(values.contiguous().view(specs_[i].compute_shape));

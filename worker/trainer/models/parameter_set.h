@@ -48,8 +48,8 @@ ParameterSpec::Initial PyTorchDefault(int64_t fan_in);
 
 ParameterSpec ClassBiasSpec(int64_t classes);
 
-// Numbers are float32, or float64 where asked for. Statistics and the class bias come last, so that what gradients train is
-// a prefix of the buffer. Copies share the buffer, as tensors do; Clone() does not. No thread rule of its own.
+// Numbers are float32, or float64 where asked for. Statistics and the class bias come last, so that what gradients
+// train is a prefix of the buffer. Copies share the buffer, as tensors do; Clone() does not. No thread rule of its own.
 class ParameterSet {
  public:
   // Zeros.
@@ -79,8 +79,8 @@ class ParameterSet {
 
   // Copies in reference names and shapes, `prefix` before each name; float32 and float64 as they are.
   void Export(const std::string& prefix, TensorMap* out) const;
-  // The other way round, from float32 or float64. InvalidArgument names a tensor that is missing or of another shape or
-  // dtype.
+  // The other way round, from any floating-point type. InvalidArgument names a tensor that is missing or of another
+  // shape or dtype.
   absl::Status Import(const std::string& prefix, const TensorMap& in);
 
  private:

@@ -14,8 +14,8 @@ namespace {
 struct Entry {
   const char* name;
   const char* description;
-  ImageShape images;  // usual ones
-  int64_t multiple;   // height and width of images are multiples of this
+  ImageShape images;        // usual ones
+  int64_t multiple;         // height and width of images are multiples of this
   bool explicit_gradients;  // written out: ReLU, in the type of the weights only
   bool extra_block;         // can be made with it
   std::unique_ptr<Model> (*make)(const ModelOptions& options);
@@ -39,8 +39,8 @@ std::unique_ptr<Model> MakeWide(const ModelOptions& options) {
 }
 
 constexpr Entry kModels[] = {
-    {"cnn-16-32", "convolutions 3x3, ReLU and 2x2 max-pooling twice, 128 hidden units; the quickest on a CPU", kDigits, 4,
-     true, false, MakeCnn<16, 32>},
+    {"cnn-16-32", "convolutions 3x3, ReLU and 2x2 max-pooling twice, 128 hidden units; the quickest on a CPU", kDigits,
+     4, true, false, MakeCnn<16, 32>},
     {"cnn-32-64", "the same, twice as wide", kDigits, 4, true, false, MakeCnn<32, 64>},
     {"cnn-wong-kolter", "convolutions 4x4 with stride 2 twice, 100 hidden units; fits published robust MNIST weights",
      kDigits, 4, false, false, [](const ModelOptions& options) { return MakeWongKolterCnn(options); }},
@@ -63,8 +63,8 @@ absl::Status Check(const Entry& entry, const ModelOptions& options) {
         entry.multiple, "; these are ", options.image.height, " x ", options.image.width, "; choose another model"));
   }
   if (entry.explicit_gradients && options.activation != Activation::kRelu) {
-    return absl::InvalidArgumentError(absl::StrCat("train.model.activation is silu; ", entry.name,
-                                                   " has relu only; choose that or another model"));
+    return absl::InvalidArgumentError(
+        absl::StrCat("train.model.activation is silu; ", entry.name, " has relu only; choose that or another model"));
   }
   if (entry.explicit_gradients && options.compute != at::kFloat) {
     return absl::InvalidArgumentError(absl::StrCat("train.precision is bf16; ", entry.name,

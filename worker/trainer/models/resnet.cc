@@ -52,9 +52,8 @@ class ResNet18 : public AutogradModel {
     x = pass.Activate(pass.Normalize(pass.Convolve(x, conv1_), bn1_));
     for (const BasicBlock& block : blocks_) {
       const at::Tensor inner = pass.Activate(pass.Normalize(pass.Convolve(x, block.conv1), block.bn1));
-      const at::Tensor shortcut = block.shortcut.weight == kNone
-                                      ? x
-                                      : pass.Normalize(pass.Convolve(x, block.shortcut), block.shortcut_bn);
+      const at::Tensor shortcut =
+          block.shortcut.weight == kNone ? x : pass.Normalize(pass.Convolve(x, block.shortcut), block.shortcut_bn);
       x = pass.Activate(pass.Normalize(pass.Convolve(inner, block.conv2), block.bn2) + shortcut);
     }
     return pass.Linear(pass.PoolAll(x), linear_);

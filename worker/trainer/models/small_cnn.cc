@@ -52,7 +52,8 @@ class SmallCnn : public Model {
                             std::vector<int64_t> compute) {
       const int64_t out = weight[0];
       const ParameterSpec::Initial initial = PyTorchDefault(fan_in);
-      parameters_.push_back({layer + ".weight", std::move(weight), std::move(compute), ParameterKind::kWeight, initial});
+      parameters_.push_back(
+          {layer + ".weight", std::move(weight), std::move(compute), ParameterKind::kWeight, initial});
       parameters_.push_back({layer + ".bias", {out}, {out}, ParameterKind::kBias, initial});
     };
     const int64_t c = shape.image.channels, h = shape.image.height / 4, w = shape.image.width / 4;

@@ -1,0 +1,74 @@
+// The engine for a Python that compares.
+//
+//   engine_peer logits|step IN.safetensors OUT.safetensors     engine_step.h
+//   engine_peer evaluate WEIGHTS.safetensors DATA_ROOT NAME    prints the error in per cent of cnn-wong-kolter's
+//   weights on
+//       all test images of the data set: PGD-100 on the cross entropy, epsilon 0.1, step 0.01, from the image; wrong at
+//       any point on the way is wrong
+#include <cstdio>
+#include <exception>
+#include <fstream>
+#include <numeric>
+#include <string>
+#include <vector>
+
+#include <ATen/Parallel.h>
+
+#include "tests/interop/engine_step.h"
+#include "worker/trainer/data/dataset.h"
+#include "worker/trainer/evaluator.h"
+#include "worker/trainer/weights_file.h"
+
+namespace ham::trainer {
+namespace {
+
+absl::Status Run(const std::string& command, const std::string& in, const std::string& out) {
+  at::set_num_threads(1);
+  const auto content = ReadSafetensors(in);
+  if (!content.ok()) return content.status();
+  const auto bytes = EncodeSafetensors({command == "step" ? EngineStep(*content) : EngineLogits(*content), {}});
+  if (!bytes.ok()) return bytes.status();
+  std::ofstream file(out, std::ios::binary);
+  return file << *bytes && file.flush() ? absl::OkStatus() : absl::UnavailableError("cannot write " + out);
+}
+
+absl::Status PrintRobustError(const std::string& file, const std::string& data_root, const std::string& name) {
+  const auto images = LoadDataSet(data_root, name, Split::kTest);
+  if (!images.ok()) return images.status();
+  const auto model = MakeModel("cnn-wong-kolter", {.image = {images->channels, images->height, images->width}});
+  if (!model.ok()) return model.status();
+  ParameterSet weights((*model)->parameters());
+  std::string note;
+  if (absl::Status status = ImportWeights(file, **model, &weights, &note); !status.ok()) return status;
+  std::vector<uint32_t> rows(images->labels.size());
+  std::iota(rows.begin(), rows.end(), 0);
+  EvaluationAttack attack{AttackLoss::kCrossEntropy, 100, 0.01, 1, false};
+  attack.any_iterate = true;
+  const auto ranks = MakeLocalCollective();
+  const auto counts = Evaluate(**model, weights, *images, rows, {{"pgd-100", 0.1, {attack}}}, 0, *ranks, [] {});
+  if (!counts.ok()) return counts.status();
+  const int64_t right = std::accumulate(counts->robust[0].begin(), counts->robust[0].end(), int64_t{0});
+  std::printf("%.2f\n", 100.0 - 100.0 * static_cast<double>(right) / static_cast<double>(rows.size()));
+  return absl::OkStatus();
+}
+
+}  // namespace
+}  // namespace ham::trainer
+
+int main(int argc, char** argv) {
+  const std::string command = argc >= 4 ? argv[1] : "";
+  const bool evaluate = command == "evaluate" && argc == 5;
+  if (!evaluate && !((command == "logits" || command == "step") && argc == 4)) {
+    std::fprintf(stderr, "usage: engine_peer logits|step IN OUT, or evaluate WEIGHTS DATA_ROOT NAME\n");
+    return 2;
+  }
+  try {
+    const absl::Status status = evaluate ? ham::trainer::PrintRobustError(argv[2], argv[3], argv[4])
+                                         : ham::trainer::Run(command, argv[2], argv[3]);
+    if (status.ok()) return 0;
+    std::fprintf(stderr, "engine_peer: %s\n", std::string(status.message()).c_str());
+  } catch (const std::exception& error) {
+    std::fprintf(stderr, "engine_peer: %s\n", error.what());
+  }
+  return 1;
+}

@@ -1,0 +1,25 @@
+// Weights of a model in a safetensors file, as PyTorch programs exchange them. Stateless; safe from any thread.
+#pragma once
+
+#include <string>
+
+#include "absl/status/status.h"
+#include "absl/status/statusor.h"
+#include "worker/trainer/models/model.h"
+#include "worker/trainer/safetensors.h"
+
+namespace ham::trainer {
+
+// Writes the weights of the checkpoint in `directory`, or their average (EMA or SWA), so that PyTorch's reference model
+// loads them strictly: the class bias is folded into the output layer's, and each BatchNorm gets num_batches_tracked,
+// the number of updates of the weights. Replaces `file`. FailedPrecondition if there is no average; else
+// LoadCheckpoint's errors.
+absl::Status ExportWeights(const std::string& directory, bool average, const std::string& file);
+
+// Fills `weights`, a set of `model`, from such a file or from one that PyTorch's users wrote: floating-point numbers of
+// any size, perhaps with "module." before all names (DataParallel), which `*note` then says in a sentence.
+// num_batches_tracked is read over. The class bias becomes 0. InvalidArgument for a tensor that is missing, too many or
+// of another shape.
+absl::Status ImportWeights(const std::string& file, const Model& model, ParameterSet* weights, std::string* note);
+
+}  // namespace ham::trainer
