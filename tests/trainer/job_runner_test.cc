@@ -8,6 +8,7 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <cstdlib>
 #include <filesystem>
 #include <iterator>
@@ -176,13 +177,19 @@ TEST_F(UnderAgentTest, TrainsReportsAndWaitsForTheLastUpload) {
   EXPECT_EQ(stored->info.job_attempt, 3);
   EXPECT_EQ(stored->info.build_id, BuildId());
   AnswerCheckpoint(first, true);
-  const json last = Next("checkpoint");
+  const json last = Next("checkpoint");  // in the background: before or after the summary
   EXPECT_EQ(last["epoch"], 2);
+  const auto is_summary = [](const json& frame) {
+    return frame["type"] == "metric" && frame["point"].contains("summary");
+  };
+  if (std::none_of(passed_.begin(), passed_.end(), is_summary)) {
+    json metric;
+    do {
+      metric = Next("metric");
+      ASSERT_FALSE(HasFailure());
+    } while (!is_summary(metric));
+  }
   // The summary comes before the wait, `done` only after the answer.
-  json metric;
-  do {
-    metric = Next("metric");
-  } while (!metric.is_null() && !metric["point"].contains("summary"));
   EXPECT_EQ(Next("progress")["phase"], "save");
   for (const json& frame : passed_) EXPECT_NE(frame["type"], "done");
   AnswerCheckpoint(last, true);
@@ -321,6 +328,40 @@ TEST_F(AloneTest, PrintsAPointALineAndResumesFromItsCheckpoint) {
   EXPECT_THAT(Output("resumed"), HasSubstr("epoch 2"));
   const std::string last = "/checkpoints/epoch-000002/model.safetensors";
   EXPECT_EQ(Output("work-resumed" + last), Output("work-whole" + last));
+}
+
+TEST_F(AloneTest, KeepsTheBestByValidationAndEveryNthEpoch) {
+  spec_["train"]["epochs"] = 6;
+  spec_["train"]["data"]["train_rows"] = 0;
+  spec_["train"]["data"]["validation_share"] = 0.3;
+  spec_["train"]["checkpoint"] = {{"every_iterations", 1}, {"keep_every_epochs", 2}};
+  ASSERT_EQ(Run({"--json"}, "first"), 0) << Output("first.err");
+  double best = -1;
+  int epoch = 0;
+  std::istringstream lines(Output("first"));
+  for (std::string line; std::getline(lines, line);) {
+    const json point = json::parse(line);
+    if (!point.contains("evaluation") || point["evaluation"]["split"] != "validation") continue;
+    const double accuracy = point["evaluation"]["suites"][0]["robust_accuracy"];
+    if (accuracy <= best) continue;
+    best = accuracy;
+    epoch = point["epoch"];
+  }
+  const json named = json::parse(Output("work-first/checkpoints/best.json"));
+  EXPECT_EQ(named["robust_accuracy"]["value"], best);
+  const std::string name = named["robust_accuracy"]["checkpoint"];
+  EXPECT_EQ(name, absl::StrCat("epoch-00000", epoch));
+  const std::string worst = named["worst_class_robust_accuracy"]["checkpoint"];
+  for (const std::string& kept : {name, worst, std::string("epoch-000002"), std::string("epoch-000004")}) {
+    EXPECT_TRUE(LoadCheckpoint(directory_ / "work-first/checkpoints/" + kept + "/manifest.json").ok()) << kept;
+  }
+}
+
+TEST_F(AloneTest, ALastCheckpointThatCannotBeWrittenIsNoSuccess) {
+  spec_["train"]["epochs"] = 1;
+  ham::testing::WriteTestFile(directory_ / "work-first/checkpoints", "a file in the way");
+  EXPECT_EQ(Run({}, "first"), 1);
+  EXPECT_THAT(Output("first.err"), HasSubstr("work-first/checkpoints"));
 }
 
 TEST_F(AloneTest, StartsFromExportedWeights) {

@@ -249,9 +249,9 @@ TEST(RefuseUnbuiltTest, PassesWhatIsBuiltAndNamesWhatIsNot) {
   ASSERT_TRUE(plain.ok()) << plain.status();
   EXPECT_TRUE(RefuseUnbuilt(*plain).ok()) << RefuseUnbuilt(*plain);
   TrainSpec spec = *plain;
-  spec.checkpoint.keep_every_epochs = 1;
+  spec.class_bias.fit_rounds = 1;
   EXPECT_EQ(RefuseUnbuilt(spec).code(), absl::StatusCode::kInvalidArgument);
-  EXPECT_THAT(std::string(RefuseUnbuilt(spec).message()), HasSubstr("train.checkpoint.keep_every_epochs"));
+  EXPECT_THAT(std::string(RefuseUnbuilt(spec).message()), HasSubstr("train.class_bias.fit_rounds"));
 }
 
 TEST(AttackLossNameTest, IsTheNameInSpecs) {

@@ -2,6 +2,7 @@
 
 #include <limits>
 #include <list>
+#include <map>
 #include <set>
 
 #include <ATen/Parallel.h>
@@ -50,6 +51,10 @@ class RecordingObserver : public RunObserver {
     return static_cast<int>(checkpoints.size()) == stop_after ? absl::CancelledError("stopped by the test")
                                                               : absl::OkStatus();
   }
+  absl::Status OnScores(const Scores& of) override {
+    scores.push_back(of);
+    return scores_result;
+  }
   std::vector<json> Kind(const std::string& kind) const {
     std::vector<json> out;
     for (const json& point : points) {
@@ -61,7 +66,8 @@ class RecordingObserver : public RunObserver {
   std::set<std::string> phases;
   std::vector<json> points;
   std::vector<Checkpoint> checkpoints;
-  absl::Status tick_result;
+  std::vector<Scores> scores;
+  absl::Status tick_result, scores_result;
   int stop_after = -1;
 };
 
@@ -222,6 +228,42 @@ TEST_F(TrainerTest, EvaluatesOnHeldOutRowsUntilTheEnd) {
   EXPECT_NEAR(held_out, 20, 4);  // of each class a tenth, rounded
   EXPECT_THAT(evaluations, ::testing::ElementsAre(std::pair("validation", held_out), std::pair("validation", held_out),
                                                   std::pair("validation", held_out), std::pair("test", 120)));
+  ASSERT_EQ(seen.scores.size(), 3);  // by the first suite of each on held-out rows
+  for (size_t i = 0; i < seen.scores.size(); ++i) {
+    const json suite = seen.Kind("evaluation")[i]["evaluation"]["suites"][0];
+    EXPECT_EQ(seen.scores[i].epoch, i + 1);
+    EXPECT_EQ(seen.scores[i].robust_accuracy, suite["robust_accuracy"]);
+    EXPECT_EQ(seen.scores[i].worst_class_robust_accuracy, suite["worst_class_robust_accuracy"]);
+  }
+}
+
+TEST_F(TrainerTest, ScoresNothingByTestRowsOrWithoutAnAttack) {
+  RecordingObserver by_test;
+  RunToEnd(1, &by_test);
+  EXPECT_TRUE(by_test.scores.empty());
+  spec_.data.validation_share = 0.1;
+  spec_.evaluation.suites.clear();
+  RecordingObserver without;
+  RunToEnd(1, &without);
+  EXPECT_TRUE(without.scores.empty());
+}
+
+TEST_F(TrainerTest, AnErrorOfTheObserverAboutScoresEndsTheRun) {
+  spec_.data.validation_share = 0.1;
+  RecordingObserver seen;
+  seen.scores_result = absl::ResourceExhaustedError("full");
+  const auto local = MakeLocalCollective();
+  EXPECT_EQ(Make(*local, seen).Run(), seen.scores_result);
+}
+
+TEST_F(TrainerTest, SaysWhichCheckpointsAreOfWithinAnEpoch) {
+  spec_.checkpoint.every_iterations = 3;
+  RecordingObserver seen;
+  RunToEnd(1, &seen);
+  std::map<int64_t, bool> within;
+  for (const Checkpoint& checkpoint : seen.checkpoints) within[checkpoint.info.iteration] = checkpoint.within_epoch;
+  EXPECT_EQ(within, (std::map<int64_t, bool>{
+                        {3, true}, {5, false}, {6, true}, {9, true}, {10, false}, {12, true}, {15, false}}));
 }
 
 TEST_F(TrainerTest, ResumesBitForBitAtAnEpochBoundary) {

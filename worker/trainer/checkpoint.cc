@@ -381,7 +381,8 @@ absl::StatusOr<Checkpoint> LoadCheckpoint(const std::string& manifest_path) {
                                                                    : ipc::ParseStrictJson(scalars->second);
     if (parsed.ok() && !parsed->is_object()) parsed = absl::InvalidArgumentError("its scalars are no object");
     if (!parsed.ok()) return absl::DataLossError(absl::StrCat(state_path, ": ", parsed.status().message()));
-    return Checkpoint{manifest->info, {}, std::move(model->tensors), std::move(state->tensors), *std::move(parsed)};
+    return Checkpoint{manifest->info,    false, {}, std::move(model->tensors), std::move(state->tensors),
+                      *std::move(parsed)};
   } catch (const std::bad_alloc&) {
     return absl::ResourceExhaustedError(absl::StrCat("no memory to read ", manifest_path));
   } catch (const std::exception& e) {

@@ -45,10 +45,18 @@ std::string ParametersDigest(const at::Tensor& flat);
 
 struct Checkpoint {
   CheckpointInfo info;
+  bool within_epoch = false;                          // made before the end of epoch info.epoch + 1; not stored
   at::Tensor parameters;                              // flat, as the run has them; not stored, only their digest
   TensorMap model;                                    // float32, float64 or int64
   TensorMap state;                                    // float32, float64 or int64
   nlohmann::json scalars = nlohmann::json::object();  // finite numbers, strings, booleans, nested as wanted; no nulls
+};
+
+// What the validation images say of the checkpoint made at the end of `epoch`.
+struct Scores {
+  int epoch = 0;
+  double robust_accuracy = 0;
+  double worst_class_robust_accuracy = 0;
 };
 
 // Makes one directory if it is missing, such that it outlives a loss of power. Unavailable.

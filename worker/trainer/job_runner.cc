@@ -21,6 +21,7 @@
 #include "worker/trainer/agreement.h"
 #include "worker/trainer/checkpoint.h"
 #include "worker/trainer/checkpoint_keeper.h"
+#include "worker/trainer/checkpoint_writer.h"
 #include "worker/trainer/cpu_identity.h"
 #include "worker/trainer/gloo_collective.h"
 #include "worker/trainer/metric_text.h"
@@ -73,29 +74,7 @@ CheckpointInfo InfoOf(const RankJob& job) {
           .libtorch = LibTorchVersion()};
 }
 
-// Checkpoints on behalf of an observer.
-class CheckpointWriter {
- public:
-  CheckpointWriter(const RankJob& job, int epochs, bool uploads)
-      : job_(job), epochs_(epochs), parent_(job.work_dir + "/checkpoints"), keeper_(parent_, uploads) {}
-
-  absl::StatusOr<std::optional<std::string>> Store(Checkpoint checkpoint) {
-    if (absl::Status status = MakeDirectory(parent_); !status.ok()) return status;
-    CheckpointInfo info = InfoOf(job_);
-    info.iteration = checkpoint.info.iteration;
-    info.epoch = checkpoint.info.epoch;
-    checkpoint.info = std::move(info);
-    return keeper_.Store(checkpoint, checkpoint.info.epoch == epochs_);
-  }
-
-  CheckpointKeeper& keeper() { return keeper_; }
-
- private:
-  const RankJob& job_;
-  const int epochs_;
-  const std::string parent_;
-  CheckpointKeeper keeper_;
-};
+std::string CheckpointDirectory(const RankJob& job) { return job.work_dir + "/checkpoints"; }
 
 absl::Status RestoreFrom(const RankJob& job, Trainer& trainer) {
   auto checkpoint = LoadCheckpoint(job.resume_manifest);
@@ -164,9 +143,9 @@ class PrintingObserver : public RunObserver {
     return absl::OkStatus();
   }
 
-  absl::Status OnCheckpoint(Checkpoint checkpoint) override {
-    return checkpoints_->Store(std::move(checkpoint)).status();
-  }
+  absl::Status OnCheckpoint(Checkpoint checkpoint) override { return checkpoints_->Store(std::move(checkpoint)); }
+
+  absl::Status OnScores(const Scores& scores) override { return checkpoints_->Score(scores); }
 
  private:
   const bool as_json_;
@@ -195,24 +174,19 @@ class AgentObserver : public RunObserver {
 
   absl::Status OnMetric(const json& point) override { return channel_.Send({{"type", "metric"}, {"point", point}}); }
 
-  absl::Status OnCheckpoint(Checkpoint checkpoint) override {
-    const int64_t iteration = checkpoint.info.iteration;
-    const int epoch = checkpoint.info.epoch;
-    auto manifest = checkpoints_->Store(std::move(checkpoint));
-    if (!manifest.ok()) return manifest.status();
-    if (!manifest->has_value()) return absl::OkStatus();
-    return channel_.Send(
-        {{"type", "checkpoint"}, {"manifest", **manifest}, {"iteration", iteration}, {"epoch", epoch}});
-  }
+  absl::Status OnCheckpoint(Checkpoint checkpoint) override { return checkpoints_->Store(std::move(checkpoint)); }
+
+  absl::Status OnScores(const Scores& scores) override { return checkpoints_->Score(scores); }
 
   // The run is not done before its last checkpoint is stored. Ticks meanwhile: this rank is not stuck.
-  absl::Status WaitForUpload() {
+  absl::Status WaitForUpload(CheckpointKeeper& keeper) {
+    if (absl::Status status = checkpoints_->Finish(); !status.ok()) return status;
     position_.phase = "save";
     Stopwatch waited;
     absl::Status status;
     do {
       if (absl::Status sent = OnTick(position_); !sent.ok()) return sent;
-      status = checkpoints_->keeper().WaitForNewest(absl::Seconds(1));
+      status = keeper.WaitForNewest(absl::Seconds(1));
     } while (absl::IsDeadlineExceeded(status) && waited.Elapsed() < absl::ToDoubleSeconds(kUploadTimeout));
     if (status.ok()) return status;
     return absl::UnavailableError(absl::StrCat("the last checkpoint could not be stored: ", status.message()));
@@ -261,11 +235,18 @@ absl::Status RunJobOfAgent(AgentChannel& channel, std::atomic<CheckpointKeeper*>
   auto collective = ConnectRanks(*job, &channel.store());
   if (!collective.ok()) return collective.status();
   // Lives until the process ends: the channel's thread may still call it then.
-  auto* checkpoints = new CheckpointWriter(*new RankJob(*job), inputs->spec.epochs, /*uploads=*/true);
-  keeper = &checkpoints->keeper();
-  AgentObserver observer(channel, collective->get(), checkpoints);
+  auto* kept =
+      new CheckpointKeeper(CheckpointDirectory(*job), /*uploads=*/true, inputs->spec.checkpoint.keep_every_epochs);
+  keeper = kept;
+  CheckpointWriter checkpoints(
+      CheckpointDirectory(*job), InfoOf(*job), inputs->spec.epochs, *kept,
+      [&channel](const std::string& manifest, const CheckpointInfo& info) {
+        return channel.Send(
+            {{"type", "checkpoint"}, {"manifest", manifest}, {"iteration", info.iteration}, {"epoch", info.epoch}});
+      });
+  AgentObserver observer(channel, collective->get(), &checkpoints);
   if (absl::Status status = Train(*job, *inputs, **collective, observer); !status.ok()) return status;
-  return observer.WaitForUpload();
+  return observer.WaitForUpload(*kept);
 }
 
 }  // namespace
@@ -358,9 +339,11 @@ absl::Status RunAlone(const RankJob& job, const std::string& rendezvous_dir, boo
     auto store = job.world_size > 1 ? MakeFileStore(rendezvous_dir) : nullptr;
     auto collective = ConnectRanks(job, store.get());
     if (!collective.ok()) return collective.status();
-    CheckpointWriter checkpoints(job, inputs->spec.epochs, /*uploads=*/false);
+    CheckpointKeeper keeper(CheckpointDirectory(job), /*uploads=*/false, inputs->spec.checkpoint.keep_every_epochs);
+    CheckpointWriter checkpoints(CheckpointDirectory(job), InfoOf(job), inputs->spec.epochs, keeper, nullptr);
     PrintingObserver observer(as_json, &checkpoints);
-    return Train(job, *inputs, **collective, observer);
+    if (absl::Status status = Train(job, *inputs, **collective, observer); !status.ok()) return status;
+    return checkpoints.Finish();
   });
 }
 

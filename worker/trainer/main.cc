@@ -214,7 +214,8 @@ int Main(int argc, char** argv) {
   CLI::App app("ham-trainer: trains one rank of a job");
   app.set_version_flag("--version", absl::StrCat("ham-trainer ", kVersion, " (build ", BuildId(), ")"));
   AddJobFlags(&app, &flags);
-  app.add_option("--work-dir", flags.job.work_dir, "Folder for checkpoints (default: a new one, ./ham-run)");
+  app.add_option("--work-dir", flags.job.work_dir,
+                 "Folder for checkpoints/ (default: a new one, ./ham-run); checkpoints/best.json names the best ones");
   app.add_option("--resume", flags.job.resume_manifest, "Manifest of a checkpoint to go on from");
   app.add_option("--initial-weights", flags.job.initial_weights,
                  "Weights to start from, FILE.safetensors, from `export` or PyTorch")

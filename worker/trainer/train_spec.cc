@@ -407,7 +407,6 @@ absl::Status RefuseUnbuilt(const TrainSpec& spec) {
   const std::pair<const char*, bool> options[] = {
       {"evaluation.reestimate_batch_norm", spec.evaluation.reestimate_batch_norm},
       {"class_bias.fit_rounds", spec.class_bias.fit_rounds != 0},
-      {"checkpoint.keep_every_epochs", spec.checkpoint.keep_every_epochs != 0},
   };
   for (const auto& [field, used] : options) {
     if (used) return absl::InvalidArgumentError(absl::StrCat("train.", field, " is not carried out yet; leave it out"));

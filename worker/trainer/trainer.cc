@@ -303,7 +303,13 @@ absl::Status Trainer::EvaluateOn(const ImageSet& images, const std::vector<uint3
   if (!tick_error_.ok()) return tick_error_;
   const double seconds = watch.Lap();
   totals_.evaluation_seconds += seconds;
-  return Emit("evaluation", EvaluationMetricsJson(*counts, suites, images.class_names, split, seconds, final));
+  const nlohmann::json metrics = EvaluationMetricsJson(*counts, suites, images.class_names, split, seconds, final);
+  if (absl::Status status = Emit("evaluation", metrics); !status.ok()) return status;
+  if (&rows != &data_.validation_rows || suites.empty() || !IsFirst()) return absl::OkStatus();
+  const nlohmann::json& suite = metrics.at("suites").at(0);
+  return observer_.OnScores({.epoch = epochs_done_,
+                             .robust_accuracy = suite.at("robust_accuracy"),
+                             .worst_class_robust_accuracy = suite.at("worst_class_robust_accuracy")});
 }
 
 absl::Status Trainer::Save() {
@@ -312,7 +318,7 @@ absl::Status Trainer::Save() {
   if (IsFirst()) {
     if (absl::Status status = observer_.OnCheckpoint(MakeCheckpoint()); !status.ok()) return status;
   }
-  return collective_.Barrier();  // which waits for a slow disk; the next sum would not
+  return collective_.Barrier();  // which waits where the checkpoint before is still on its way to a slow disk
 }
 
 absl::Status Trainer::Tick() { return observer_.OnTick(position_); }
@@ -327,6 +333,7 @@ Checkpoint Trainer::MakeCheckpoint() const {
   Checkpoint out;
   out.info.iteration = position_.iteration;
   out.info.epoch = epochs_done_;
+  out.within_epoch = epoch_position_ > 0;
   out.info.world_size = collective_.world_size();
   out.info.threads_per_rank = spec_.threads_per_rank;
   out.parameters = weights_.flat().clone();

@@ -37,9 +37,11 @@ class RunObserver {
   virtual absl::Status OnTick(const Position& position) = 0;
   // A MetricPoint; on rank 0 only.
   virtual absl::Status OnMetric(const nlohmann::json& point) = 0;
-  // After each epoch, before its evaluation, and within epochs where asked for; on rank 0 only. The observer fills in what only it knows (attempt,
-  // build, spec digest) and stores it.
+  // After each epoch, before its evaluation, and within epochs where asked for; on rank 0 only. The observer fills in
+  // what only it knows (attempt, build, spec digest) and stores it.
   virtual absl::Status OnCheckpoint(Checkpoint checkpoint) = 0;
+  // After each evaluation on validation images, by its first suite; on rank 0 only.
+  virtual absl::Status OnScores(const Scores&) { return absl::OkStatus(); }
 };
 
 // What a run reads. Row numbers of the data sets; no row is in both `train_rows` and `validation_rows`.
