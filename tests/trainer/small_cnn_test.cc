@@ -123,6 +123,22 @@ TEST(ParameterSetTest, InitialValuesAreUniformByFanInAndComeFromTheSeed) {
   }
 }
 
+TEST(ParameterSetTest, ExportsUseMemoryAgainOnlyWhenNobodyHasIt) {
+  ParameterSet set(MakeSmallCnn({.image = {1, 28, 28}})->parameters());
+  TensorMap first, second;
+  const void* memory = set.Export("", &first).const_data_ptr();
+  first = {{"kept", first.begin()->second}};
+  set.flat().fill_(1);
+  EXPECT_NE(set.Export("", &second).const_data_ptr(), memory);
+  EXPECT_EQ(first.at("kept").max().item<double>(), 0);
+  memory = second.begin()->second.storage().data();
+  second.clear();
+  set.flat().fill_(2);
+  const at::Tensor third = set.Export("", &second);
+  EXPECT_EQ(third.const_data_ptr(), memory);
+  EXPECT_TRUE(at::equal(third, set.flat()));
+}
+
 TEST(ParameterSetTest, ExportAndImportAreInverse) {
   const auto model = MakeSmallCnn({.image = {3, 8, 8}, .conv1 = 4, .conv2 = 8, .hidden = 5, .classes = 3});
   ParameterSet a(model->parameters()), b(model->parameters());

@@ -11,12 +11,13 @@ absl::Status CheckpointWriter::Store(Checkpoint checkpoint) {
   checkpoint.info = info_;
   checkpoint.info.iteration = iteration;
   checkpoint.info.epoch = epoch;
-  being_written_ =
-      std::async(std::launch::async, [this, checkpoint = std::move(checkpoint)]() { return Write(checkpoint); });
+  being_written_ = std::async(std::launch::async, [this, checkpoint = std::move(checkpoint)]() mutable {
+    return Write(std::move(checkpoint));
+  });
   return absl::OkStatus();
 }
 
-absl::Status CheckpointWriter::Write(const Checkpoint& checkpoint) {
+absl::Status CheckpointWriter::Write(Checkpoint checkpoint) {
   if (absl::Status status = MakeDirectory(directory_); !status.ok()) return status;
   const auto manifest = keeper_.Store(checkpoint, checkpoint.info.epoch == epochs_);
   if (!manifest.ok()) return manifest.status();

@@ -37,7 +37,8 @@ class CheckpointWriter {
   absl::Status Finish();
 
  private:
-  absl::Status Write(const Checkpoint& checkpoint);
+  // By value: the memory is free when it returns.
+  absl::Status Write(Checkpoint checkpoint);
 
   const std::string directory_;
   const CheckpointInfo info_;

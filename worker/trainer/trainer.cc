@@ -336,8 +336,7 @@ Checkpoint Trainer::MakeCheckpoint() const {
   out.within_epoch = epoch_position_ > 0;
   out.info.world_size = collective_.world_size();
   out.info.threads_per_rank = spec_.threads_per_rank;
-  out.parameters = weights_.flat().clone();
-  weights_.Export("", &out.model);
+  out.parameters = weights_.Export("", &out.model);
   FoldClassBias(OutputBias(model_), &out.model, &out.state);
   optimizer_.Export(&out.state);
   average_.Export(&out.state);

@@ -3,8 +3,9 @@
 #include <cassert>
 #include <cmath>
 
-#include <ATen/ops/empty.h>
 #include <ATen/ops/all.h>
+#include <ATen/ops/empty.h>
+#include <ATen/ops/empty_like.h>
 #include <ATen/ops/fill.h>
 #include <ATen/ops/isfinite.h>
 #include <ATen/ops/item.h>
@@ -111,12 +112,15 @@ int64_t ParameterSet::size() const { return flat_.numel(); }
 
 ParameterSet ParameterSet::Clone() const { return ParameterSet(specs_, flat_.clone()); }
 
-void ParameterSet::Export(const std::string& prefix, TensorMap* out) const {
+at::Tensor ParameterSet::Export(const std::string& prefix, TensorMap* out) const {
+  // Training waits for this, and fresh pages take longer than the copying.
+  if (!copy_.defined() || copy_.storage().use_count() > 1) copy_ = at::empty_like(flat_);
+  copy_.copy_(flat_);
+  const ParameterSet copy(specs_, copy_.alias());  // not copy_: each that is handed out counts as a use of its storage
   for (size_t i = 0; i < specs_.size(); ++i) {
-    at::Tensor values = at::empty(specs_[i].compute_shape, type());
-    values.copy_(tensors_[i]);
-    (*out)[prefix + specs_[i].name] = values.view(specs_[i].shape);
+    (*out)[prefix + specs_[i].name] = copy[i].reshape(specs_[i].shape);
   }
+  return copy.flat();
 }
 
 absl::Status ParameterSet::Import(const std::string& prefix, const TensorMap& in) {

@@ -77,8 +77,10 @@ class ParameterSet {
 
   ParameterSet Clone() const;
 
-  // Copies in reference names and shapes, `prefix` before each name; float32 and float64 as they are.
-  void Export(const std::string& prefix, TensorMap* out) const;
+  // Copies in reference names and shapes, strided as they lie here, `prefix` before each name; float32 and float64 as
+  // they are. Returns the copy of the whole buffer that they are views of. Its memory is kept, and used again by the
+  // next call where all of these are gone by then.
+  at::Tensor Export(const std::string& prefix, TensorMap* out) const;
   // The other way round, from any floating-point type. InvalidArgument names a tensor that is missing or of another
   // shape or dtype.
   absl::Status Import(const std::string& prefix, const TensorMap& in);
@@ -89,6 +91,7 @@ class ParameterSet {
   int64_t trained_size_ = 0;
   int64_t statistics_size_ = 0;
   std::vector<at::Tensor> tensors_;
+  mutable at::Tensor copy_;  // the last Export's
 };
 
 // Name of the first parameter with a number that is not finite; "" if there is none.
