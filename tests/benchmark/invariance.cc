@@ -1,12 +1,13 @@
 // Measures that a run does not depend on its ranks, and that a resumed one is the run that was never interrupted.
 //
-//   invariance ranks STEPS    one JSON line for each precision and number of ranks (Gloo on loopback, as threads), then one
+//   invariance ranks STEPS    one JSON line for each precision and number of ranks (Gloo on loopback, as threads), then
+//   one
 //                             for two threads on one rank, each against one rank with one thread
 //   invariance resume STOPS   one JSON line: runs stopped at random iterations and resumed from their files
 //
-// The network is a PreActResNet-18 of 8 channels on 3 x 12 x 12 images, HAM from the start of mining on, with momentum, averaged
-// weights, class bias and augmentation. The last batch of an epoch leaves ranks without a row, mining leaves ranks without
-// a hard one.
+// The network is a PreActResNet-18 of 8 channels on 3 x 12 x 12 images, HAM from the start of mining on, with momentum,
+// averaged weights, class bias and augmentation. The last batch of an epoch leaves ranks without a row, mining leaves
+// ranks without a hard one.
 #include <stdlib.h>
 
 #include <cmath>
@@ -92,10 +93,10 @@ void Check(const absl::Status& status) {
 
 // What a run was like after each step.
 struct Trace {
-  std::vector<at::Tensor> weights;         // float64, statistics included
-  std::vector<std::set<uint32_t>> kept;    // rows trained on, over all ranks
-  int64_t ranks_without_row = 0;           // over steps and ranks: nothing in the batch
-  int64_t ranks_without_hard = 0;          // rows, but none kept
+  std::vector<at::Tensor> weights;       // float64, statistics included
+  std::vector<std::set<uint32_t>> kept;  // rows trained on, over all ranks
+  int64_t ranks_without_row = 0;         // over steps and ranks: nothing in the batch
+  int64_t ranks_without_hard = 0;        // rows, but none kept
 };
 
 Trace Run(Precision precision, int world_size, int threads, int64_t steps) {
@@ -149,9 +150,12 @@ nlohmann::json Compare(const Trace& trace, const Trace& one) {
     largest = std::max(largest, difference);
     if (step == 0 || (step + 1) % 10 == 0) growth[std::to_string(step + 1)] = difference;
   }
-  return {{"steps", one.weights.size()},       {"equal_masks", equal_masks},
-          {"largest_difference", largest},     {"growth", growth},
-          {"ranks_without_row", trace.ranks_without_row}, {"ranks_without_hard", trace.ranks_without_hard}};
+  return {{"steps", one.weights.size()},
+          {"equal_masks", equal_masks},
+          {"largest_difference", largest},
+          {"growth", growth},
+          {"ranks_without_row", trace.ranks_without_row},
+          {"ranks_without_hard", trace.ranks_without_hard}};
 }
 
 void PrintRanks(int64_t steps) {

@@ -39,7 +39,8 @@ TEST(SelectLargestTest, TakesTheShareOfAllCandidatesWhateverTheRanks) {
   for (const int world_size : {1, 2, 3, 12}) {  // of 12 ranks two have no row
     // Of 8 candidates 2: of three equal values those with the lowest ids.
     EXPECT_EQ(Select(0.25, world_size), (std::vector<uint8_t>{0, 1, 0, 1, 0, 0, 0, 0, 0, 0})) << world_size;
-    EXPECT_EQ(Select(0.7, world_size), (std::vector<uint8_t>{1, 1, 0, 1, 0, 1, 0, 0, 1, 0})) << world_size;  // 5.6 of them
+    EXPECT_EQ(Select(0.7, world_size), (std::vector<uint8_t>{1, 1, 0, 1, 0, 1, 0, 0, 1, 0}))
+        << world_size;  // 5.6 of them
   }
 }
 

@@ -244,16 +244,6 @@ TEST(StageAtTest, ReplacesTheAttackFromItsEpochOn) {
   EXPECT_EQ(StageAt(attack, 100).steps, 4);
 }
 
-TEST(RefuseUnbuiltTest, PassesWhatIsBuiltAndNamesWhatIsNot) {
-  const auto plain = ParseTrainSpec(ToySpecJson());
-  ASSERT_TRUE(plain.ok()) << plain.status();
-  EXPECT_TRUE(RefuseUnbuilt(*plain).ok()) << RefuseUnbuilt(*plain);
-  TrainSpec spec = *plain;
-  spec.class_bias.fit_rounds = 1;
-  EXPECT_EQ(RefuseUnbuilt(spec).code(), absl::StatusCode::kInvalidArgument);
-  EXPECT_THAT(std::string(RefuseUnbuilt(spec).message()), HasSubstr("train.class_bias.fit_rounds"));
-}
-
 TEST(AttackLossNameTest, IsTheNameInSpecs) {
   EXPECT_STREQ(AttackLossName(AttackLoss::kCrossEntropy), "cross_entropy");
   EXPECT_STREQ(AttackLossName(AttackLoss::kMargin), "margin");

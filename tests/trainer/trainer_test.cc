@@ -9,8 +9,9 @@
 #include <ATen/TensorOperators.h>
 #include <ATen/ops/abs.h>
 #include <ATen/ops/allclose.h>
-#include <ATen/ops/max.h>
 #include <ATen/ops/equal.h>
+#include <ATen/ops/max.h>
+#include <ATen/ops/sum.h>
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
@@ -176,6 +177,9 @@ TEST_F(TrainerTest, RanksAreOneRankInFloat64WithBatchNorm) {
   spec_.method.retained_easy = RetainedEasy::kHighConfidence;
   spec_.method.drop_share = 0.2;
   spec_.class_bias.running_rate = 0.05;
+  spec_.class_bias.fit_rounds = 2;
+  spec_.data.validation_share = 0.1;
+  spec_.evaluation.reestimate_batch_norm = true;
   spec_.label_smoothing = 0.1;
   spec_.optimizer.name = OptimizerKind::kSgd;
   spec_.epochs = 2;
@@ -191,6 +195,50 @@ TEST_F(TrainerTest, RanksAreOneRankInFloat64WithBatchNorm) {
     EXPECT_EQ(one.Kind("train")[0]["train"]["rank_skew"], 1);
     EXPECT_GT(three.Kind("train")[0]["train"]["rank_skew"], 1);
   }
+}
+
+// Also for whoever has the exported file alone.
+TEST_F(TrainerTest, FitsAClassBiasAtTheEndAndKeepsTheBest) {
+  spec_.data.validation_share = 0.3;
+  spec_.class_bias.fit_rounds = 4;
+  spec_.class_bias.fit_step = 0.5;
+  spec_.epochs = 1;
+  RecordingObserver seen;
+  RunToEnd(1, &seen);
+  std::vector<double> scores;
+  for (const json& point : seen.Kind("evaluation")) {
+    const json& suite = point["evaluation"]["suites"][0];
+    if (suite["name"] != "class-bias") continue;
+    EXPECT_EQ(point["evaluation"]["split"], "validation");
+    scores.push_back(suite["robust_accuracy"].get<double>() + suite["worst_class_robust_accuracy"].get<double>());
+  }
+  ASSERT_EQ(scores.size(), 5);
+  const auto best = std::max_element(scores.begin(), scores.end()) - scores.begin();
+  ASSERT_GT(best, 0) << "the toy has nothing to gain: the test shows nothing";
+  const TensorMap& state = seen.checkpoints.back().state;
+  EXPECT_GT(state.at("class_bias").abs().max().item<float>(), 0.3F);  // one round moves a class by 0.375 at least
+  EXPECT_NEAR(state.at("class_bias").sum().item<float>(), 0, 1e-6);
+  EXPECT_TRUE(at::equal(state.at("average.class_bias"), state.at("class_bias")));
+  EXPECT_TRUE(
+      at::equal(seen.checkpoints.back().model.at("fc2.bias"), state.at("output_bias") + state.at("class_bias")));
+}
+
+TEST_F(TrainerTest, EstimatesStatisticsOfAdversarialRowsBeforeAnEvaluation) {
+  model_ = MakePreActResNet18({.image = {1, 8, 8}, .classes = 4}, 8);
+  spec_.epochs = 2;
+  RecordingObserver running, estimated;
+  const at::Tensor plain = RunToEnd(1, &running);
+  spec_.evaluation.reestimate_batch_norm = true;
+  RunToEnd(1, &estimated);
+  // Training does not see it; the network that is kept at the end has the estimate.
+  const Checkpoint& first = estimated.checkpoints[0];
+  EXPECT_TRUE(at::equal(first.parameters, running.checkpoints[0].parameters));
+  EXPECT_TRUE(at::equal(estimated.checkpoints[1].model.at("bn.running_var"),
+                        running.checkpoints[1].model.at("bn.running_var")));
+  EXPECT_FALSE(at::equal(estimated.checkpoints[1].state.at("average.bn.running_var"),
+                         running.checkpoints[1].state.at("average.bn.running_var")));
+  EXPECT_NE(estimated.Kind("evaluation")[0]["evaluation"]["clean_accuracy"],
+            running.Kind("evaluation")[0]["evaluation"]["clean_accuracy"]);
 }
 
 TEST_F(TrainerTest, ResumesBitForBitWithinAnEpoch) {
@@ -402,7 +450,9 @@ TEST_F(TrainerTest, WeightsThatAreNotFiniteAreNotSaved) {
   ASSERT_TRUE(trainer.Restore(poisoned).ok());
   const absl::Status status = trainer.Run();
   EXPECT_EQ(status.code(), absl::StatusCode::kInvalidArgument);
-  EXPECT_THAT(std::string(status.message()), HasSubstr("weights are not finite after iteration 10; the first such tensor is the weight fc2.bias; lower"));
+  EXPECT_THAT(
+      std::string(status.message()),
+      HasSubstr("weights are not finite after iteration 10; the first such tensor is the weight fc2.bias; lower"));
   EXPECT_EQ(observer.checkpoints.size(), 1);
 }
 

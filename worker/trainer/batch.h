@@ -47,9 +47,9 @@ Batch Filler(const ImageShape& shape, at::ScalarType type);
 std::vector<uint32_t> RankRows(const std::vector<uint32_t>& order, int64_t position, int64_t batch_size, int rank,
                                int world_size);
 
-// clip01(x + u), u a function of (seed, purpose, epoch, id, step, pixel): uniform in [-epsilon, epsilon), or normal with
-// standard deviation 0.001 (kNormal; as TRADES' code, clipped to the ball). `key.sample` is ignored. Pixels are numbered in
-// channels_last order.
+// clip01(x + u), u a function of (seed, purpose, epoch, id, step, pixel): uniform in [-epsilon, epsilon), or normal
+// with standard deviation 0.001 (kNormal; as TRADES' code, clipped to the ball). `key.sample` is ignored. Pixels are
+// numbered in channels_last order.
 at::Tensor RandomStart(const Batch& batch, double epsilon, RandomKey key,
                        StartDistribution distribution = StartDistribution::kUniform);
 

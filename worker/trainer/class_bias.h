@@ -1,5 +1,5 @@
-// One bias a class, added to the logits in attack, loss and inference, that no gradient trains. Pure but for its state; one
-// thread at a time.
+// One bias a class, added to the logits in attack, loss and inference, that no gradient trains. Pure but for its state;
+// one thread at a time.
 #pragma once
 
 #include <cstdint>
@@ -11,9 +11,10 @@
 
 namespace ham::trainer {
 
-// The bias that runs along in training (own method, experimental): raises the classes that are less robust than the mean.
-//   r_c <- decay * r_c + (1 - decay) * share of right rows of class c in the batch   (classes of the batch; first: the share)
-//   b_c <- b_c + rate * (mean of r - r_c), then b <- b - mean of b
+// The bias that runs along in training (own method, experimental): raises the classes that are less robust than the
+// mean.
+//   r_c <- decay * r_c + (1 - decay) * share of right rows of class c in the batch   (classes of the batch; first: the
+//   share) b_c <- b_c + rate * (mean of r - r_c), then b <- b - mean of b
 // Counts are of all ranks, so that all have the same bias.
 class RunningClassBias {
  public:
@@ -31,8 +32,8 @@ class RunningClassBias {
   std::vector<double> robust_;
 };
 
-// `model`: a whole ParameterSet by name. Adds its class bias to the output layer's bias, `output_bias`, as models outside
-// know no other; both go to `state` as they were.
+// `model`: a whole ParameterSet by name. Adds its class bias to the output layer's bias, `output_bias`, as models
+// outside know no other; both go to `state` as they were.
 void FoldClassBias(const std::string& output_bias, TensorMap* model, TensorMap* state);
 // The other way round. A model from elsewhere, with nothing in `state`, gets a class bias of 0.
 void UnfoldClassBias(const std::string& output_bias, const TensorMap& state, TensorMap* model);

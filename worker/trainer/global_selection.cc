@@ -26,9 +26,8 @@ absl::StatusOr<std::vector<uint8_t>> SelectLargest(const std::vector<double>& va
     return status;
   }
   std::erase_if(all, [](const Entry& entry) { return entry.candidate == 0; });
-  std::sort(all.begin(), all.end(), [](const Entry& a, const Entry& b) {
-    return a.value != b.value ? a.value > b.value : a.id < b.id;
-  });
+  std::sort(all.begin(), all.end(),
+            [](const Entry& a, const Entry& b) { return a.value != b.value ? a.value > b.value : a.id < b.id; });
   all.resize(static_cast<size_t>(std::floor(share * static_cast<double>(all.size()))));
   std::set<uint32_t> chosen;
   for (const Entry& entry : all) chosen.insert(entry.id);

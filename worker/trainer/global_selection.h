@@ -9,8 +9,8 @@
 
 namespace ham::trainer {
 
-// Of the candidates on all ranks, the floor(share * their number) with the largest values; of equal values those with the
-// lowest ids. Returns 1 for each row of this rank that is chosen. Does not depend on how rows lie on ranks.
+// Of the candidates on all ranks, the floor(share * their number) with the largest values; of equal values those with
+// the lowest ids. Returns 1 for each row of this rank that is chosen. Does not depend on how rows lie on ranks.
 //   values     one a row of this rank; NaN counts as the smallest
 //   ids        row numbers in the data set, unique over all ranks
 //   candidate  1: may be chosen

@@ -28,8 +28,7 @@ bool AllFinite(const at::Tensor& flat) {
   });
 }
 
-GradientReducer::GradientReducer(const std::vector<ParameterSpec>& specs, const StepCounts& counts,
-                                 at::ScalarType type)
+GradientReducer::GradientReducer(const std::vector<ParameterSpec>& specs, const StepCounts& counts, at::ScalarType type)
     : no_counts_(counts),
       bucket_(at::zeros({ParameterCount(specs) + kSums + counts.size()}, type)),
       gradients_(specs, bucket_.narrow(0, 0, ParameterCount(specs))) {}

@@ -35,8 +35,8 @@ class GradientReducer {
   // Zeros, of these sizes.
   const StepCounts& NewCounts() const { return no_counts_; }
 
-  // Where this rank puts the gradients of its loss SUM and, in place of statistics, those of its batch. After Reduce: the
-  // gradient of the mean loss over all ranks, and the statistics averaged over kept rows.
+  // Where this rank puts the gradients of its loss SUM and, in place of statistics, those of its batch. After Reduce:
+  // the gradient of the mean loss over all ranks, and the statistics averaged over kept rows.
   ParameterSet& gradients() { return gradients_; }
   const ParameterSet& gradients() const { return gradients_; }
 

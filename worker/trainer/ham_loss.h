@@ -16,8 +16,9 @@ struct LossSum {
   at::Tensor gradient;  // [logits.size(0), K] of `loss` with respect to the logits; zero in rows from `rows` on
 };
 
-// logits: [>= rows, K] float32 or float64; labels: [>= rows] int64; weights: one a row. What lies beyond the rows is padding;
-// without rows all is zero. With label_smoothing s the target is 1 - s + s / K at the label and s / K elsewhere.
+// logits: [>= rows, K] float32 or float64; labels: [>= rows] int64; weights: one a row. What lies beyond the rows is
+// padding; without rows all is zero. With label_smoothing s the target is 1 - s + s / K at the label and s / K
+// elsewhere.
 LossSum SumCrossEntropy(const at::Tensor& logits, const at::Tensor& labels, const std::vector<double>& weights,
                         double label_smoothing = 0);
 

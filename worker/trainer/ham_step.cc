@@ -18,13 +18,6 @@ int64_t RankCapacity(const StepContext& context) {
   return (context.spec.batch_size + ranks - 1) / ranks;
 }
 
-// Where BatchNorm meets the other ranks; null where it does not.
-Collective* SynchronizedRanks(const StepContext& context, const ParameterSet& weights) {
-  const bool synchronized = context.spec.batch_norm == BatchNormMode::kSynchronized && weights.statistics_size() > 0 &&
-                            context.collective.world_size() > 1;
-  return synchronized ? &context.collective : nullptr;
-}
-
 AttackedBatch KeepAll(const Batch& batch, at::Tensor x_adv) {
   const int64_t rows = batch.rows();
   return {.kept = {std::move(x_adv), batch.labels, batch.ids},
@@ -91,6 +84,18 @@ void CountTrained(const at::Tensor& logits, const at::Tensor& labels, StepCounts
 }
 
 }  // namespace
+
+Collective* SynchronizedRanks(const StepContext& context, const ParameterSet& weights) {
+  const bool synchronized = context.spec.batch_norm == BatchNormMode::kSynchronized && weights.statistics_size() > 0 &&
+                            context.collective.world_size() > 1;
+  return synchronized ? &context.collective : nullptr;
+}
+
+at::Tensor StartPoint(const TrainSpec& spec, int epoch, const Batch& batch) {
+  if (!spec.attack.random_start) return batch.x;
+  const RandomKey key{.seed = spec.seed, .purpose = RandomPurpose::kAttackStart, .epoch = static_cast<uint32_t>(epoch)};
+  return RandomStart(batch, StageAt(spec.attack, epoch).epsilon, key, spec.attack.start_distribution);
+}
 
 bool IsMining(const TrainSpec& spec, int epoch) {
   return spec.method.name == Method::kHam && epoch >= spec.method.mining_start_epoch;

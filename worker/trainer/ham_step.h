@@ -32,6 +32,12 @@ struct StepContext {
   std::function<void()> tick;  // called after each attack step and pass
 };
 
+// Where BatchNorm meets the other ranks; null where it does not.
+Collective* SynchronizedRanks(const StepContext& context, const ParameterSet& weights);
+
+// x0 of the training attack in 1-based `epoch`.
+at::Tensor StartPoint(const TrainSpec& spec, int epoch, const Batch& batch);
+
 struct AttackedBatch {
   Batch kept;                   // x is x_adv of the kept rows; may have no row
   std::vector<double> weights;  // of their losses
@@ -39,13 +45,14 @@ struct AttackedBatch {
   Mined mined;                  // every row hard and kept where nothing was mined
 };
 
-// `start`: x0, as batch.x. `weights`: the attacked network; with attack.batch_norm "training" its running statistics move.
-// Adds to counts what it sees. All ranks make this call. Errors are the collective's.
+// `start`: x0, as batch.x. `weights`: the attacked network; with attack.batch_norm "training" its running statistics
+// move. Adds to counts what it sees. All ranks make this call. Errors are the collective's.
 absl::StatusOr<AttackedBatch> AttackAndMine(const StepContext& context, ParameterSet* weights, const Batch& batch,
                                             const at::Tensor& start, StepCounts* counts);
 
-// Writes the gradient of the summed loss over the kept rows, and the BatchNorm statistics of the batch, into `gradients`;
-// adds loss and weight to `sums`, and to its counts what it sees. All ranks make this call. Errors are the collective's.
+// Writes the gradient of the summed loss over the kept rows, and the BatchNorm statistics of the batch, into
+// `gradients`; adds loss and weight to `sums`, and to its counts what it sees. All ranks make this call. Errors are the
+// collective's.
 absl::Status ComputeGradients(const StepContext& context, const ParameterSet& weights, const AttackedBatch& attacked,
                               ParameterSet* gradients, StepSums* sums);
 

@@ -267,7 +267,6 @@ const char* FailureClassOf(const absl::Status& status) {
 absl::StatusOr<RunInputs> PrepareRun(const RankJob& job) {
   auto spec = ParseTrainSpec(job.spec);
   if (!spec.ok()) return spec.status();
-  if (absl::Status status = RefuseUnbuilt(*spec); !status.ok()) return status;
   RunInputs inputs{*std::move(spec), {}, {}, nullptr};
   inputs.spec.world_size = job.world_size;
   inputs.spec.threads_per_rank = job.threads;

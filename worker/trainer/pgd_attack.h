@@ -17,16 +17,16 @@ namespace ham::trainer {
 
 // Gradient of the SUM over rows of a loss with respect to logits [N, K]; labels [N] int64 in [0, K).
 //   cross entropy  softmax(logits) - onehot(label)
-//   margin         (largest other logit) - (true logit): +1 at the first such other, -1 at the label (Carlini, Wagner 2017)
-//   dlr            margin / (largest logit - third largest + 1e-12) (Croce, Hein 2020); K >= 3
+//   margin         (largest other logit) - (true logit): +1 at the first such other, -1 at the label (Carlini, Wagner
+//   2017) dlr            margin / (largest logit - third largest + 1e-12) (Croce, Hein 2020); K >= 3
 at::Tensor AttackLossGradient(AttackLoss loss, const at::Tensor& logits, const at::Tensor& labels);
 
 // x <- clip01(clip(x + step_size * sign(gradient), clean - epsilon, clean + epsilon)), `count` numbers; sign(0) = 0.
 template <typename T>  // float or double
 void ProjectedStep(const T* clean, const T* gradient, int64_t count, T epsilon, T step_size, T* x);
 
-// An attack in training mode of BatchNorm: each step normalises by its own batch and moves the running statistics, as the
-// recipes do that never leave training mode. All ranks take the same number of steps, also one without rows.
+// An attack in training mode of BatchNorm: each step normalises by its own batch and moves the running statistics, as
+// the recipes do that never leave training mode. All ranks take the same number of steps, also one without rows.
 struct TrainingModeAttack {
   Collective* collective = nullptr;  // null: one rank
   ParameterSet* batch = nullptr;     // scratch

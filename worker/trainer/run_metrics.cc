@@ -134,19 +134,19 @@ json TrainMetricsJson(const TrainWindow& window, double learning_rate, int64_t t
                       bool mining) {
   const StepSums& sums = window.sums;
   json out = {{"loss", JsonNumber(sums.loss / sums.weight)},  // 0 / 0 is NaN, as promised
-          {"learning_rate", learning_rate},
-          {"hard_share", JsonNumber(Share(sums.hard_rows, sums.rows))},
-          {"kept_share", JsonNumber(Share(sums.kept_rows, sums.rows))},
-          {"images_per_second", JsonNumber(static_cast<double>(sums.rows) / window.seconds.total)},
-          {"attack_seconds", window.seconds.attack},
-          {"train_seconds", window.seconds.train},
-          {"iterations", window.iterations},
-          {"skipped_iterations", window.skipped_iterations},
-          {"total_iterations", total_iterations},
-          {"end_of_epoch", end_of_epoch},
-          {"rank_skew", JsonNumber(RankSkew(sums.counts.kept_by_rank))},
-          {"gradient_norm",
-           JsonNumber(window.gradient_norm / static_cast<double>(window.iterations - window.skipped_iterations))}};
+              {"learning_rate", learning_rate},
+              {"hard_share", JsonNumber(Share(sums.hard_rows, sums.rows))},
+              {"kept_share", JsonNumber(Share(sums.kept_rows, sums.rows))},
+              {"images_per_second", JsonNumber(static_cast<double>(sums.rows) / window.seconds.total)},
+              {"attack_seconds", window.seconds.attack},
+              {"train_seconds", window.seconds.train},
+              {"iterations", window.iterations},
+              {"skipped_iterations", window.skipped_iterations},
+              {"total_iterations", total_iterations},
+              {"end_of_epoch", end_of_epoch},
+              {"rank_skew", JsonNumber(RankSkew(sums.counts.kept_by_rank))},
+              {"gradient_norm",
+               JsonNumber(window.gradient_norm / static_cast<double>(window.iterations - window.skipped_iterations))}};
   if (mining) out["steps_to_boundary"] = sums.counts.boundary;
   if (end_of_epoch) out["confidence_histogram"] = sums.counts.confidence;
   if (end_of_epoch && mining) out["per_class_hard_share"] = Shares(sums.counts.class_hard, sums.counts.class_rows);

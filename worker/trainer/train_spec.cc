@@ -403,17 +403,6 @@ absl::StatusOr<TrainSpec> ParseTrainSpec(const json& spec) {
   return out;
 }
 
-absl::Status RefuseUnbuilt(const TrainSpec& spec) {
-  const std::pair<const char*, bool> options[] = {
-      {"evaluation.reestimate_batch_norm", spec.evaluation.reestimate_batch_norm},
-      {"class_bias.fit_rounds", spec.class_bias.fit_rounds != 0},
-  };
-  for (const auto& [field, used] : options) {
-    if (used) return absl::InvalidArgumentError(absl::StrCat("train.", field, " is not carried out yet; leave it out"));
-  }
-  return absl::OkStatus();
-}
-
 AttackStage StageAt(const AttackOptions& attack, int epoch) {
   AttackStage out{1, attack.epsilon, attack.step_size, attack.steps};
   for (const AttackStage& stage : attack.stages) {

@@ -148,9 +148,6 @@ struct TrainSpec {
 // names the field path. Stateless; any thread.
 absl::StatusOr<TrainSpec> ParseTrainSpec(const nlohmann::json& spec);
 
-// InvalidArgument names the first option with a value that this trainer does not carry out. Stateless; any thread.
-absl::Status RefuseUnbuilt(const TrainSpec& spec);
-
 // What holds in 1-based `epoch`.
 AttackStage StageAt(const AttackOptions& attack, int epoch);
 

@@ -9,12 +9,14 @@
 #include "absl/time/clock.h"
 #include "absl/time/time.h"
 #include "worker/trainer/class_bias.h"
+#include "worker/trainer/class_bias_fit.h"
 #include "worker/trainer/counter_rng.h"
 #include "worker/trainer/data/augmentation.h"
 #include "worker/trainer/data/validation_split.h"
 #include "worker/trainer/ham_step.h"
 #include "worker/trainer/models/batch_norm.h"
 #include "worker/trainer/schedule.h"
+#include "worker/trainer/statistics_estimate.h"
 #include "worker/trainer/stopwatch.h"
 
 namespace ham::trainer {
@@ -117,6 +119,10 @@ absl::Status Trainer::Check() const {
   return absl::OkStatus();
 }
 
+StepContext Trainer::ContextOf(int epoch) {
+  return {spec_, epoch, model_, collective_, [this] { tick_error_.Update(Tick()); }};
+}
+
 std::vector<uint32_t> Trainer::OrderOf(int epoch) const {
   std::vector<uint32_t> order = EpochOrder(spec_.seed, epoch, static_cast<int64_t>(data_.train_rows.size()));
   for (uint32_t& row : order) row = data_.train_rows[row];
@@ -136,14 +142,8 @@ absl::StatusOr<StepReport> Trainer::Step(int epoch, const std::vector<uint32_t>&
   }
 
   Stopwatch watch;
-  const at::Tensor start =
-      spec_.attack.random_start
-          ? RandomStart(
-                batch, StageAt(spec_.attack, epoch).epsilon,
-                {.seed = spec_.seed, .purpose = RandomPurpose::kAttackStart, .epoch = static_cast<uint32_t>(epoch)},
-                spec_.attack.start_distribution)
-          : batch.x;
-  const StepContext context{spec_, epoch, model_, collective_, [this] { tick_error_.Update(Tick()); }};
+  const at::Tensor start = StartPoint(spec_, epoch, batch);
+  const StepContext context = ContextOf(epoch);
   ParameterSet attacked_weights = spec_.attack.weights == AttackWeights::kAverage ? average_.Or(weights_) : weights_;
   const at::Tensor before = attacked_weights.statistics().clone();  // which an attack in training mode moves
   StepSums local{.rows = batch.rows(), .counts = reducer_.NewCounts()};
@@ -193,6 +193,9 @@ absl::Status Trainer::Run() {
     ++epochs_done_;
     epoch_position_ = 0;
     average_.AfterEpoch(epochs_done_, weights_);
+    if (epochs_done_ == spec_.epochs) {
+      if (absl::Status status = FinishWeights(); !status.ok()) return status;
+    }
     if (absl::Status status = SaveIfConverging(); !status.ok()) return status;
     if (absl::Status status = EvaluateIfDue(); !status.ok()) return status;
   }
@@ -274,6 +277,39 @@ absl::Status Trainer::SaveIfConverging() {
   return Save();
 }
 
+// What is fitted to the network at the end of training is part of its last checkpoint.
+absl::Status Trainer::FinishWeights() {
+  position_.phase = "evaluate";
+  ParameterSet trained = average_.Or(weights_);  // shares its numbers
+  if (spec_.evaluation.reestimate_batch_norm) {
+    if (absl::Status status = EstimateStatistics(ContextOf(epochs_done_), data_.train, data_.train_rows, &trained);
+        !status.ok()) {
+      return status;
+    }
+  }
+  if (spec_.class_bias.fit_rounds == 0) return tick_error_;
+  const AttackStage stage = StageAt(spec_.attack, epochs_done_);
+  const AttackSuite suite{
+      "class-bias", stage.epsilon, {{AttackLoss::kMargin, stage.steps, stage.step_size, 1, spec_.attack.random_start}}};
+  Stopwatch watch;
+  const auto path = FitClassBias(
+      spec_.class_bias, model_, data_.train, data_.validation_rows, suite, spec_.seed, collective_,
+      [this] { tick_error_.Update(Tick()); }, &trained);
+  if (!path.ok()) return path.status();
+  if (!tick_error_.ok()) return tick_error_;
+  weights_.class_bias().copy_(trained.class_bias());
+  const double seconds = watch.Lap();
+  totals_.evaluation_seconds += seconds;
+  for (const ClassBiasPoint& point : *path) {
+    if (absl::Status status = Emit("evaluation", EvaluationMetricsJson(point.counts, {suite}, data_.train.class_names,
+                                                                       "validation", seconds / path->size(), false));
+        !status.ok()) {
+      return status;
+    }
+  }
+  return absl::OkStatus();
+}
+
 // Periodic evaluations are on held-out training images where there are any: the test images are for the end.
 absl::Status Trainer::EvaluateIfDue() {
   const bool final = epochs_done_ == spec_.epochs;
@@ -297,8 +333,16 @@ absl::Status Trainer::EvaluateOn(const ImageSet& images, const std::vector<uint3
     suites.insert(suites.end(), spec_.evaluation.final_suites.begin(), spec_.evaluation.final_suites.end());
   }
   Stopwatch watch;
-  auto counts = Evaluate(model_, average_.Or(weights_), images, rows, suites, spec_.seed, collective_,
-                         [this] { tick_error_.Update(Tick()); });
+  ParameterSet network = average_.Or(weights_);
+  if (spec_.evaluation.reestimate_batch_norm && epochs_done_ < spec_.epochs) {  // at the end it was done for good
+    network = network.Clone();
+    if (absl::Status status = EstimateStatistics(ContextOf(epochs_done_), data_.train, data_.train_rows, &network);
+        !status.ok()) {
+      return status;
+    }
+  }
+  auto counts =
+      Evaluate(model_, network, images, rows, suites, spec_.seed, collective_, [this] { tick_error_.Update(Tick()); });
   if (!counts.ok()) return counts.status();
   if (!tick_error_.ok()) return tick_error_;
   const double seconds = watch.Lap();

@@ -13,6 +13,7 @@
 #include "worker/trainer/collective.h"
 #include "worker/trainer/data/dataset.h"
 #include "worker/trainer/gradient_reducer.h"
+#include "worker/trainer/ham_step.h"
 #include "worker/trainer/input_pipeline.h"
 #include "worker/trainer/models/model.h"
 #include "worker/trainer/optimizer.h"
@@ -61,7 +62,7 @@ struct StepReport {
   StepSeconds seconds;
   bool skipped = false;
   double learning_rate = 0;
-  double gradient_norm = 0;  // L2, of the trained parameters
+  double gradient_norm = 0;    // L2, of the trained parameters
   std::vector<uint32_t> kept;  // rows of this rank that were trained on
 };
 
@@ -101,6 +102,8 @@ class Trainer {
  private:
   absl::Status TrainEpoch(int epoch);
   absl::Status SaveIfConverging();
+  absl::Status FinishWeights();
+  StepContext ContextOf(int epoch);
   absl::Status EvaluateIfDue();
   absl::Status EvaluateOn(const ImageSet& images, const std::vector<uint32_t>& rows, const char* split, bool final);
   absl::Status Diverged(const std::string& what) const;

@@ -7,11 +7,11 @@
 
 namespace ham::trainer {
 
-inline constexpr double kBatchNormEpsilon = 1e-5;   // PyTorch's default
+inline constexpr double kBatchNormEpsilon = 1e-5;  // PyTorch's default
 inline constexpr double kBatchNormMomentum = 0.1;  // likewise: weight of the batch in the running statistics
 
-// Training mode, with gradients for x, scale and shift by autograd. Sums are taken in float64 over fixed blocks of rows,
-// so that they do not depend on the number of threads.
+// Training mode, with gradients for x, scale and shift by autograd. Sums are taken in float64 over fixed blocks of
+// rows, so that they do not depend on the number of threads.
 //   x             [N, C, H, W], channels_last
 //   scale, shift  [C]
 //   mean, variance of the batch (the variance unbiased) are written, without gradient: [C]

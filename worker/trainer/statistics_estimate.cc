@@ -1,0 +1,49 @@
+#include "worker/trainer/statistics_estimate.h"
+
+#include <algorithm>
+
+#include <ATen/ops/zeros_like.h>
+
+#include "worker/trainer/pgd_attack.h"
+
+namespace ham::trainer {
+
+absl::Status EstimateStatistics(const StepContext& context, const ImageSet& data, const std::vector<uint32_t>& rows,
+                                ParameterSet* weights) {
+  const int64_t count = weights->statistics_size();
+  if (count == 0) return absl::OkStatus();
+  const AttackStage stage = StageAt(context.spec.attack, context.epoch);
+  const Ascent ascent{context.spec.attack.loss, stage.epsilon, stage.step_size, stage.steps, {}, nullptr};
+  Collective& ranks = context.collective;
+  Collective* const synchronized = SynchronizedRanks(context, *weights);
+  ParameterSet batch_statistics = weights->Clone();
+  std::vector<double> sums(count + 1);  // last: rows
+  for (int64_t position = 0; position < static_cast<int64_t>(rows.size()); position += context.spec.batch_size) {
+    const Batch batch =
+        InType(GatherBatch(data, RankRows(rows, position, context.spec.batch_size, ranks.rank(), ranks.world_size())),
+               weights->type());
+    if (batch.rows() == 0 && synchronized == nullptr) continue;
+    const auto x_adv = Ascend(context.model, *weights, batch.x, StartPoint(context.spec, context.epoch, batch),
+                              batch.labels, ascent, context.tick);
+    if (!x_adv.ok()) return x_adv.status();
+    TrainingPass pass{.rows = batch.rows(), .collective = synchronized, .statistics = &batch_statistics};
+    const at::Tensor x = batch.rows() > 0 ? PadRows(*x_adv) : Filler(context.model.image_shape(), weights->type()).x;
+    context.model.InputGradient(
+        *weights, x, [](const at::Tensor& logits) { return at::zeros_like(logits); }, &pass);
+    if (!pass.status.ok()) return pass.status;
+    VisitReal(weights->type(), [&]<typename T>(T) {
+      const T* found = batch_statistics.statistics().const_data_ptr<T>();
+      for (int64_t i = 0; i < count; ++i) sums[i] += static_cast<double>(batch.rows()) * found[i];
+    });
+    sums[count] += static_cast<double>(batch.rows());
+    context.tick();
+  }
+  if (absl::Status status = ranks.AllReduceSum(sums.data(), count + 1); !status.ok()) return status;
+  VisitReal(weights->type(), [&]<typename T>(T) {
+    T* out = weights->statistics().data_ptr<T>();
+    for (int64_t i = 0; i < count; ++i) out[i] = static_cast<T>(sums[i] / std::max(1.0, sums[count]));
+  });
+  return absl::OkStatus();
+}
+
+}  // namespace ham::trainer
