@@ -9,13 +9,15 @@ Tensors: conv1.weight ... fc2.bias; x, y, start; x_1 (after one step), x_mined (
 x_adv (hard rows only), logits (of x_adv), loss (mean over hard rows), gradient.NAME of that loss;
 x_margin (3 steps up the margin loss, all rows).
 """
-import json
-import struct
+import pathlib
 import sys
 
 import torch
 from torch import nn
 from torch.nn import functional as F
+
+sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent.parent / "support"))
+from safetensors_file import write  # noqa: E402
 
 ROWS, SIZE, CLASSES = 40, 12, 10
 EPSILON, STEP_SIZE, STEPS, MINING_STEP, MARGIN_STEPS = 0.1, 0.03, 5, 2, 3
@@ -96,20 +98,6 @@ def make(seed):
     out["loss"] = loss.detach()
     out |= {"gradient." + name: p.grad for name, p in model.named_parameters()}
     return out
-
-
-def write(path, tensors, metadata):
-    header, data = {"__metadata__": metadata}, b""
-    for name, tensor in tensors.items():
-        dtype, code = ("I64", "q") if tensor.dtype == torch.int64 else ("F32", "f")
-        values = tensor.contiguous().flatten().tolist()
-        raw = struct.pack(f"<{len(values)}{code}", *values)
-        header[name] = {"dtype": dtype, "shape": list(tensor.shape), "data_offsets": [len(data), len(data) + len(raw)]}
-        data += raw
-    text = json.dumps(header).encode()
-    text += b" " * (-len(text) % 8)
-    with open(path, "wb") as file:
-        file.write(struct.pack("<Q", len(text)) + text + data)
 
 
 def main():

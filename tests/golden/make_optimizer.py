@@ -4,11 +4,13 @@
 Run with any Python that has torch 2.x. Tensors, float64: w (start; the elements of WEIGHT, BIAS and NORM one after the
 other), gradients [5, elements], rates [5]; CASE [5, elements], the parameters after each update, for each of CASES.
 """
-import json
-import struct
+import pathlib
 import sys
 
 import torch
+
+sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent.parent / "support"))
+from safetensors_file import write  # noqa: E402
 
 WEIGHT, BIAS, NORM = 6, 2, 2  # elements; kinds of parameters
 UPDATES = 5
@@ -42,19 +44,6 @@ def run(start, gradients, rates, make, options, decays_all, clip):
         optimizer.step()
         after.append(torch.cat([part.detach() for part in parts]))
     return torch.stack(after)
-
-
-def write(path, tensors, metadata):
-    header, data = {"__metadata__": metadata}, b""
-    for name, tensor in tensors.items():
-        values = tensor.flatten().tolist()
-        raw = struct.pack(f"<{len(values)}d", *values)
-        header[name] = {"dtype": "F64", "shape": list(tensor.shape), "data_offsets": [len(data), len(data) + len(raw)]}
-        data += raw
-    text = json.dumps(header).encode()
-    text += b" " * (-len(text) % 8)
-    with open(path, "wb") as file:
-        file.write(struct.pack("<Q", len(text)) + text + data)
 
 
 def main():

@@ -19,8 +19,10 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
+sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent.parent / "support"))
+from safetensors_file import write  # noqa: E402
+
 STEPS, MINING_STEP = 10, 3
-DTYPES = {torch.float64: "F64", torch.float32: "F32", torch.int64: "I64"}
 
 
 class PreActBlock(nn.Module):
@@ -174,18 +176,6 @@ def make(name, width):
             module.weight.data.uniform_(0.5, 1.5)
             module.bias.data.uniform_(-0.2, 0.2)
     return model.double().eval(), (channels, size, size)
-
-
-def write(path, tensors, metadata):
-    header, data = {"__metadata__": metadata}, bytearray()
-    for name, tensor in tensors.items():
-        raw = tensor.detach().contiguous().numpy().tobytes()
-        header[name] = {"dtype": DTYPES[tensor.dtype], "shape": list(tensor.shape),
-                        "data_offsets": [len(data), len(data) + len(raw)]}
-        data += raw
-    text = json.dumps(header).encode()
-    text += b" " * (-len(text) % 8)
-    pathlib.Path(path).write_bytes(struct.pack("<Q", len(text)) + text + bytes(data))
 
 
 def read(path):

@@ -29,7 +29,7 @@ class WeightsFileTest : public ::testing::Test {
     weights_.Export("", &checkpoint.model);
     FoldClassBias(OutputBias(*model_), &checkpoint.model, &checkpoint.state);
     if (average) average_.Export("average.", &checkpoint.state);
-    checkpoint.scalars = {{"updates", 42}};
+    checkpoint.scalars = {{"updates", 42}, {"output_bias", OutputBias(*model_)}};
     ASSERT_TRUE(WriteCheckpoint(checkpoint_, checkpoint).ok());
   }
 

@@ -4,7 +4,6 @@
 #include <cmath>
 
 #include "worker/trainer/hard_examples.h"
-#include "worker/trainer/models/parameter_set.h"
 
 namespace ham::trainer {
 namespace {
@@ -31,19 +30,6 @@ BoundaryTrace::BoundaryTrace(const at::Tensor& labels, WeightMode mode)
       last_(labels_.size()),
       largest_change_(labels_.size()) {}
 
-std::vector<double> BoundaryTrace::Probabilities(const at::Tensor& logits, size_t row) const {
-  return VisitReal(logits.scalar_type(), [&]<typename T>(T) {
-    const int64_t classes = logits.size(1);
-    const T* scores = logits.const_data_ptr<T>() + static_cast<int64_t>(row) * classes;
-    std::vector<double> out(scores, scores + classes);
-    const double largest = *std::max_element(out.begin(), out.end());
-    double sum = 0;
-    for (double& value : out) sum += value = std::exp(value - largest);
-    for (double& value : out) value /= sum;
-    return out;
-  });
-}
-
 void BoundaryTrace::Observe(const at::Tensor& logits) {
   const std::vector<int64_t> predictions = Predictions(logits);
   for (size_t row = 0; row < labels_.size(); ++row) {
@@ -52,7 +38,7 @@ void BoundaryTrace::Observe(const at::Tensor& logits) {
     if (right && !was_wrong) ++first_wrong_[row];
     right_[row] += right;
     if (mode_ != WeightMode::kFirstCross && mode_ != WeightMode::kDeltaMax) continue;
-    std::vector<double> now = Probabilities(logits, row);
+    std::vector<double> now = Probabilities(logits, static_cast<int64_t>(row));
     if (observed_ > 0) {
       double change = 0;
       for (size_t k = 0; k < now.size(); ++k) change += std::abs(now[k] - last_[row][k]);

@@ -39,8 +39,6 @@ class BoundaryTrace {
   std::vector<double> Weights(int mining_step) const;
 
  private:
-  std::vector<double> Probabilities(const at::Tensor& logits, size_t row) const;
-
   std::vector<int64_t> labels_;
   const WeightMode mode_;
   int observed_ = 0;

@@ -4,12 +4,6 @@
 #include <ATen/ops/zeros_like.h>
 
 namespace ham::trainer {
-namespace {
-
-constexpr char kClassBias[] = "class_bias";
-
-}  // namespace
-
 void RunningClassBias::Update(const std::vector<int64_t>& class_rows, const std::vector<int64_t>& class_right,
                               ParameterSet* weights) {
   double sum = 0, seen = 0;
@@ -37,18 +31,18 @@ void RunningClassBias::Update(const std::vector<int64_t>& class_rows, const std:
 
 void FoldClassBias(const std::string& output_bias, TensorMap* model, TensorMap* state) {
   (*state)["output_bias"] = model->at(output_bias);
-  (*state)[kClassBias] = model->at(kClassBias);
-  (*model)[output_bias] = at::add(model->at(output_bias), model->at(kClassBias));
-  model->erase(kClassBias);
+  (*state)[kClassBiasName] = model->at(kClassBiasName);
+  (*model)[output_bias] = at::add(model->at(output_bias), model->at(kClassBiasName));
+  model->erase(kClassBiasName);
 }
 
 void UnfoldClassBias(const std::string& output_bias, const TensorMap& state, TensorMap* model) {
-  const auto bias = state.find(kClassBias), before = state.find("output_bias");
+  const auto bias = state.find(kClassBiasName), before = state.find("output_bias");
   if (bias != state.end() && before != state.end()) {
     (*model)[output_bias] = before->second;
-    (*model)[kClassBias] = bias->second;
+    (*model)[kClassBiasName] = bias->second;
   } else if (const auto found = model->find(output_bias); found != model->end()) {
-    (*model)[kClassBias] = at::zeros_like(found->second);
+    (*model)[kClassBiasName] = at::zeros_like(found->second);
   }
 }
 

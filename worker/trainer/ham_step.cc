@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <optional>
 #include <utility>
 
 #include "worker/trainer/boundary_trace.h"
@@ -111,11 +112,11 @@ absl::StatusOr<AttackedBatch> AttackAndMine(const StepContext& context, Paramete
   const TrainSpec& spec = context.spec;
   const MethodOptions& method = spec.method;
   const AttackStage stage = StageAt(spec.attack, context.epoch);
-  ParameterSet scratch = *weights;
-  TrainingModeAttack training{SynchronizedRanks(context, *weights), &scratch, weights};
+  std::optional<ParameterSet> scratch;
+  TrainingModeAttack training{SynchronizedRanks(context, *weights), nullptr, weights};
   Ascent ascent{spec.attack.loss, stage.epsilon, stage.step_size, stage.steps, {}, nullptr};
   if (spec.attack.batch_norm == AttackBatchNorm::kTraining && weights->statistics_size() > 0) {
-    scratch = weights->Clone();
+    training.batch = &scratch.emplace(weights->Clone());
     ascent.training = &training;
   }
   for (int64_t row = 0; row < batch.rows(); ++row) ++counts->class_rows[batch.labels.const_data_ptr<int64_t>()[row]];

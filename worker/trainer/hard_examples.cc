@@ -23,19 +23,25 @@ std::vector<int64_t> Predictions(const at::Tensor& logits) {
   });
 }
 
-std::vector<double> TrueClassProbabilities(const at::Tensor& logits, const at::Tensor& labels) {
+std::vector<double> Probabilities(const at::Tensor& logits, int64_t row) {
   return VisitReal(logits.scalar_type(), [&]<typename T>(T) {
     const int64_t classes = logits.size(1);
-    const T* scores = logits.const_data_ptr<T>();
-    std::vector<double> out(logits.size(0));
-    for (size_t row = 0; row < out.size(); ++row, scores += classes) {
-      const double largest = *std::max_element(scores, scores + classes);
-      double sum = 0;
-      for (int64_t k = 0; k < classes; ++k) sum += std::exp(scores[k] - largest);
-      out[row] = std::exp(scores[labels.const_data_ptr<int64_t>()[row]] - largest) / sum;
-    }
+    const T* scores = logits.const_data_ptr<T>() + row * classes;
+    std::vector<double> out(scores, scores + classes);
+    const double largest = *std::max_element(out.begin(), out.end());
+    double sum = 0;
+    for (double& value : out) sum += value = std::exp(value - largest);
+    for (double& value : out) value /= sum;
     return out;
   });
+}
+
+std::vector<double> TrueClassProbabilities(const at::Tensor& logits, const at::Tensor& labels) {
+  std::vector<double> out(logits.size(0));
+  for (size_t row = 0; row < out.size(); ++row) {
+    out[row] = Probabilities(logits, static_cast<int64_t>(row))[labels.const_data_ptr<int64_t>()[row]];
+  }
+  return out;
 }
 
 absl::StatusOr<Mined> FindHardExamples(const at::Tensor& logits, const at::Tensor& labels,

@@ -23,7 +23,10 @@ struct Mined {
 // is not finite: what a diverged network says is never right. logits: [N, K] float32 or float64.
 std::vector<int64_t> Predictions(const at::Tensor& logits);
 
-// softmax(logits) at the label, in float64; NaN where a logit is not finite. labels: [N] int64.
+// softmax of row `row` of logits [N, K] float32 or float64, in float64: [K].
+std::vector<double> Probabilities(const at::Tensor& logits, int64_t row);
+
+// These at the label; NaN where a logit is not finite. labels: [N] int64.
 std::vector<double> TrueClassProbabilities(const at::Tensor& logits, const at::Tensor& labels);
 
 // Hard: the rows of `logits` [N, K] (model in evaluation mode, at x_M) whose prediction is not labels [N] int64.

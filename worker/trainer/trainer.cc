@@ -385,6 +385,7 @@ Checkpoint Trainer::MakeCheckpoint() const {
   optimizer_.Export(&out.state);
   average_.Export(&out.state);
   out.scalars = {{"updates", optimizer_.updates()},
+                 {"output_bias", OutputBias(model_)},  // for readers that have no model: the class bias is folded in it
                  {"non_finite_in_a_row", non_finite_in_a_row_},
                  {"attack_seconds", totals_.attack_seconds},
                  {"train_seconds", totals_.train_seconds},

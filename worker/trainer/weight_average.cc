@@ -5,7 +5,6 @@
 namespace ham::trainer {
 namespace {
 
-constexpr char kAveragePrefix[] = "average.";
 constexpr char kAverageCount[] = "average_count";
 
 // average <- keep * average + take * weights

@@ -9,6 +9,8 @@
 
 namespace ham::trainer {
 
+inline constexpr char kAveragePrefix[] = "average.";  // before the names of the average's tensors in a checkpoint
+
 // One of, running statistics included:
 //   ema_decay > 0        after each update average <- ema_decay * average + (1 - ema_decay) * weights; starts as the
 //                        first weights

@@ -1,11 +1,10 @@
 #include "worker/trainer/weights_file.h"
 
 #include <algorithm>
+#include <iterator>
 #include <set>
 #include <utility>
 
-#include <ATen/ops/add.h>
-#include <ATen/ops/equal.h>
 #include <ATen/ops/full.h>
 
 #include "absl/strings/match.h"
@@ -14,38 +13,30 @@
 #include "proto/atomic_file.h"
 #include "worker/trainer/checkpoint.h"
 #include "worker/trainer/class_bias.h"
+#include "worker/trainer/weight_average.h"
 
 namespace ham::trainer {
 namespace {
 
-constexpr absl::string_view kAverage = "average.", kParallel = "module.", kClassBiasName = "class_bias";
-constexpr absl::string_view kCounter = "num_batches_tracked", kMean = "running_mean";
-
-// The output layer's bias in a checkpoint's model: where its class bias is folded in.
-absl::StatusOr<std::string> FoldedName(const Checkpoint& checkpoint) {
-  const auto bias = checkpoint.state.find(std::string(kClassBiasName)), plain = checkpoint.state.find("output_bias");
-  if (bias != checkpoint.state.end() && plain != checkpoint.state.end()) {
-    const at::Tensor folded = at::add(plain->second, bias->second);
-    for (const auto& [name, tensor] : checkpoint.model) {
-      if (tensor.sizes() == folded.sizes() && at::equal(tensor, folded)) return name;
-    }
-  }
-  return absl::DataLossError("the checkpoint does not say which tensor holds its class bias; export another one");
-}
+constexpr absl::string_view kParallel = "module.", kCounter = "num_batches_tracked", kMean = "running_mean";
 
 absl::StatusOr<TensorMap> AverageOf(const Checkpoint& checkpoint) {
   TensorMap out;
   for (const auto& [name, tensor] : checkpoint.state) {
-    if (absl::StartsWith(name, kAverage)) out[name.substr(kAverage.size())] = tensor;
+    if (absl::StartsWith(name, kAveragePrefix)) out[name.substr(std::size(kAveragePrefix) - 1)] = tensor;
   }
   if (out.empty()) {
     return absl::FailedPreconditionError(
         "the checkpoint has no averaged weights; train with ema_decay above 0, or leave out --average");
   }
-  const absl::StatusOr<std::string> output_bias = FoldedName(checkpoint);
-  if (!output_bias.ok()) return output_bias.status();
+  const auto stored = checkpoint.scalars.find("output_bias");
+  const std::string output_bias =
+      stored != checkpoint.scalars.end() && stored->is_string() ? stored->get<std::string>() : "";
+  if (!out.contains(output_bias) || !out.contains(kClassBiasName)) {
+    return absl::DataLossError("the checkpoint does not say which tensor holds its class bias; export another one");
+  }
   TensorMap unused;
-  FoldClassBias(*output_bias, &out, &unused);
+  FoldClassBias(output_bias, &out, &unused);
   return out;
 }
 

@@ -44,7 +44,7 @@ ParameterSpec::Initial PyTorchDefault(int64_t fan_in) {
 }
 
 ParameterSpec ClassBiasSpec(int64_t classes) {
-  return {"class_bias", {classes}, {classes}, ParameterKind::kClassBias, {}};
+  return {kClassBiasName, {classes}, {classes}, ParameterKind::kClassBias, {}};
 }
 
 std::string FirstNonFinite(const ParameterSet& set) {
@@ -91,8 +91,7 @@ void ParameterSet::Initialize(uint64_t seed) {
   for (size_t i = 0; i < specs_.size(); ++i) {
     const auto bound = static_cast<float>(specs_[i].initial.value);
     at::Tensor values = at::empty(specs_[i].shape, at::kFloat);
-    const RandomKey key{
-        .seed = seed, .purpose = RandomPurpose::kInitialWeights, .step = static_cast<uint32_t>(i)};
+    const RandomKey key{.seed = seed, .purpose = RandomPurpose::kInitialWeights, .step = static_cast<uint32_t>(i)};
     switch (specs_[i].initial.kind) {
       case ParameterSpec::Initial::kUniform:
         FillUniform(key, -bound, bound, values.numel(), values.data_ptr<float>());

@@ -46,6 +46,7 @@ struct ParameterSpec {
 // Kaiming uniform with a = sqrt(5): uniform in +-1 / sqrt(fan_in), weights and biases alike.
 ParameterSpec::Initial PyTorchDefault(int64_t fan_in);
 
+inline constexpr char kClassBiasName[] = "class_bias";
 ParameterSpec ClassBiasSpec(int64_t classes);
 
 // Numbers are float32, or float64 where asked for. Statistics and the class bias come last, so that what gradients
