@@ -8,7 +8,7 @@ packages=(
   g++ cmake ninja-build git ca-certificates python3 python3-pip
   libgrpc++-dev libprotobuf-dev protobuf-compiler protobuf-compiler-grpc libabsl-dev prometheus-cpp-dev
   libsqlite3-dev libcli11-dev libyaml-cpp-dev libspdlog-dev nlohmann-json3-dev libssl-dev zlib1g-dev libgloo-dev
-  libmatio-dev libturbojpeg0-dev curl
+  libmatio-dev libturbojpeg0-dev libzip-dev curl
   dataset-fashion-mnist
 )
 set=${1:-}

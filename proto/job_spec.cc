@@ -10,6 +10,7 @@
 #include "absl/strings/str_join.h"
 #include "google/protobuf/unknown_field_set.h"
 #include "google/protobuf/util/json_util.h"
+#include "proto/extra_data_name.h"
 #include "proto/utf8.h"
 
 namespace ham {
@@ -123,6 +124,35 @@ void ResolveData(TrainSpec* train, Checker* check) {
   check->Int("train.data.augmentation.crop_padding", augmentation->crop_padding(), 0, 16);
   check->OneOf("train.data.augmentation.padding", augmentation->padding(), {"zero", "reflect"});
   check->Int("train.data.augmentation.cutout", augmentation->cutout(), 0, 256);
+}
+
+// After batch_size.
+void ResolveExtra(TrainSpec* train, Checker* check) {
+  auto* data = train->mutable_data();
+  if (!data->has_extra()) data->set_extra("");
+  const bool present = !data->extra().empty();
+  if (!data->has_extra_share()) data->set_extra_share(present ? 0.5 : 0);
+  const double share = data->extra_share();
+  if (!present) {
+    if (share == 0) return;
+    check->Fail("train.data.extra_share",
+                absl::StrFormat("train.data.extra_share is %g, but there is no extra data; remove it or name some in "
+                                "train.data.extra",
+                                share));
+    return;
+  }
+  if (!IsExtraDataName(data->extra())) {
+    check->Fail("train.data.extra", absl::StrFormat("train.data.extra is \"%s\"; allowed are %s (a name, not a path)",
+                                                    Shown(data->extra()), kExtraDataNameRule));
+  }
+  check->Real("train.data.extra_share", share, 0, 1, true, true);
+  const double rows = std::round(share * train->batch_size());
+  if (share > 0 && share < 1 && (rows < 1 || rows >= train->batch_size())) {
+    check->Fail("train.data.extra_share",
+                absl::StrFormat("train.data.extra_share is %g: %g of the %d rows of a batch; allowed is a share that "
+                                "leaves at least one row of each kind",
+                                share, rows, train->batch_size()));
+  }
 }
 
 void ResolveModel(TrainSpec* train, Checker* check) {
@@ -477,6 +507,7 @@ std::vector<FieldViolation> ResolveJobSpec(ham::v1::JobSpec* spec) {
   ResolveData(train, &check);
   ResolveModel(train, &check);
   ResolveTraining(train, &check);
+  ResolveExtra(train, &check);
   ResolveClassBias(train, &check);
   ResolveAttack(train, &check);
   ResolveMethod(train, &check);

@@ -66,7 +66,7 @@ void BenchAugmentation() {
   std::vector<float> batch(kBatch * 3072);
   std::vector<double> rates;
   for (int round = -1; round < kRounds; ++round) {  // the first one warms up
-    const std::vector<uint32_t> order = EpochOrder(1, round + 1, kCifarRows);
+    const std::vector<uint32_t> order = Permutation(1, RandomPurpose::kEpochOrder, round + 1, kCifarRows);
     const double seconds = Seconds([&] {
       for (size_t i = 0; i < order.size(); i += kBatch) {
         const std::span<const uint32_t> ids(order.data() + i, std::min(kBatch, order.size() - i));

@@ -31,7 +31,7 @@ std::vector<std::string> Seeds() {
   retry: {max_attempts: 3}
 )",
           R"(train:
-  data: {name: imagenette, validation_share: 0.1, image_size: 160,
+  data: {name: imagenette, validation_share: 0.1, image_size: 160, extra: 1m.v2, extra_share: 0.7,
          augmentation: {crop_padding: 8, padding: reflect, flip: false, cutout: 16}}
   model: {name: wrn-28-10, activation: silu, extra_block: true}
   method: {retained_easy: high_confidence, weight_mode: kappa, drop_share: 0.1}

@@ -107,6 +107,23 @@ TEST(ResolveJobSpec, AnAskedForAugmentationStands) {
   EXPECT_EQ(spec.train().data().augmentation().crop_padding(), 0);
 }
 
+TEST(ResolveJobSpec, ExtraDataIsHalfOfEachBatchUnlessSaid) {
+  ham::v1::JobSpec spec = Minimal();
+  ASSERT_TRUE(ResolveJobSpec(&spec).empty());
+  EXPECT_EQ(spec.train().data().extra_share(), 0);
+  spec = Minimal();
+  spec.mutable_train()->mutable_data()->set_extra("1m");
+  ASSERT_TRUE(ResolveJobSpec(&spec).empty());
+  EXPECT_EQ(spec.train().data().extra_share(), 0.5);
+  spec.mutable_train()->mutable_data()->set_extra_share(0.003);
+  const auto violations = ResolveJobSpec(&spec);
+  ASSERT_EQ(violations.size(), 1);
+  EXPECT_EQ(
+      violations[0].description,
+      "train.data.extra_share is 0.003: 0 of the 128 rows of a batch; allowed is a share that leaves at least one "
+      "row of each kind");
+}
+
 TEST(ResolveJobSpec, WeightAveragesExcludeEachOtherByDefault) {
   ham::v1::JobSpec spec = Minimal();
   spec.mutable_train()->set_swa_start_epoch(12);
@@ -179,6 +196,8 @@ ham::v1::JobSpec OtherValues() {
   data->set_image_size(160);
   data->mutable_augmentation()->set_padding("reflect");
   data->mutable_augmentation()->set_cutout(8);
+  data->set_extra("1m");
+  data->set_extra_share(0.7);
   train->mutable_model()->set_name("wrn-28-10");
   train->mutable_model()->set_activation("silu");
   train->mutable_model()->set_extra_block(true);
@@ -299,6 +318,23 @@ std::vector<Case> Cases() {
            [](T* t) { t->mutable_data()->mutable_augmentation()->set_crop_padding(-1); }},
       Case{"train.data.augmentation.padding",
            [](T* t) { t->mutable_data()->mutable_augmentation()->set_padding("wrap"); }},
+      Case{"train.data.extra", [](T* t) { t->mutable_data()->set_extra("../../1m"); }},
+      Case{"train.data.extra_share", [](T* t) { t->mutable_data()->set_extra_share(0.5); }},
+      Case{"train.data.extra_share",
+           [](T* t) {
+             t->mutable_data()->set_extra("1m");
+             t->mutable_data()->set_extra_share(1);
+           }},
+      Case{"train.data.extra_share",  // no row of 128
+           [](T* t) {
+             t->mutable_data()->set_extra("1m");
+             t->mutable_data()->set_extra_share(0.003);
+           }},
+      Case{"train.data.extra_share",  // all 128 rows
+           [](T* t) {
+             t->mutable_data()->set_extra("1m");
+             t->mutable_data()->set_extra_share(0.997);
+           }},
       Case{"train.data.augmentation.cutout", [](T* t) { t->mutable_data()->mutable_augmentation()->set_cutout(257); }},
       Case{"train.model.activation", [](T* t) { t->mutable_model()->set_activation("gelu"); }},
       Case{"train.model.extra_block", [](T* t) { t->mutable_model()->set_extra_block(true); }},

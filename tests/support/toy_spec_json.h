@@ -8,7 +8,8 @@ namespace ham::testing {
 inline nlohmann::json ToySpecJson() {
   return nlohmann::json::parse(R"({"train": {
     "data": {"name": "fashion-mnist", "train_rows": 64, "test_rows": 32, "validation_share": 0, "image_size": 0,
-             "augmentation": {"crop_padding": 0, "padding": "zero", "flip": false, "cutout": 0}},
+             "augmentation": {"crop_padding": 0, "padding": "zero", "flip": false, "cutout": 0},
+             "extra": "", "extra_share": 0},
     "model": {"name": "cnn-16-32", "activation": "relu", "extra_block": false},
     "method": {"name": "ham", "mining_step": 2, "mining_start_epoch": 1, "retained_easy_share": 0.25,
                "minimum_hard": 1, "retained_easy": "random", "weight_mode": "none", "drop_share": 0},

@@ -60,14 +60,15 @@ TEST(CounterRngTest, EveryPartOfTheKeyMatters) {
   EXPECT_EQ(RandomUnit(key), value);
 }
 
-TEST(CounterRngTest, EpochOrderIsAPermutationOfItsOwnForEachEpoch) {
-  const auto order = EpochOrder(5, 1, 1000);
+TEST(CounterRngTest, APermutationIsItsOwnForEachNumberSeedAndPurpose) {
+  const auto order = Permutation(5, RandomPurpose::kEpochOrder, 1, 1000);
   auto sorted = order;
   std::sort(sorted.begin(), sorted.end());
   for (uint32_t i = 0; i < 1000; ++i) ASSERT_EQ(sorted[i], i);
-  EXPECT_EQ(EpochOrder(5, 1, 1000), order);
-  EXPECT_NE(EpochOrder(5, 2, 1000), order);
-  EXPECT_NE(EpochOrder(6, 1, 1000), order);
+  EXPECT_EQ(Permutation(5, RandomPurpose::kEpochOrder, 1, 1000), order);
+  EXPECT_NE(Permutation(5, RandomPurpose::kEpochOrder, 2, 1000), order);
+  EXPECT_NE(Permutation(6, RandomPurpose::kEpochOrder, 1, 1000), order);
+  EXPECT_NE(Permutation(5, RandomPurpose::kExtraOrder, 1, 1000), order);
 }
 
 }  // namespace

@@ -19,6 +19,7 @@
 
 #include "absl/strings/str_cat.h"
 #include "proto/version.h"
+#include "tests/support/npz_file.h"
 #include "tests/support/temporary_directory.h"
 #include "tests/support/toy_spec_json.h"
 #include "worker/ipc/frame.h"
@@ -385,6 +386,22 @@ TEST_F(AloneTest, OptionsOfTheModelReachIt) {
   spec_["train"]["model"]["activation"] = "silu";
   EXPECT_EQ(Run({}, "silu"), 1);
   EXPECT_THAT(Output("silu.err"), HasSubstr("train.model.activation is silu"));
+}
+
+TEST_F(AloneTest, TrainsWithExtraData) {
+  spec_["train"]["data"].update({{"extra", "more"}, {"extra_share", 0.5}});
+  EXPECT_EQ(Run({}, "missing"), 1);
+  EXPECT_THAT(Output("missing.err"), HasSubstr("has no extra data \"more\""));
+  const std::string folder = directory_ / "data/fashion-mnist/extra";
+  std::filesystem::create_directories(folder);
+  ham::testing::WriteNpz(folder + "/more.npz", ham::testing::NpyImages(15, 28, 28, 1, '0'),
+                         ham::testing::NpyLabels(std::vector<int64_t>(15, 9)));
+  EXPECT_EQ(Run({}, "few"), 1);
+  EXPECT_THAT(Output("few.err"), HasSubstr("16 rows of each batch, but train.data.extra has 15 rows"));
+  ham::testing::WriteNpz(folder + "/more.npz", ham::testing::NpyImages(20, 28, 28, 1, '0'),
+                         ham::testing::NpyLabels(std::vector<int64_t>(20, 9)));
+  EXPECT_EQ(Run({}, "mixed"), 0) << Output("mixed.err");
+  EXPECT_THAT(Output("mixed"), HasSubstr("done"));
 }
 
 TEST_F(AloneTest, RefusesToResumeAnotherSpec) {

@@ -38,6 +38,11 @@ std::vector<Range> Ranges() {
           Range{"train.data.augmentation.padding", {"zero", "reflect"}, {"wrap"}},
           Range{"train.data.augmentation.flip", {"true", "false"}, {}},
           Range{"train.data.augmentation.cutout", {"0", "256"}, {"-1", "257"}},
+          Range{"train.data.extra", {"1m.v2_A-b"}, {".a", "../a", "a b", "a2345678901234567890123456789012345678901"}},
+          Range{"train.data",
+                {"{name: svhn, extra: a, extra_share: 0.99}", "{name: svhn, extra_share: 0}"},
+                {"{name: svhn, extra: a, extra_share: 0}", "{name: svhn, extra: a, extra_share: 1}",
+                 "{name: svhn, extra_share: 0.5}"}},
           Range{"train.model", {"{name: wrn-28-10, extra_block: true}", "{name: wrn-34-10, extra_block: false}"}, {}},
           Range{"train.model.activation", {"relu", "silu"}, {"gelu"}},
           Range{"train.method.name", {"ham", "pgd-at"}, {"fat"}},
@@ -146,9 +151,10 @@ TEST(RangesOfAllTest, EveryOptionIsTested) {
   CollectOptions(ham::v1::TrainSpec::descriptor(), "train", &options);
   for (const Range& range : Ranges()) options.erase(range.path);
   // Names, and what is tested with the section it belongs to.
-  EXPECT_THAT(options, testing::UnorderedElementsAre("train.data.name", "train.model.name", "train.model.extra_block",
-                                                     "train.optimizer.milestones", "train.optimizer.factors",
-                                                     "train.optimizer.nesterov", "train.evaluation.suites"));
+  EXPECT_THAT(options, testing::UnorderedElementsAre("train.data.name", "train.data.extra_share", "train.model.name",
+                                                     "train.model.extra_block", "train.optimizer.milestones",
+                                                     "train.optimizer.factors", "train.optimizer.nesterov",
+                                                     "train.evaluation.suites"));
 }
 
 // Two tables: one for who submits, one for who reads the files.

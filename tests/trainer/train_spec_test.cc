@@ -25,6 +25,7 @@ json OtherValues() {
   train["data"]["validation_share"] = 0.1;
   train["data"]["image_size"] = 160;
   train["data"]["augmentation"] = {{"crop_padding", 4}, {"padding", "reflect"}, {"flip", true}, {"cutout", 8}};
+  train["data"].update({{"extra", "1m"}, {"extra_share", 0.7}});
   train["model"] = {{"name", "wrn-28-10"}, {"activation", "silu"}, {"extra_block", true}};
   train["method"].update({{"retained_easy", "high_confidence"}, {"weight_mode", "kappa"}, {"drop_share", 0.1}});
   train["attack"].update({{"random_start", false},
@@ -67,6 +68,8 @@ TEST(TrainSpecTest, ReadsEveryOption) {
   EXPECT_EQ(parsed->data.augmentation.padding, Padding::kReflect);
   EXPECT_TRUE(parsed->data.augmentation.flip);
   EXPECT_EQ(parsed->data.augmentation.cutout, 8);
+  EXPECT_EQ(parsed->data.extra, "1m");
+  EXPECT_EQ(parsed->data.extra_share, 0.7);
   EXPECT_EQ(parsed->model.name, "wrn-28-10");
   EXPECT_EQ(parsed->model.activation, Activation::kSilu);
   EXPECT_TRUE(parsed->model.extra_block);
@@ -165,6 +168,10 @@ TEST(TrainSpecTest, WrongValuesAreNamedByTheirPath) {
       {"/train/method/name", "trades", "train.method.name is \"trades\"; allowed is one of: pgd-at, ham"},
       {"/train/data/validation_share", 0.6, "train.data.validation_share is 0.6; allowed is [0, 0.5]"},
       {"/train/data/image_size", 161, "train.data.image_size is 161"},
+      {"/train/data/extra", "../1m", "train.data.extra is \"../1m\"; allowed is"},
+      {"/train/data/extra", 5, "train.data.extra is 5; it must be a text"},
+      {"/train/data/extra_share", 0.5, "train.data.extra_share is 0.5 without extra data"},
+      {"/train/data/extra_share", 1, "train.data.extra_share is 1; allowed is [0, 1)"},
       {"/train/data/augmentation/crop_padding", 17, "train.data.augmentation.crop_padding is 17"},
       {"/train/data/augmentation/padding", "wrap", "train.data.augmentation.padding is \"wrap\""},
       {"/train/data/augmentation/cutout", 257, "train.data.augmentation.cutout is 257"},

@@ -101,7 +101,7 @@ class TrainerTest : public ::testing::Test {
   }
 
   TrainSpec spec_ = ToySpec();
-  const ImageSet train_ = ToyImages(200, 1);
+  ImageSet train_ = ToyImages(200, 1);
   const ImageSet test_ = ToyImages(120, 2);
   absl::Mutex mutex_;
   std::list<RunData> data_ ABSL_GUARDED_BY(mutex_);
@@ -262,6 +262,68 @@ TEST_F(TrainerTest, ResumesBitForBitWithinAnEpoch) {
     }
     EXPECT_EQ(a, b);  // the points of a whole epoch, too
   }
+}
+
+TEST_F(TrainerTest, ExtraDataIsForTrainingStepsOnly) {
+  train_.extra_rows = 80;
+  spec_.data.extra_share = 0.5;
+  spec_.data.validation_share = 0.1;
+  spec_.data.train_rows = 100;
+  const auto data = ChooseRows(spec_.data, train_, test_);
+  ASSERT_TRUE(data.ok()) << data.status();
+  EXPECT_EQ(data->train_rows.size(), 100);
+  EXPECT_LT(data->train_rows.back(), 120);
+  EXPECT_NEAR(static_cast<double>(data->validation_rows.size()), 12, 2);
+  EXPECT_LT(data->validation_rows.back(), 120);
+  spec_.data.train_rows = 121;
+  EXPECT_THAT(std::string(ChooseRows(spec_.data, train_, test_).status().message()),
+              HasSubstr("allowed is 0 (all) to"));
+}
+
+TEST_F(TrainerTest, BatchesMixExtraRowsInOnAnyNumberOfRanks) {
+  train_.extra_rows = 80;
+  spec_.data.extra_share = 0.5;
+  spec_.precision = Precision::kFp64;
+  RecordingObserver one, two;
+  const at::Tensor alone = RunToEnd(1, &one);
+  const at::Tensor together = RunToEnd(2, &two);
+  EXPECT_TRUE(at::allclose(together, alone, 1e-9, 1e-11)) << (together - alone).abs().max().item<double>();
+  EXPECT_EQ(one.Kind("train")[0]["train"]["iterations"], 3);  // of 120 own rows, as without extra data
+  const auto local = MakeLocalCollective();
+  RecordingObserver observer;
+  Trainer trainer = Make(*local, observer);
+  const auto step = trainer.Step(1, trainer.OrderOf(1), 0);
+  ASSERT_TRUE(step.ok());
+  EXPECT_EQ(std::count_if(step->kept.begin(), step->kept.end(), [](uint32_t row) { return row >= 120; }), 24);
+}
+
+TEST_F(TrainerTest, ResumesBitForBitWithinAnEpochOfExtraData) {
+  train_.extra_rows = 60;
+  spec_.data.extra_share = 0.7;
+  spec_.checkpoint.every_iterations = 1;
+  RecordingObserver whole;
+  const at::Tensor expected = RunToEnd(1, &whole);
+  ASSERT_EQ(whole.checkpoints.size(), 9);
+  for (const size_t stop : {0, 4, 7}) {  // of the first, second and third epoch
+    const auto local = MakeLocalCollective();
+    RecordingObserver after;
+    Trainer resumed = Make(*local, after);
+    const absl::Status status = resumed.Restore(whole.checkpoints[stop]);
+    ASSERT_TRUE(status.ok()) << status;
+    ASSERT_TRUE(resumed.Run().ok());
+    EXPECT_TRUE(at::equal(resumed.weights().flat(), expected)) << "after checkpoint " << stop;
+  }
+}
+
+TEST_F(TrainerTest, RefusesFewerExtraRowsThanABatchTakes) {
+  const auto local = MakeLocalCollective();
+  RecordingObserver observer;
+  spec_.data.extra_share = 0.5;
+  train_.extra_rows = 24;
+  EXPECT_TRUE(Make(*local, observer).Check().ok());
+  train_.extra_rows = 23;
+  EXPECT_THAT(std::string(Make(*local, observer).Check().message()),
+              HasSubstr("train.data.extra_share is 0.5: 24 rows of each batch, but train.data.extra has 23 rows"));
 }
 
 TEST_F(TrainerTest, EvaluatesOnHeldOutRowsUntilTheEnd) {

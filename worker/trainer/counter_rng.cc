@@ -56,14 +56,11 @@ void FillNormal(const RandomKey& key, float standard_deviation, int64_t count, f
   }
 }
 
-std::vector<uint32_t> EpochOrder(uint64_t seed, int epoch, int64_t rows) {
+std::vector<uint32_t> Permutation(uint64_t seed, RandomPurpose purpose, uint32_t number, int64_t rows) {
   std::vector<std::pair<uint64_t, uint32_t>> keyed(rows);
   for (int64_t row = 0; row < rows; ++row) {
-    const auto words = RandomWords({.seed = seed,
-                                    .purpose = RandomPurpose::kEpochOrder,
-                                    .epoch = static_cast<uint32_t>(epoch),
-                                    .sample = static_cast<uint32_t>(row)},
-                                   0);
+    const auto words =
+        RandomWords({.seed = seed, .purpose = purpose, .epoch = number, .sample = static_cast<uint32_t>(row)}, 0);
     keyed[row] = {uint64_t{words[0]} << 32 | words[1], static_cast<uint32_t>(row)};
   }
   std::sort(keyed.begin(), keyed.end());

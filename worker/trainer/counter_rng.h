@@ -19,6 +19,8 @@ enum class RandomPurpose : uint8_t {
   kEvaluationStart = 5,
   kAugmentation = 6,
   kValidationSplit = 7,
+  kExtraOrder = 8,
+  kExtraPlace = 9,
 };
 
 // Names one stream of draws. `step` is a restart, a tensor number, or 0 (below 2^24).
@@ -42,7 +44,7 @@ void FillUniform(const RandomKey& key, float low, float high, int64_t count, flo
 // out[i] normal with mean 0 and this standard deviation, by Box and Muller's transform.
 void FillNormal(const RandomKey& key, float standard_deviation, int64_t count, float* out);
 
-// A permutation of [0, rows), a function of (seed, epoch) only. `rows` < 2^32.
-std::vector<uint32_t> EpochOrder(uint64_t seed, int epoch, int64_t rows);
+// A permutation of [0, rows), another for each `number`; a function of the arguments only. `rows` < 2^32.
+std::vector<uint32_t> Permutation(uint64_t seed, RandomPurpose purpose, uint32_t number, int64_t rows);
 
 }  // namespace ham::trainer

@@ -272,7 +272,9 @@ absl::StatusOr<RunInputs> PrepareRun(const RankJob& job) {
   inputs.spec.threads_per_rank = job.threads;
   at::set_num_threads(job.threads);
   const LoadOptions load{.image_size = inputs.spec.data.image_size, .cache_directory = job.data_cache};
-  auto train = LoadDataSet(job.data_root, inputs.spec.data.name, Split::kTrain, load);
+  LoadOptions load_train = load;
+  load_train.extra = inputs.spec.data.extra;
+  auto train = LoadDataSet(job.data_root, inputs.spec.data.name, Split::kTrain, load_train);
   if (!train.ok()) return train.status();
   auto test = LoadDataSet(job.data_root, inputs.spec.data.name, Split::kTest, load);
   if (!test.ok()) return test.status();

@@ -10,6 +10,7 @@
 #include "absl/status/status.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_format.h"
+#include "proto/extra_data_name.h"
 
 namespace ham::trainer {
 namespace {
@@ -72,13 +73,18 @@ class Section {
     return value.is_boolean() && value.get<bool>();
   }
 
-  std::string String(const char* key) {
+  // May be empty.
+  std::string Text(const char* key) {
     const json& value = Get(key);
-    if (!value.is_string() || value.get<std::string>().empty()) {
-      Fail(Path(key), absl::StrCat("is ", value.dump(), "; it must be a text that is not empty"));
-      return "";
-    }
-    return value.get<std::string>();
+    if (value.is_string()) return value.get<std::string>();
+    Fail(Path(key), absl::StrCat("is ", value.dump(), "; it must be a text"));
+    return "";
+  }
+
+  std::string String(const char* key) {
+    std::string text = Text(key);
+    if (text.empty()) Fail(Path(key), "is empty; it must be a text that is not");
+    return text;
   }
 
   template <typename E>
@@ -169,6 +175,17 @@ AugmentationOptions ReadAugmentation(Section augmentation) {
   return out;
 }
 
+void ReadExtra(Section& data, DataOptions* out) {
+  out->extra = data.Text("extra");
+  if (!out->extra.empty() && !IsExtraDataName(out->extra)) {
+    data.Fail(data.Path("extra"), absl::StrCat("is \"", out->extra, "\"; allowed is \"\" or ", kExtraDataNameRule));
+  }
+  out->extra_share = data.Real("extra_share", 0, 1, !out->extra.empty(), true);
+  if (out->extra.empty() && out->extra_share > 0) {
+    data.Fail(data.Path("extra_share"), absl::StrCat("is ", out->extra_share, " without extra data; it must be 0"));
+  }
+}
+
 DataOptions ReadData(Section data) {
   DataOptions out;
   out.name = data.String("name");
@@ -177,6 +194,7 @@ DataOptions ReadData(Section data) {
   out.validation_share = data.Real("validation_share", 0, 0.5, false, false);
   out.image_size = data.Int("image_size", 0, 160);
   out.augmentation = ReadAugmentation(data.Child("augmentation"));
+  ReadExtra(data, &out);
   data.RefuseOthers();
   return out;
 }

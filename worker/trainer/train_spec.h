@@ -34,6 +34,8 @@ struct DataOptions {
   double validation_share = 0;
   int image_size = 0;  // 0: that of the files
   AugmentationOptions augmentation = {};
+  std::string extra = {};  // name of extra training data; "" = none
+  double extra_share = 0;  // of the rows of a batch; 0 without
 };
 
 struct ModelChoice {

@@ -65,13 +65,14 @@ ParameterSet FirstWeights(const TrainSpec& spec, const Model& model) {
 }  // namespace
 
 absl::StatusOr<RunData> ChooseRows(const DataOptions& options, const ImageSet& train, const ImageSet& test) {
-  ValidationSplit split = SplitForValidation(train.labels, options.validation_share);
+  ValidationSplit split = SplitForValidation(train.labels.first(train.own_rows()), options.validation_share);
   auto train_rows = FirstRows("train.data.train_rows", options.train_rows, options, std::move(split.train),
                               !split.validation.empty());
   if (!train_rows.ok()) return train_rows.status();
   auto test_rows = FirstRows("train.data.test_rows", options.test_rows, options, AllRows(test.rows), false);
   if (!test_rows.ok()) return test_rows.status();
-  return RunData{train, test, *std::move(train_rows), std::move(split.validation), *std::move(test_rows)};
+  const ExtraRows extra{static_cast<uint32_t>(train.own_rows()), train.extra_rows, options.extra_share};
+  return RunData{train, test, *std::move(train_rows), std::move(split.validation), *std::move(test_rows), extra};
 }
 
 Trainer::Trainer(const TrainSpec& spec, const Model& model, const RunData& data, Collective& collective,
@@ -116,6 +117,13 @@ absl::Status Trainer::Check() const {
         absl::StrFormat("train.batch_size is %d, fewer than the %d ranks; allowed is at least one row a rank",
                         spec_.batch_size, collective_.world_size()));
   }
+  const int64_t extra_rows = ExtraRowsOf(spec_.data.extra_share, spec_.batch_size);
+  if (extra_rows > data_.extra.count) {
+    return absl::InvalidArgumentError(absl::StrFormat(
+        "train.data.extra_share is %g: %d rows of each batch, but train.data.extra has %d rows; lower the share or "
+        "train.batch_size",
+        spec_.data.extra_share, extra_rows, data_.extra.count));
+  }
   return absl::OkStatus();
 }
 
@@ -124,9 +132,7 @@ StepContext Trainer::ContextOf(int epoch) {
 }
 
 std::vector<uint32_t> Trainer::OrderOf(int epoch) const {
-  std::vector<uint32_t> order = EpochOrder(spec_.seed, epoch, static_cast<int64_t>(data_.train_rows.size()));
-  for (uint32_t& row : order) row = data_.train_rows[row];
-  return order;
+  return EpochOrder(spec_.seed, epoch, data_.train_rows, data_.extra, spec_.batch_size);
 }
 
 // The algorithm box. Everything before Reduce is of this rank's rows, everything after is equal on all ranks.

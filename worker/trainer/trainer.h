@@ -12,6 +12,7 @@
 #include "worker/trainer/class_bias.h"
 #include "worker/trainer/collective.h"
 #include "worker/trainer/data/dataset.h"
+#include "worker/trainer/epoch_order.h"
 #include "worker/trainer/gradient_reducer.h"
 #include "worker/trainer/ham_step.h"
 #include "worker/trainer/input_pipeline.h"
@@ -52,6 +53,7 @@ struct RunData {
   std::vector<uint32_t> train_rows;
   std::vector<uint32_t> validation_rows;  // of `train`; may be empty
   std::vector<uint32_t> test_rows;
+  ExtraRows extra = {};  // of `train`; what is fitted or measured after a step never sees them
 };
 
 // The rows that `options` asks for. InvalidArgument names the field where the data set has not that many.
@@ -87,7 +89,7 @@ class Trainer {
   // collective and observer.
   absl::Status Run();
 
-  // Rows of the training set in the order that 1-based `epoch` takes them.
+  // EpochOrder (epoch_order.h) of 1-based `epoch`.
   std::vector<uint32_t> OrderOf(int epoch) const;
 
   // One step on the global batch at `position` of the epoch's order; all ranks together.

@@ -59,11 +59,13 @@ absl::StatusOr<ImageSet> LoadThroughCache(
   const bool usable = MakeDirectory(directory);
   const DirectoryLock lock(directory);
   if (auto found = MapPrepared(path, key); found.ok()) return found;
-  SourceDigest digest;
-  auto images = read(&digest);
-  if (!images.ok()) return images.status();
-  const auto bytes = std::make_shared<const std::string>(PackImages(key, *images, digest.Hex()));
-  *images = {};
+  std::shared_ptr<const std::string> bytes;
+  {
+    SourceDigest digest;
+    const auto images = read(&digest);  // gone before the file is mapped
+    if (!images.ok()) return images.status();
+    bytes = std::make_shared<const std::string>(PackImages(key, *images, digest.Hex()));
+  }
   const absl::Status written = usable ? WriteFileAtomically(path, *bytes, 0644)
                                       : absl::UnavailableError(absl::StrCat("cannot write to ", directory));
   absl::Status reason = written;

@@ -7,8 +7,10 @@
 
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_join.h"
+#include "proto/extra_data_name.h"
 #include "proto/sha256.h"
 #include "worker/trainer/data/data_cache.h"
+#include "worker/trainer/data/npz.h"
 #include "worker/trainer/data/readers.h"
 
 namespace ham::trainer {
@@ -21,6 +23,29 @@ std::string Directory(const std::string& data_root, const KnownDataSet& set) {
 bool IsDirectory(const std::string& path) {
   std::error_code ignored;
   return std::filesystem::is_directory(path, ignored);
+}
+
+// InvalidArgument or NotFound unless there is extra data of that name.
+absl::Status CheckExtra(const std::string& directory, const KnownDataSet& set, const std::string& extra) {
+  if (!IsExtraDataName(extra)) {
+    return absl::InvalidArgumentError(
+        absl::StrCat("extra is \"", extra, "\"; allowed is a name, not a path: ", kExtraDataNameRule));
+  }
+  const std::vector<std::string> present = ListExtraData(directory);
+  if (std::binary_search(present.begin(), present.end(), extra)) return absl::OkStatus();
+  return absl::NotFoundError(absl::StrCat("data set \"", set.name, "\" has no extra data \"", extra,
+                                          "\": there is no file ", ExtraDataPath(directory, extra), "; there is ",
+                                          present.empty() ? "none" : absl::StrJoin(present, ", ")));
+}
+
+absl::StatusOr<LabelledImages> ReadWithExtra(const std::string& directory, const KnownDataSet& set, Split split,
+                                             const LoadOptions& options, SourceDigest* digest) {
+  auto images = ReadSplit(directory, set, split, options.image_size, options.threads, digest);
+  if (!images.ok() || options.extra.empty()) return images;
+  const absl::Status status =
+      AppendNpz(ExtraDataPath(directory, options.extra), set.class_names.size(), &*images, digest);
+  if (!status.ok()) return status;
+  return images;
 }
 
 // Fills in what 0 stands for.
@@ -70,19 +95,22 @@ absl::StatusOr<ImageSet> LoadDataSet(const std::string& data_root, const std::st
                                             "\" is not under the data root: there is no directory ", directory,
                                             "; install it or name another --data-root"));
   }
-  const auto sources = SourceFiles(directory, *set, split);
+  auto sources = SourceFiles(directory, *set, split);
   if (!sources.ok()) return sources.status();
+  std::string part = split == Split::kTrain ? "train" : "test";
+  if (!options.extra.empty()) {
+    if (absl::Status status = CheckExtra(directory, *set, options.extra); !status.ok()) return status;
+    sources->push_back(ExtraDataPath(directory, options.extra));
+    absl::StrAppend(&part, "+", options.extra);
+  }
   const auto identity = FileIdentity(*sources);
   if (!identity.ok()) return identity.status();
-  const char* const split_name = split == Split::kTrain ? "train" : "test";
   const int64_t size = complete->image_size;
-  const PreparedKey key{absl::StrCat(name, "/", split_name), set->channels, size, size, set->class_names, *identity};
+  const PreparedKey key{absl::StrCat(name, "/", part), set->channels, size, size, set->class_names, *identity};
   return LoadThroughCache(
       complete->cache_directory.empty() ? DefaultCacheDirectory(data_root) : complete->cache_directory,
-      absl::StrCat(name, "-", split_name, "-", size, "-", Sha256Hex(directory).substr(0, 8), ".prepared"), key,
-      [&](SourceDigest* digest) {
-        return ReadSplit(directory, *set, split, complete->image_size, complete->threads, digest);
-      });
+      absl::StrCat(name, "-", part, "-", size, "-", Sha256Hex(directory).substr(0, 8), ".prepared"), key,
+      [&](SourceDigest* digest) { return ReadWithExtra(directory, *set, split, *complete, digest); });
 }
 
 std::vector<DataSetInfo> InspectDataSets(const std::string& data_root) {

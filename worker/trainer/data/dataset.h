@@ -18,6 +18,8 @@ struct LoadOptions {
   int image_size = 0;                // side in pixels, of a data set that is resized; 0 = the table's
   int threads = 0;                   // that decode; 0 = one a core
   std::string cache_directory = {};  // of prepared data sets (data_cache.h); "" = DefaultCacheDirectory
+  // Name of extra training data (npz.h), whose rows come after the split's own: for training only; "" = none.
+  std::string extra = {};
 };
 
 // What a worker advertises: a data set found under its root, or why it cannot be used.
@@ -34,8 +36,9 @@ struct DataSetInfo {
 std::vector<std::string> DataSetNames();
 
 // One split, shared by all ranks of a host (data_cache.h); all of it is checked (readers.h) when it is first read.
-// InvalidArgument for an unknown name (lists the known ones) or an image_size that the data set does not take; NotFound
-// if the data set is not under `data_root`; DataLoss names the damaged file and what is wrong with it.
+// InvalidArgument for an unknown name (lists the known ones), an image_size that the data set does not take or an
+// `extra` that is no name; NotFound if the data set is not under `data_root`, or has no such extra data (lists what it
+// has); DataLoss names the damaged file and what is wrong with it.
 absl::StatusOr<ImageSet> LoadDataSet(const std::string& data_root, const std::string& name, Split split,
                                      const LoadOptions& options = {});
 

@@ -21,8 +21,10 @@ struct ImageSet {
   std::span<const int64_t> labels;  // [N], in [0, class_names.size())
   std::vector<std::string> class_names;
   std::shared_ptr<const void> storage;  // what the spans lie in
+  int64_t extra_rows = 0;               // the last of N are extra training data (npz.h), not the data set's own
   std::string not_shared = {};          // of a loaded set: why other ranks hold copies of their own; "" if none does
 
+  int64_t own_rows() const { return rows - extra_rows; }
   int64_t row_bytes() const { return channels * height * width; }
 };
 

@@ -16,6 +16,7 @@
 #include "absl/strings/str_join.h"
 #include "worker/trainer/data/idx.h"
 #include "worker/trainer/data/jpeg.h"
+#include "worker/trainer/data/npz.h"
 #include "worker/trainer/data/readers.h"
 
 namespace ham::trainer {
@@ -31,6 +32,8 @@ const char* AuthenticityName(Authenticity authenticity) {
       return "official_counts";
     case Authenticity::kNotOfficial:
       return "not_official";
+    case Authenticity::kExtra:
+      return "extra";
   }
   return "";
 }
@@ -43,6 +46,8 @@ const char* AuthenticityText(Authenticity authenticity) {
       return "official numbers of files (no digests are published)";
     case Authenticity::kNotOfficial:
       return "not the official file";
+    case Authenticity::kExtra:
+      return "extra training data";
   }
   return "";
 }
@@ -80,6 +85,19 @@ SplitReport InspectSplit(const std::string& directory, const KnownDataSet& set, 
   return report;
 }
 
+SplitReport InspectExtra(const std::string& directory, const KnownDataSet& set, const std::string& name) {
+  SplitReport report{.name = absl::StrCat("extra ", name), .authenticity = Authenticity::kExtra};
+  const bool any_size = set.resizable();
+  LabelledImages images{set.channels, any_size ? 0 : set.height, any_size ? 0 : set.width, {}, {}};
+  SourceDigest digest;
+  report.status = AppendNpz(ExtraDataPath(directory, name), set.class_names.size(), &images, &digest);
+  if (!report.status.ok()) return report;
+  report.rows = static_cast<int64_t>(images.labels.size());
+  report.class_rows = CountClasses(images.labels, set.class_names.size());
+  report.digest = digest.Hex();
+  return report;
+}
+
 DataReport Describe(const std::string& path, const KnownDataSet& set) {
   return {path, set.name, FormatName(set.format), set.channels, set.height, set.width, set.class_names, {}};
 }
@@ -88,6 +106,7 @@ DataReport InspectDirectory(const std::string& path, const KnownDataSet& set) {
   DataReport report = Describe(path, set);
   report.splits.push_back(InspectSplit(path, set, Split::kTrain, "train"));
   report.splits.push_back(InspectSplit(path, set, Split::kTest, "test"));
+  for (const std::string& name : ListExtraData(path)) report.splits.push_back(InspectExtra(path, set, name));
   return report;
 }
 
@@ -102,7 +121,8 @@ bool HasSources(const std::string& directory, const KnownDataSet& set) {
 
 int OfficialSplits(const DataReport& report) {
   return static_cast<int>(std::count_if(report.splits.begin(), report.splits.end(), [](const SplitReport& split) {
-    return split.status.ok() && split.authenticity != Authenticity::kNotOfficial;
+    return split.status.ok() &&
+           (split.authenticity == Authenticity::kOfficial || split.authenticity == Authenticity::kOfficialCounts);
   }));
 }
 

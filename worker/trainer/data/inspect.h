@@ -15,11 +15,12 @@ enum class Authenticity {
   kOfficial,        // every file has the published digest
   kOfficialCounts,  // no digests are published; each class has the official number of files
   kNotOfficial,     // a subset, or changed
+  kExtra,           // extra training data (npz.h), which nothing is known of
 };
 
-// A split, or the one file that was asked for.
+// A split, extra training data of the directory, or the one file that was asked for.
 struct SplitReport {
-  std::string name;  // "train", "test", or the file's name
+  std::string name;  // "train", "test", "extra NAME", or the file's name
   absl::Status status = {};
   // Only if status is OK:
   int64_t rows = 0;
@@ -44,7 +45,7 @@ absl::StatusOr<DataReport> InspectPath(const std::string& path);
 // For people: several lines, the last with a line feed.
 std::string ToText(const DataReport& report);
 // One line of JSON: {"path", "name", "format", "channels", "height", "width", "splits": [{"name", "error" or ("rows",
-// "class_rows" by class name, "digest", "authenticity": official | official_counts | not_official)}]}.
+// "class_rows" by class name, "digest", "authenticity": official | official_counts | not_official | extra)}]}.
 std::string ToJson(const DataReport& report);
 
 // The known data sets, one a line under a head line; or a JSON array of objects with the same fields.

@@ -18,7 +18,6 @@
 namespace ham::trainer {
 namespace {
 
-constexpr uint64_t kMostDeflated = 1032;  // bytes that one byte of deflate can stand for
 constexpr uint64_t kHeaderBytes = 128;
 constexpr std::string_view kVersion{"\0\1IM", 4};  // the end of the header
 constexpr uint64_t kMaxMat5Bytes = uint64_t{1} << 32;

@@ -29,11 +29,12 @@ struct PreparedHeader {
   char name[64];
   char source_digest[64];
   char identity[64];
+  uint64_t extra_rows;
 };
-static_assert(sizeof(PreparedHeader) == 224);
+static_assert(sizeof(PreparedHeader) == 232);
 
 constexpr char kMagic[] = "HAMDATA\n";
-constexpr uint32_t kPreparedVersion = 1;
+constexpr uint32_t kPreparedVersion = 2;
 constexpr uint64_t kCrcFrom = 16;
 constexpr uint64_t kImagesOffset = 4096;
 
@@ -71,6 +72,7 @@ std::string PackImages(const PreparedKey& key, const LabelledImages& images, con
   std::copy_n(kMagic, sizeof(header.magic), header.magic);
   header.version = kPreparedVersion;
   header.rows = images.labels.size();
+  header.extra_rows = static_cast<uint64_t>(images.extra_rows);
   header.channels = static_cast<uint16_t>(images.channels);
   header.height = static_cast<uint16_t>(images.height);
   header.width = static_cast<uint16_t>(images.width);
@@ -105,6 +107,9 @@ absl::StatusOr<ImageSet> ParsePrepared(const std::string& path, const PreparedKe
     return DamagedPrepared(path, absl::StrCat("its size, ", bytes.size(), " bytes, is not that of ", header.rows,
                                               " images of ", row_bytes, " bytes"));
   }
+  if (header.extra_rows >= header.rows) {
+    return DamagedPrepared(path, absl::StrCat("of its ", header.rows, " rows ", header.extra_rows, " are extra"));
+  }
   if (Crc(bytes) != header.crc) return DamagedPrepared(path, "its checksum is wrong");
   if (Text(header.name) != key.name || Text(header.identity) != key.identity || header.channels != key.channels ||
       header.height != key.height || header.width != key.width || header.classes != key.class_names.size()) {
@@ -119,9 +124,9 @@ absl::StatusOr<ImageSet> ParsePrepared(const std::string& path, const PreparedKe
                              absl::StrCat("label ", labels[row], " of row ", row, " is not in [0, ", classes, ")"));
     }
   }
-  return ImageSet{
-      static_cast<int64_t>(header.rows),         header.channels,       header.height,   header.width,
-      bytes.subspan(kImagesOffset, image_bytes), {labels, header.rows}, key.class_names, std::move(storage)};
+  return ImageSet{static_cast<int64_t>(header.rows),         header.channels,       header.height,   header.width,
+                  bytes.subspan(kImagesOffset, image_bytes), {labels, header.rows}, key.class_names, std::move(storage),
+                  static_cast<int64_t>(header.extra_rows)};
 }
 
 absl::StatusOr<ImageSet> MapPrepared(const std::string& path, const PreparedKey& key) {

@@ -2,13 +2,14 @@
 //
 // Format, numbers little-endian:
 //       0   8  "HAMDATA\n"
-//       8   4  version, 1
+//       8   4  version, 2
 //      12   4  CRC-32 (zlib's) of everything from offset 16
 //      16   8  N, rows
 //      24   8  C, H, W, classes, 2 bytes each
 //      32  64  name, zero bytes behind it
 //      96  64  SHA-256 of the source files (source_files.h), lower-case hex
 //     160  64  identity of the source files, lower-case hex
+//     224   8  how many of N, the last, are extra training data
 //    4096      images [N, H, W, C], then zero bytes up to a multiple of 8
 //              labels [N], 8 bytes each
 #pragma once

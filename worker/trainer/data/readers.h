@@ -16,7 +16,7 @@
 
 namespace ham::trainer {
 
-inline constexpr uint64_t kMaxRows = 10'000'000;  // of one split
+inline constexpr uint64_t kMaxRows = 10'000'000;  // of one split, with extra training data
 
 struct LabelledImages {
   int64_t channels = 0;
@@ -24,6 +24,7 @@ struct LabelledImages {
   int64_t width = 0;
   std::string pixels;           // [N, H, W, C]
   std::vector<int64_t> labels;  // [N], in [0, classes)
+  int64_t extra_rows = 0;       // as ImageSet's
 };
 
 // The paths that a split is read from. NotFound names a missing folder or IDX file; other files may be missing.
@@ -42,7 +43,7 @@ absl::StatusOr<LabelledImages> ReadIdxSplit(const std::string& directory, const 
 // cifar.cc. At most 2x the files.
 absl::StatusOr<LabelledImages> ReadCifarSplit(const std::string& directory, const KnownDataSet& set, Split split,
                                               SourceDigest* digest);
-// mat5.cc. At most 3x the unpacked pixels, which are at most 1032x the file (the most that deflate packs).
+// mat5.cc. At most 3x the unpacked pixels, which are at most 1032x the file (kMostDeflated).
 absl::StatusOr<LabelledImages> ReadMat5Split(const std::string& directory, const KnownDataSet& set, Split split,
                                              SourceDigest* digest);
 // image_folder.cc, `image_size` and `threads` >= 1. At most the result, and for each thread one file and its pixels

@@ -18,6 +18,8 @@ struct evp_md_ctx_st;
 
 namespace ham::trainer {
 
+inline constexpr uint64_t kMostDeflated = 1032;  // bytes that one byte of deflate can stand for
+
 // DataLoss: "PATH: WHAT; fetch the data set again".
 absl::Status DamagedFile(const std::string& path, const std::string& what);
 
