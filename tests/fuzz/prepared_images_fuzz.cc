@@ -42,6 +42,7 @@ void TryInput(const std::string& input) {
     return;
   }
   Check(set->rows >= 1 && set->images.size() == static_cast<size_t>(set->rows) * 16, "each image is there");
+  Check(set->extra_rows >= 0 && set->own_rows() >= 1, "a set has rows of its own");
   for (const int64_t label : set->labels) Check(label == 0 || label == 1, "labels are of a class");
 }
 

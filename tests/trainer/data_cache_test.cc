@@ -99,7 +99,7 @@ TEST_F(DataCacheTest, EveryDamageIsFoundAndRepaired) {
   ExpectLoads({1, 2, 3});
   const std::string path = Prepared(), whole = ReadTestFile(path);
   for (size_t i = 0; i < whole.size(); i += i < 300 ? 1 : 2999) {
-    if (i >= 224 && i < 300) continue;  // zeros of the header
+    if (i >= 232 && i < 300) continue;  // zeros of the header
     std::string damaged = whole;
     damaged[i] = static_cast<char>(damaged[i] ^ 0x41);
     WriteTestFile(path, damaged);
@@ -113,6 +113,16 @@ TEST_F(DataCacheTest, EveryDamageIsFoundAndRepaired) {
   }
   WriteTestFile(path, whole + "x");
   ExpectLoads({1, 2, 3});
+}
+
+TEST_F(DataCacheTest, APreparedFileHasRowsOfItsOwn) {
+  const PreparedKey key{"toy/train", 1, 1, 2, {"a", "b"}, std::string(64, 'e')};
+  for (const int64_t extra_rows : {2, 3}) {
+    const std::string bytes = PackImages(key, {1, 1, 2, "pixels", {0, 1, 0}, extra_rows}, std::string(64, 'd'));
+    const auto set =
+        ParsePrepared("file", key, {reinterpret_cast<const uint8_t*>(bytes.data()), bytes.size()}, nullptr);
+    EXPECT_EQ(set.status().code(), extra_rows == 2 ? absl::StatusCode::kOk : absl::StatusCode::kDataLoss);
+  }
 }
 
 TEST_F(DataCacheTest, WithoutAFolderTheSetIsTheProcesssOwn) {
