@@ -53,6 +53,7 @@ std::vector<std::string> LinesWithoutTime(const ham::v1::JobRecord& record) {
   if (metric.train().end_of_epoch()) return {TrainLine(metric)};
   if (metric.has_evaluation()) return EvaluationLines(metric);
   if (metric.has_summary()) return SummaryLines(metric.summary());
+  if (metric.has_notice()) return {absl::StrCat("notice: ", metric.notice().message())};
   return {};
 }
 

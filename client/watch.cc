@@ -46,7 +46,7 @@ class LivePrinter : public FollowSink {
     Apply(response, &progress_);
     std::vector<std::string> above;
     for (const ham::v1::JobRecord& record : response.records()) {
-      if (!record.has_event() && !record.metric().has_evaluation()) continue;
+      if (record.has_metric() && (record.metric().has_train() || record.metric().has_summary())) continue;
       for (const std::string& line : RecordLines(record)) above.push_back(line);
     }
     Draw(above);

@@ -22,6 +22,8 @@ using ham::v1::TrainSpec;
 
 constexpr int kMaxRows = std::numeric_limits<int>::max();
 
+double DefaultEpsilon(const std::string& norm) { return norm == "l2" ? 0.5 : 8.0 / 255.0; }
+
 // What is known of data sets here. Others may exist: workers advertise what they have.
 struct DataSetDefaults {
   const char* name;
@@ -70,6 +72,11 @@ class Checker {
 
   void AttackLoss(const std::string& field, const std::string& value) {
     OneOf(field, value, {"cross_entropy", "margin", "dlr"});
+  }
+
+  // Of an epsilon or a step size.
+  void Distance(const std::string& field, double value, const std::string& norm) {
+    Real(field, value, 0, norm == "l2" ? 100 : 1, true, false);
   }
 
  private:
@@ -121,9 +128,11 @@ void ResolveData(TrainSpec* train, Checker* check) {
   if (!augmentation->has_padding()) augmentation->set_padding("zero");
   if (!augmentation->has_flip()) augmentation->set_flip(defaults.flip);
   if (!augmentation->has_cutout()) augmentation->set_cutout(0);
+  if (!augmentation->has_cutmix()) augmentation->set_cutmix(0);
   check->Int("train.data.augmentation.crop_padding", augmentation->crop_padding(), 0, 16);
   check->OneOf("train.data.augmentation.padding", augmentation->padding(), {"zero", "reflect"});
   check->Int("train.data.augmentation.cutout", augmentation->cutout(), 0, 256);
+  check->Real("train.data.augmentation.cutmix", augmentation->cutmix(), 0, 1, false, false);
 }
 
 // After batch_size.
@@ -163,7 +172,9 @@ void ResolveModel(TrainSpec* train, Checker* check) {
   check->OneOf(
       "train.model.name", model->name(),
       {"cnn-16-32", "cnn-32-64", "cnn-wong-kolter", "preact-resnet-18", "resnet-18", "wrn-28-10", "wrn-34-10"});
+  if (!model->has_normalization()) model->set_normalization("none");
   check->OneOf("train.model.activation", model->activation(), {"relu", "silu"});
+  check->OneOf("train.model.normalization", model->normalization(), {"none", "data_set"});
   if (model->extra_block() && model->name().rfind("wrn-", 0) != 0) {
     check->Fail("train.model.extra_block",
                 absl::StrFormat("train.model.extra_block is true, but model \"%s\" has no such block; remove it or set "
@@ -191,8 +202,8 @@ void ResolveStages(TrainSpec* train, Checker* check) {
       check->Int(at + ".start_epoch", stage->start_epoch(), low, kMaxRows);
       low = int64_t{stage->start_epoch()} + 1;
     }
-    check->Real(at + ".epsilon", stage->epsilon(), 0, 1, true, false);
-    check->Real(at + ".step_size", stage->step_size(), 0, 1, true, false);
+    check->Distance(at + ".epsilon", stage->epsilon(), attack->norm());
+    check->Distance(at + ".step_size", stage->step_size(), attack->norm());
     check->Int(at + ".steps", stage->steps(), 1, 1000);
   }
 }
@@ -200,12 +211,14 @@ void ResolveStages(TrainSpec* train, Checker* check) {
 // After ema_decay.
 void ResolveAttack(TrainSpec* train, Checker* check) {
   auto* attack = train->mutable_attack();
-  if (!attack->has_epsilon()) attack->set_epsilon(8.0 / 255.0);
+  if (!attack->has_norm()) attack->set_norm("linf");
+  check->OneOf("train.attack.norm", attack->norm(), {"linf", "l2"});
+  if (!attack->has_epsilon()) attack->set_epsilon(DefaultEpsilon(attack->norm()));
   if (!attack->has_step_size()) attack->set_step_size(attack->epsilon() / 4);
   if (!attack->has_steps()) attack->set_steps(10);
   if (!attack->has_random_start()) attack->set_random_start(true);
-  check->Real("train.attack.epsilon", attack->epsilon(), 0, 1, true, false);
-  check->Real("train.attack.step_size", attack->step_size(), 0, 1, true, false);
+  check->Distance("train.attack.epsilon", attack->epsilon(), attack->norm());
+  check->Distance("train.attack.step_size", attack->step_size(), attack->norm());
   check->Int("train.attack.steps", attack->steps(), 1, 1000);
   if (!attack->has_loss()) attack->set_loss("cross_entropy");
   if (!attack->has_start_distribution()) attack->set_start_distribution("uniform");
@@ -390,6 +403,21 @@ void ResolveTraining(TrainSpec* train, Checker* check) {
   }
 }
 
+// After attack and method.
+void CheckMixedLabels(const TrainSpec& train, Checker* check) {
+  const double cutmix = train.data().augmentation().cutmix();
+  if (cutmix == 0) return;
+  const auto refuse = [&](const std::string& other, const std::string& value, const char* needed) {
+    check->Fail(
+        "train.data.augmentation.cutmix",
+        absl::StrFormat("train.data.augmentation.cutmix is %g, but %s \"%s\" knows no mixed labels; set that to "
+                        "%s or remove cutmix",
+                        cutmix, other, Shown(value), needed));
+  };
+  if (train.attack().loss() != "cross_entropy") refuse("train.attack.loss", train.attack().loss(), "cross_entropy");
+  if (train.method().weight_mode() != "none") refuse("train.method.weight_mode", train.method().weight_mode(), "none");
+}
+
 void ResolveClassBias(TrainSpec* train, Checker* check) {
   auto* bias = train->mutable_class_bias();
   if (!bias->has_running_rate()) bias->set_running_rate(0);
@@ -416,7 +444,22 @@ void ResolveCheckpoint(TrainSpec* train, Checker* check) {
   check->Int("train.checkpoint.keep_every_epochs", checkpoint->keep_every_epochs(), 0, kMaxRows);
 }
 
-void ResolveSuites(const std::string& field, double default_epsilon,
+void ResolveEvaluationAttack(const std::string& path, const AttackSuite& suite, EvaluationAttack* attack,
+                             Checker* check) {
+  if (!attack->has_loss()) attack->set_loss("cross_entropy");
+  if (!attack->has_steps()) attack->set_steps(20);
+  if (!attack->has_step_size()) attack->set_step_size(suite.epsilon() / 10);
+  if (!attack->has_restarts()) attack->set_restarts(1);
+  if (!attack->has_random_start()) attack->set_random_start(true);
+  if (!attack->has_judged_at()) attack->set_judged_at("last");
+  check->AttackLoss(path + ".loss", attack->loss());
+  check->Int(path + ".steps", attack->steps(), 1, 10000);
+  check->Distance(path + ".step_size", attack->step_size(), suite.norm());
+  check->Int(path + ".restarts", attack->restarts(), 1, 100);
+  check->OneOf(path + ".judged_at", attack->judged_at(), {"last", "any"});
+}
+
+void ResolveSuites(const std::string& field, const ham::v1::AttackOptions& training,
                    google::protobuf::RepeatedPtrField<AttackSuite>* suites, std::set<std::string>* names,
                    Checker* check) {
   if (suites->size() > kMostSuites) {
@@ -426,8 +469,12 @@ void ResolveSuites(const std::string& field, double default_epsilon,
   for (int s = 0; s < suites->size(); ++s) {
     AttackSuite* suite = suites->Mutable(s);
     const std::string at = absl::StrCat(field, "[", s, "]");
-    if (!suite->has_epsilon()) suite->set_epsilon(default_epsilon);
-    check->Real(at + ".epsilon", suite->epsilon(), 0, 1, true, false);
+    if (!suite->has_norm()) suite->set_norm(training.norm());
+    check->OneOf(at + ".norm", suite->norm(), {"linf", "l2"});
+    if (!suite->has_epsilon()) {
+      suite->set_epsilon(suite->norm() == training.norm() ? training.epsilon() : DefaultEpsilon(suite->norm()));
+    }
+    check->Distance(at + ".epsilon", suite->epsilon(), suite->norm());
     if (!IsPlainName(suite->name(), 32)) {
       check->Fail(at + ".name", absl::StrFormat("%s.name is \"%s\"; allowed are 1 to 32 letters, digits and '-'", at,
                                                 Shown(suite->name())));
@@ -440,17 +487,7 @@ void ResolveSuites(const std::string& field, double default_epsilon,
       continue;
     }
     for (int a = 0; a < suite->attacks_size(); ++a) {
-      EvaluationAttack* attack = suite->mutable_attacks(a);
-      const std::string path = absl::StrCat(at, ".attacks[", a, "]");
-      if (!attack->has_loss()) attack->set_loss("cross_entropy");
-      if (!attack->has_steps()) attack->set_steps(20);
-      if (!attack->has_step_size()) attack->set_step_size(suite->epsilon() / 10);
-      if (!attack->has_restarts()) attack->set_restarts(1);
-      if (!attack->has_random_start()) attack->set_random_start(true);
-      check->AttackLoss(path + ".loss", attack->loss());
-      check->Int(path + ".steps", attack->steps(), 1, 10000);
-      check->Real(path + ".step_size", attack->step_size(), 0, 1, true, false);
-      check->Int(path + ".restarts", attack->restarts(), 1, 100);
+      ResolveEvaluationAttack(absl::StrCat(at, ".attacks[", a, "]"), *suite, suite->mutable_attacks(a), check);
     }
   }
 }
@@ -466,9 +503,9 @@ void ResolveEvaluation(TrainSpec* train, Checker* check) {
     suite->add_attacks();
   }
   std::set<std::string> names;
-  const double epsilon = train->attack().epsilon();
-  ResolveSuites("train.evaluation.suites", epsilon, evaluation->mutable_suites(), &names, check);
-  ResolveSuites("train.evaluation.final_suites", epsilon, evaluation->mutable_final_suites(), &names, check);
+  const auto& attack = train->attack();
+  ResolveSuites("train.evaluation.suites", attack, evaluation->mutable_suites(), &names, check);
+  ResolveSuites("train.evaluation.final_suites", attack, evaluation->mutable_final_suites(), &names, check);
 }
 
 void ResolveResources(TrainSpec* train, Checker* check) {
@@ -488,6 +525,14 @@ void ResolveResources(TrainSpec* train, Checker* check) {
     check->Fail("train.resources.world_size",
                 absl::StrFormat("train.resources.world_size is %d; allowed is at most train.batch_size, which is %d",
                                 resources->world_size(), train->batch_size()));
+  }
+  if (!train->has_accumulation_steps()) train->set_accumulation_steps(1);
+  const int rank_rows = std::max(1, train->batch_size() / std::max(1, resources->world_size()));
+  if (train->accumulation_steps() < 1 || train->accumulation_steps() > rank_rows) {
+    check->Fail("train.accumulation_steps",
+                absl::StrFormat("train.accumulation_steps is %d; allowed is 1 to train.batch_size / "
+                                "train.resources.world_size, which is %d",
+                                train->accumulation_steps(), rank_rows));
   }
   auto* retry = train->mutable_retry();
   if (!retry->has_max_attempts()) retry->set_max_attempts(5);
@@ -511,6 +556,7 @@ std::vector<FieldViolation> ResolveJobSpec(ham::v1::JobSpec* spec) {
   ResolveClassBias(train, &check);
   ResolveAttack(train, &check);
   ResolveMethod(train, &check);
+  CheckMixedLabels(*train, &check);
   ResolveOptimizer(train, &check);
   ResolveCheckpoint(train, &check);
   ResolveEvaluation(train, &check);

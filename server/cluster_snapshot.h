@@ -22,6 +22,7 @@ struct JobMetrics {
   int32_t epoch = 0;
   std::optional<ham::v1::TrainMetrics> train;
   std::optional<ham::v1::EvaluationMetrics> evaluation;
+  bool robust_overfitting = false;  // there was such a notice
 };
 
 struct ClusterSnapshot {

@@ -102,6 +102,8 @@ struct JobFamilies {
   MetricFamily iteration = Family("ham_job_iteration", "Optimiser iterations done.");
   MetricFamily speed = Family("ham_job_images_per_second", "Training images a second, all ranks together.");
   MetricFamily hard = Family("ham_job_hard_share_ratio", "Rows still hard after mining_step, of rows seen.");
+  MetricFamily overfitting =
+      Family("ham_job_robust_overfitting", "1 once validation robustness fell while that of training rose, else 0.");
   MetricFamily clean = Family("ham_job_clean_accuracy_ratio", "Accuracy without attack.");
   MetricFamily robust = Family("ham_job_robust_accuracy_ratio", "Accuracy under an attack suite.");
   MetricFamily worst = Family("ham_job_worst_class_robust_accuracy_ratio",
@@ -126,6 +128,7 @@ class JobSeries {
     if (metrics.evaluation) {
       scalars.push_back(
           {&out_.clean, {{"job", job}, {"split", metrics.evaluation->split()}}, metrics.evaluation->clean_accuracy()});
+      scalars.push_back({&out_.overfitting, labels, metrics.robust_overfitting ? 1.0 : 0.0});
     }
     if (!AddGroup(scalars) || !metrics.evaluation) return;
     std::set<std::string> names;
@@ -196,8 +199,8 @@ std::vector<MetricFamily> CollectMetrics(const ClusterSnapshot& snapshot, size_t
   JobSeries series(job_series);
   for (const auto& [job, metrics] : snapshot.metrics) series.Add(job, *metrics);
   JobFamilies& jobs = series.families();
-  for (MetricFamily* family : {&jobs.epoch, &jobs.iteration, &jobs.speed, &jobs.hard, &jobs.clean, &jobs.robust,
-                               &jobs.worst, &jobs.by_class}) {
+  for (MetricFamily* family : {&jobs.epoch, &jobs.iteration, &jobs.speed, &jobs.hard, &jobs.clean, &jobs.overfitting,
+                               &jobs.robust, &jobs.worst, &jobs.by_class}) {
     if (!family->metric.empty()) families.push_back(std::move(*family));
   }
   return families;

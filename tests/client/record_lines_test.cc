@@ -57,6 +57,12 @@ TEST(RecordLines, ShowsAverageAndWorstClassOfEverySuite) {
   EXPECT_THAT(RecordLines(record), ElementsAre(EndsWith("  epoch 12: 2000 validation images: clean 83.0 %")));
 }
 
+TEST(RecordLines, ShowsANotice) {
+  ham::v1::JobRecord record;
+  record.mutable_metric()->mutable_notice()->set_message("robust overfitting: so it is");
+  EXPECT_THAT(RecordLines(record), ElementsAre(EndsWith("  notice: robust overfitting: so it is")));
+}
+
 TEST(RecordLines, SaysWhyARunWasNotExact) {
   ham::v1::JobRecord record;
   ham::v1::RunSummary* summary = record.mutable_metric()->mutable_summary();

@@ -32,20 +32,21 @@ std::vector<std::string> Seeds() {
 )",
           R"(train:
   data: {name: imagenette, validation_share: 0.1, image_size: 160, extra: 1m.v2, extra_share: 0.7,
-         augmentation: {crop_padding: 8, padding: reflect, flip: false, cutout: 16}}
-  model: {name: wrn-28-10, activation: silu, extra_block: true}
+         augmentation: {crop_padding: 8, padding: reflect, flip: false, cutout: 16, cutmix: 0}}
+  model: {name: wrn-28-10, activation: silu, extra_block: true, normalization: data_set}
   method: {retained_easy: high_confidence, weight_mode: kappa, drop_share: 0.1}
-  attack: {loss: dlr, start_distribution: normal, weights: current, batch_norm: training,
+  attack: {loss: dlr, start_distribution: normal, weights: current, batch_norm: training, norm: l2,
            stages: [{start_epoch: 2, epsilon: 4/255, step_size: 1/255, steps: 5}, {start_epoch: 9}]}
   optimizer: {name: sgd, nesterov: true, decay_norm_and_bias: false, schedule: step, schedule_by: epoch,
               milestones: [6, 9], factors: [0.1, 0.01], gradient_clip_norm: 1}
-  evaluation: {reestimate_batch_norm: true, suites: [{name: a, attacks: [{loss: dlr}]}]}
+  evaluation: {reestimate_batch_norm: true, suites: [{name: a, norm: linf, attacks: [{loss: dlr, judged_at: any}]}]}
   label_smoothing: 0.1
   class_bias: {running_rate: 0.01, running_decay: 0.9, fit_rounds: 3, fit_step: 0.2}
   precision: bf16
   batch_norm: local
   swa_start_epoch: 10
   checkpoint: {every_iterations: 100, keep_every_epochs: 5}
+  accumulation_steps: 4
 )",
           "train:\n  data:\n    name: \"a\\u00e9\"\n  method: {name: pgd-at}\n",
           "%YAML 1.2\n---\ntrain: !!map {}\n...\n",

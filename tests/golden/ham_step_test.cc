@@ -1,6 +1,6 @@
 // One HAM step against PyTorch: ham_step.safetensors, made by make_ham_step.py beside it.
-#include "worker/trainer/class_bias.h"
 #include "worker/trainer/ham_step.h"
+#include "worker/trainer/class_bias.h"
 
 #include <ATen/ops/allclose.h>
 #include <ATen/ops/equal.h>
@@ -45,11 +45,13 @@ class HamStepTest : public ::testing::Test {
   }
 
   at::Tensor AscendAll(AttackLoss loss, int steps) const {
-    return *Ascend(*model_, weights_, batch_.x, Images("start"), batch_.labels,
-                   {loss, kEpsilon, kStepSize, steps, {}, nullptr}, [] {});
+    return *Ascend(*model_, weights_, batch_, Images("start"), {loss, {Norm::kLinf, kEpsilon}, kStepSize, steps},
+                   [] {});
   }
 
-  StepContext Context() const { return {spec_, 1, *model_, *ranks_, [] {}}; }
+  StepContext Context() const {
+    return {spec_, 1, *model_, *ranks_, [] {}};
+  }
 
   absl::StatusOr<AttackedBatch> Attack() {
     return AttackAndMine(Context(), &weights_, batch_, Images("start"), &sums_.counts);

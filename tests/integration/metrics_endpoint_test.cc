@@ -140,6 +140,9 @@ class MetricsEndpointTest : public ::testing::Test {
     }
     *report.add_records() = Metric(1, train);
     *report.add_records() = Metric(2, evaluation);
+    ham::v1::MetricPoint notice = train;
+    notice.mutable_notice()->set_reason("ROBUST_OVERFITTING");
+    *report.add_records() = Metric(3, notice);
     EXPECT_TRUE(ReportCall(&*worker_).Send(report).ok());
     return rank.value_or(ham::v1::Assignment());
   }
@@ -154,6 +157,7 @@ TEST_F(MetricsEndpointTest, ShowsTheClusterAndItsJobsUntilSomeTimeAfterTheirEnd)
   const ham::v1::Assignment rank = RunJobWithMetrics(3);
   const std::string job = absl::StrCat("{job=\"", rank.job(), "\"}");
   ASSERT_TRUE(Shows(absl::StrCat("ham_job_clean_accuracy_ratio{job=\"", rank.job(), "\",split=\"validation\"}"), 0.75));
+  ASSERT_TRUE(Shows(absl::StrCat("ham_job_robust_overfitting{job=\"", rank.job(), "\"}"), 1));
   const std::map<std::string, double> series = Scrape();
   const auto value = [&series](const std::string& name) {
     const auto found = series.find(name);
@@ -199,8 +203,8 @@ TEST(CollectMetrics, LeavesOutClassesBeyondTheBudget) {
   server::ClusterSnapshot snapshot;
   snapshot.metrics["a"] = metrics;
   snapshot.metrics["b"] = metrics;
-  // Each job has 5 series beside those of its classes.
-  for (const auto& [budget, expected] : std::map<size_t, size_t>{{14, 0}, {15, 10}, {29, 10}, {30, 20}}) {
+  // Each job has 6 series beside those of its classes.
+  for (const auto& [budget, expected] : std::map<size_t, size_t>{{15, 0}, {16, 10}, {31, 10}, {32, 20}}) {
     size_t classes = 0;
     for (const prometheus::MetricFamily& family : server::CollectMetrics(snapshot, budget)) {
       if (family.name == "ham_job_class_robust_accuracy_ratio") classes = family.metric.size();

@@ -43,7 +43,7 @@ absl::Status PrintRobustError(const std::string& file, const std::string& data_r
   std::vector<uint32_t> rows(images->labels.size());
   std::iota(rows.begin(), rows.end(), 0);
   EvaluationAttack attack{AttackLoss::kCrossEntropy, 100, 0.01, 1, false};
-  attack.any_iterate = true;
+  attack.judged_at = JudgedAt::kAny;
   const auto ranks = MakeLocalCollective();
   const auto counts = Evaluate(**model, weights, *images, rows, {{"pgd-100", 0.1, {attack}}}, 0, *ranks, [] {});
   if (!counts.ok()) return counts.status();

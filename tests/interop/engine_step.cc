@@ -136,8 +136,9 @@ class Peer {
     Batch kept = SelectRows(batch, keep);
     for (int k = 0; k < spec.attack.steps; ++k) {
       const Batch& rows = k < spec.method.mining_step ? batch : kept;
-      const auto next = Ascend(*model_, *weights_, rows.x, Images(absl::StrCat("x_", k)), rows.labels,
-                               {AttackLoss::kCrossEntropy, spec.attack.epsilon, spec.attack.step_size, 1}, [] {});
+      const auto next =
+          Ascend(*model_, *weights_, rows, Images(absl::StrCat("x_", k)),
+                 {AttackLoss::kCrossEntropy, {spec.attack.norm, spec.attack.epsilon}, spec.attack.step_size, 1}, [] {});
       Require(next.status());
       (*out)[absl::StrCat("next_", k + 1)] = *next;
     }

@@ -124,6 +124,26 @@ TEST(ResolveJobSpec, ExtraDataIsHalfOfEachBatchUnlessSaid) {
       "row of each kind");
 }
 
+TEST(ResolveJobSpec, DistancesFollowTheNorm) {
+  ham::v1::JobSpec spec = Minimal();
+  T* train = spec.mutable_train();
+  train->mutable_attack()->set_norm("l2");
+  for (const char* norm : {"", "linf"}) {
+    auto* suite = train->mutable_evaluation()->add_suites();
+    suite->set_name(absl::StrCat("suite-", norm));
+    suite->add_attacks();
+    if (*norm != 0) suite->set_norm(norm);
+  }
+  ASSERT_TRUE(ResolveJobSpec(&spec).empty());
+  EXPECT_EQ(train->attack().epsilon(), 0.5);
+  EXPECT_EQ(train->attack().step_size(), 0.125);
+  const auto& suites = train->evaluation().suites();
+  EXPECT_EQ(suites[0].norm(), "l2");
+  EXPECT_EQ(suites[0].epsilon(), 0.5);
+  EXPECT_EQ(suites[1].epsilon(), 8.0 / 255);
+  EXPECT_EQ(suites[1].attacks(0).step_size(), 8.0 / 255 / 10);
+}
+
 TEST(ResolveJobSpec, WeightAveragesExcludeEachOtherByDefault) {
   ham::v1::JobSpec spec = Minimal();
   spec.mutable_train()->set_swa_start_epoch(12);
@@ -201,11 +221,13 @@ ham::v1::JobSpec OtherValues() {
   train->mutable_model()->set_name("wrn-28-10");
   train->mutable_model()->set_activation("silu");
   train->mutable_model()->set_extra_block(true);
+  train->mutable_model()->set_normalization("data_set");
   train->mutable_method()->set_retained_easy("high_confidence");
   train->mutable_method()->set_weight_mode("kappa");
   train->mutable_method()->set_drop_share(0.1);
   auto* attack = train->mutable_attack();
   attack->set_loss("dlr");
+  attack->set_norm("l2");
   attack->set_start_distribution("normal");
   attack->set_weights("average");
   attack->set_batch_norm("training");
@@ -226,16 +248,20 @@ ham::v1::JobSpec OtherValues() {
   train->set_batch_norm("local");
   train->mutable_checkpoint()->set_every_iterations(10);
   train->mutable_checkpoint()->set_keep_every_epochs(5);
+  train->set_accumulation_steps(2);
   auto* evaluation = train->mutable_evaluation();
   evaluation->set_reestimate_batch_norm(true);
   evaluation->add_suites()->set_name("a");
+  evaluation->mutable_suites(0)->set_norm("linf");
   evaluation->mutable_suites(0)->add_attacks()->set_loss("dlr");
+  evaluation->mutable_suites(0)->mutable_attacks(0)->set_judged_at("any");
   return spec;
 }
 
 TEST(ResolveJobSpec, AResolvedSpecResolvesToItself) {
   std::vector<ham::v1::JobSpec> specs = {Minimal(), Minimal(), Minimal(), OtherValues()};
   specs[1].mutable_train()->mutable_method()->set_name("pgd-at");
+  specs[1].mutable_train()->mutable_data()->mutable_augmentation()->set_cutmix(0.5);
   specs[2].mutable_train()->set_swa_start_epoch(3);
   for (ham::v1::JobSpec& once : specs) {
     const auto violations = ResolveJobSpec(&once);
@@ -336,6 +362,32 @@ std::vector<Case> Cases() {
              t->mutable_data()->set_extra_share(0.997);
            }},
       Case{"train.data.augmentation.cutout", [](T* t) { t->mutable_data()->mutable_augmentation()->set_cutout(257); }},
+      Case{"train.data.augmentation.cutmix", [](T* t) { t->mutable_data()->mutable_augmentation()->set_cutmix(1.01); }},
+      Case{"train.data.augmentation.cutmix",
+           [](T* t) {
+             t->mutable_data()->mutable_augmentation()->set_cutmix(0.5);
+             t->mutable_attack()->set_loss("margin");
+           }},
+      Case{"train.data.augmentation.cutmix",
+           [](T* t) {
+             t->mutable_data()->mutable_augmentation()->set_cutmix(0.5);
+             t->mutable_method()->set_weight_mode("kappa");
+           }},
+      Case{"train.model.normalization", [](T* t) { t->mutable_model()->set_normalization("imagenet"); }},
+      Case{"train.attack.norm", [](T* t) { t->mutable_attack()->set_norm("l1"); }},
+      Case{"train.attack.epsilon",
+           [](T* t) {
+             t->mutable_attack()->set_norm("l2");
+             t->mutable_attack()->set_epsilon(101);
+             t->mutable_attack()->set_step_size(1);
+           }},
+      Case{"train.accumulation_steps", [](T* t) { t->set_accumulation_steps(0); }},
+      Case{"train.accumulation_steps", [](T* t) { t->set_accumulation_steps(129); }},
+      Case{"train.accumulation_steps",
+           [](T* t) {
+             t->mutable_resources()->set_world_size(4);
+             t->set_accumulation_steps(33);
+           }},
       Case{"train.model.activation", [](T* t) { t->mutable_model()->set_activation("gelu"); }},
       Case{"train.model.extra_block", [](T* t) { t->mutable_model()->set_extra_block(true); }},
       Case{"train.label_smoothing", [](T* t) { t->set_label_smoothing(1); }},

@@ -11,6 +11,7 @@
 
 #include "absl/strings/str_cat.h"
 #include "proto/sha256.h"
+#include "tests/support/channel_statistics.h"
 #include "tests/support/image_files.h"
 #include "tests/support/temporary_directory.h"
 #include "tests/support/test_data.h"
@@ -379,7 +380,8 @@ TEST_F(RealDataFormatsTest, LoadsCifar10) {
   ASSERT_TRUE(test.ok()) << test.status();
   EXPECT_EQ(ClassRows(*test), FindDataSet("cifar-10")->test.class_rows);
   EXPECT_EQ(std::vector<int64_t>(test->labels.begin(), test->labels.begin() + 4), (std::vector<int64_t>{3, 8, 8, 0}));
-  EXPECT_EQ(test->images[0], 158);  // as in the official pickles
+  testing::ExpectNormalization(*test, "cifar-10", 0.01);  // of the training images
+  EXPECT_EQ(test->images[0], 158);                        // as in the official pickles
   EXPECT_EQ(test->images[1], 112);
   EXPECT_EQ(test->images[2], 49);
 }
@@ -391,6 +393,7 @@ TEST_F(RealDataFormatsTest, LoadsSamplesOfCifar100) {
   const auto train = Load("cifar-100");
   ASSERT_TRUE(train.ok()) << train.status();
   EXPECT_EQ(train->rows, 2000);
+  testing::ExpectNormalization(*train, "cifar-100", 0.02);
   EXPECT_EQ(Load("cifar-100", Split::kTest)->rows, 1000);
   std::string names;
   for (const std::string& name : train->class_names) names += name + "\n";
@@ -404,6 +407,7 @@ TEST_F(RealDataFormatsTest, LoadsASampleOfSvhn) {
   std::filesystem::create_symlink(file, root_ / "svhn/train_32x32.mat");
   const auto train = Load("svhn");
   ASSERT_TRUE(train.ok()) << train.status();
+  testing::ExpectNormalization(*train, "svhn", 0.03);
   EXPECT_EQ(ClassRows(*train), (std::vector<int64_t>{66, 227, 141, 134, 110, 112, 78, 70, 78, 67}));
 }
 
@@ -414,6 +418,7 @@ TEST_F(RealDataFormatsTest, LoadsASampleOfImagenette) {
   const auto train = Load("imagenette", Split::kTrain, {.image_size = 64});
   ASSERT_TRUE(train.ok()) << train.status();
   EXPECT_EQ(ClassRows(*train), std::vector<int64_t>(10, 30));
+  testing::ExpectNormalization(*train, "imagenette", 0.08);  // the table has ImageNet's
   EXPECT_EQ(Load("imagenette", Split::kTest, {.image_size = 32})->rows, 150);
 }
 
@@ -423,6 +428,7 @@ TEST_F(RealDataFormatsTest, LoadsTheTestSetOfMnist) {
   std::filesystem::create_directory_symlink(folder, root_ / "mnist");
   const auto test = Load("mnist", Split::kTest);
   ASSERT_TRUE(test.ok()) << test.status();
+  testing::ExpectNormalization(*test, "mnist", 0.005);
   EXPECT_EQ(ClassRows(*test), FindDataSet("mnist")->test.class_rows);
   EXPECT_TRUE(absl::IsNotFound(Load("mnist").status()));
 }

@@ -9,6 +9,7 @@
 #include <string>
 
 #include "proto/sha256.h"
+#include "tests/support/channel_statistics.h"
 #include "tests/support/temporary_directory.h"
 
 namespace ham::trainer {
@@ -245,6 +246,7 @@ TEST(RealDataSetTest, LoadsDebiansFashionMnist) {
   const auto train = LoadDataSet(kRoot, "fashion-mnist", Split::kTrain, {.cache_directory = cache.path()});
   ASSERT_TRUE(train.ok()) << train.status();
   EXPECT_EQ(train->rows, 60'000);
+  testing::ExpectNormalization(*train, "fashion-mnist", 5e-4);
   for (int64_t label = 0; label < 10; ++label) {
     EXPECT_EQ(std::count(train->labels.begin(), train->labels.end(), label), 6'000);
   }

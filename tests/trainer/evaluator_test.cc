@@ -130,9 +130,9 @@ TEST_F(EvaluatorTest, EachRestartBreaksMore) {
 TEST_F(EvaluatorTest, WrongAtAnyPointOnTheWayIsBrokenWhereAsked) {
   EvaluationAttack attack{AttackLoss::kMargin, 4, 0.04, 1, false};
   const std::set<int64_t> at_last = Robust({attack});
-  attack.any_iterate = true;
+  attack.judged_at = JudgedAt::kAny;
   const std::set<int64_t> on_the_way = Robust({attack});
-  attack.any_iterate = false;
+  attack.judged_at = JudgedAt::kLast;
   std::set<int64_t> expected = at_last;
   for (attack.steps = 1; attack.steps < 4; ++attack.steps) {
     const std::set<int64_t> shorter = Robust({attack});
@@ -157,7 +157,8 @@ TEST_F(EvaluatorTest, RanksMeetAfterEachBlockHoweverManyRowsSurvive) {
   images.labels = labels;
   RunRanks(2, [&](Collective& ranks) {
     at::set_num_threads(1);
-    ASSERT_TRUE(Evaluate(*model_, weights_, images, FirstRows(kRows), {{"a", 0.05, {kWeak, kMargin}}}, 5, ranks, [] {}).ok());
+    ASSERT_TRUE(
+        Evaluate(*model_, weights_, images, FirstRows(kRows), {{"a", 0.05, {kWeak, kMargin}}}, 5, ranks, [] {}).ok());
     EXPECT_EQ(ranks.sequence(), 3 * (1 + 1 + 2) + 2);  // clean, one run, two restarts; the end
   });
 }

@@ -35,6 +35,41 @@ TEST(GradientReducerTest, RaggedRowsAreDividedOnceByTheGlobalCount) {
   });
 }
 
+// One rank works in parts, the other at once: the same as if both did not.
+TEST(GradientReducerTest, PartsAreAddedUp) {
+  const std::vector<ParameterSpec> specs = {{"w", {2}, {2}, ParameterKind::kWeight, {}},
+                                            {"m", {1}, {1}, ParameterKind::kStatistic, {}}};
+  RunRanks(2, [&](Collective& ranks) {
+    GradientReducer reducer(specs, {});
+    const auto put = [&](float w, float statistic) {
+      float* out = reducer.gradients().flat().data_ptr<float>();
+      out[0] = w;
+      out[1] = 2 * w;
+      out[2] = statistic;
+    };
+    for (int step = 0; step < 2; ++step) {  // the second begins anew
+      if (ranks.rank() == 0) {
+        put(3, 10);
+        reducer.AddPart(1);
+        put(5, 20);
+        reducer.AddPart(3);
+        put(0, 0);
+        reducer.AddPart(0);
+        put(-1, -1);  // what is left there does not count
+      } else {
+        put(4, 50);
+      }
+      const auto global =
+          reducer.Reduce({.weight = ranks.rank() == 0 ? 4.0 : 2.0, .kept_rows = ranks.rank() == 0 ? 4 : 1}, ranks);
+      ASSERT_TRUE(global.ok());
+      const float* out = reducer.gradients().flat().const_data_ptr<float>();
+      EXPECT_EQ(out[0], 2);  // (3 + 5 + 4) / 6
+      EXPECT_EQ(out[1], 4);
+      EXPECT_FLOAT_EQ(out[2], 24);  // (10 + 3 * 20 + 50) / 5
+    }
+  });
+}
+
 TEST(GradientReducerTest, NoRowAnywhereStaysZero) {
   RunRanks(3, [](Collective& ranks) {
     GradientReducer reducer(kSpecs, {});
@@ -51,7 +86,8 @@ TEST(GradientReducerTest, ANonFiniteNumberOnOneRankIsSeenByAll) {
                           std::numeric_limits<float>::max()}) {  // two of the last overflow when summed
     RunRanks(2, [bad](Collective& ranks) {
       GradientReducer reducer(kSpecs, {});
-      reducer.gradients().flat().data_ptr<float>()[1] = ranks.rank() == 1 || bad == std::numeric_limits<float>::max() ? bad : 1;
+      reducer.gradients().flat().data_ptr<float>()[1] =
+          ranks.rank() == 1 || bad == std::numeric_limits<float>::max() ? bad : 1;
       const auto global = reducer.Reduce({.loss = 1, .weight = 1, .rows = 1, .kept_rows = 1}, ranks);
       ASSERT_TRUE(global.ok());
       EXPECT_FALSE(global->finite);

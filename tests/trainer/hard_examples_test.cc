@@ -3,6 +3,8 @@
 #include <cmath>
 #include <limits>
 
+#include <ATen/TensorOperators.h>
+#include <ATen/ops/allclose.h>
 #include <ATen/ops/empty.h>
 #include <ATen/ops/tensor.h>
 #include <ATen/ops/zeros.h>
@@ -75,6 +77,18 @@ TEST(HamLossTest, SumsOverRowsAndIgnoresPadding) {
   EXPECT_NEAR(g[1], 1 - std::exp(-first), 1e-6);
   EXPECT_EQ(g[4], 0);
   EXPECT_EQ(g[5], 0);
+}
+
+// Mixed labels are shares of the losses with whole ones, with label smoothing too.
+TEST(HamLossTest, MixedLabelsMixLosses) {
+  const at::Tensor logits = at::tensor({1.0, -0.5, 2.0}).view({1, 3});
+  const at::Tensor targets = at::tensor({0.3, 0.0, 0.7}).view({1, 3});
+  const LossSum mixed = SumCrossEntropy(logits, at::tensor({int64_t{2}}), {2}, 0.1, targets);
+  const LossSum first = SumCrossEntropy(logits, at::tensor({int64_t{0}}), {2}, 0.1);
+  const LossSum last = SumCrossEntropy(logits, at::tensor({int64_t{2}}), {2}, 0.1);
+  EXPECT_NEAR(mixed.loss, 0.3 * first.loss + 0.7 * last.loss, 1e-12);
+  EXPECT_TRUE(at::allclose(mixed.gradient, first.gradient * 0.3 + last.gradient * 0.7, 1e-12, 1e-12));
+  EXPECT_EQ(mixed.weight, 2);
 }
 
 TEST(HamLossTest, NoRowsGiveZeroNotNan) {

@@ -14,17 +14,20 @@ class InputPipelineTest : public ::testing::Test {
   static constexpr uint64_t kSeed = 9;
   // What Take must return, whatever was prepared.
   void ExpectTakes(InputPipeline* pipeline, int epoch, const std::vector<uint32_t>& ids) {
-    const Batch expected = GatherBatch(images_, ids, options_, {.seed = kSeed, .epoch = static_cast<uint32_t>(epoch)});
+    const Batch expected =
+        GatherAugmented(images_, ids, options_, {.seed = kSeed, .epoch = static_cast<uint32_t>(epoch)}, rows_);
     const Batch batch = pipeline->Take(epoch, ids);
     EXPECT_EQ(batch.ids, ids);
     EXPECT_TRUE(at::equal(batch.x, expected.x));
     EXPECT_EQ(batch.x.strides(), expected.x.strides());
     EXPECT_TRUE(at::equal(batch.labels, expected.labels));
+    EXPECT_TRUE(at::equal(batch.targets, expected.targets));
   }
 
   const ImageSet images_ = testing::ToyImages(50, 1);
-  const AugmentationOptions options_{.crop_padding = 2, .flip = true};
-  InputPipeline pipeline_{images_, options_, kSeed};
+  const std::vector<uint32_t> rows_ = {1, 2, 3, 40};
+  const AugmentationOptions options_{.crop_padding = 2, .flip = true, .cutmix = 0.5};
+  InputPipeline pipeline_{images_, rows_, options_, kSeed};
 };
 
 TEST_F(InputPipelineTest, GivesWhatIsAskedWhateverWasPrepared) {

@@ -12,6 +12,7 @@
 #include <cstdlib>
 #include <filesystem>
 #include <iterator>
+#include <set>
 
 #include <ATen/ops/allclose.h>
 #include <gmock/gmock.h>
@@ -386,6 +387,15 @@ TEST_F(AloneTest, OptionsOfTheModelReachIt) {
   spec_["train"]["model"]["activation"] = "silu";
   EXPECT_EQ(Run({}, "silu"), 1);
   EXPECT_THAT(Output("silu.err"), HasSubstr("train.model.activation is silu"));
+  spec_["train"]["model"]["activation"] = "relu";
+  std::set<std::string> digests;
+  for (const char* normalization : {"none", "data_set"}) {
+    spec_["train"]["model"]["normalization"] = normalization;
+    ASSERT_EQ(Run({}, normalization), 0) << Output(absl::StrCat(normalization, ".err"));
+    const std::string manifest = absl::StrCat("work-", normalization, "/checkpoints/epoch-000002/manifest.json");
+    digests.insert(json::parse(Output(manifest)).at("parameters_digest"));
+  }
+  EXPECT_EQ(digests.size(), 2u);
 }
 
 TEST_F(AloneTest, TrainsWithExtraData) {
@@ -453,6 +463,12 @@ TEST_F(AloneTest, GoesOnWithAnotherNumberOfThreadsAndSaysSo) {
   const std::string manifest = directory_ / "work-first/checkpoints/epoch-000001/manifest.json";
   EXPECT_EQ(Run({"--resume", manifest, "--threads", "2"}, "second"), 0);
   EXPECT_THAT(Output("second.err"), HasSubstr("made with 1 threads a rank, this run has 2: results are equal up to"));
+  EXPECT_THAT(Output("second"), HasSubstr("not exact: 1 threads a rank, this run has 2"));
+  // What goes on from there is as little exact, though nothing differs any more.
+  const std::string last = directory_ / "work-second/checkpoints/epoch-000002/manifest.json";
+  EXPECT_EQ(Run({"--resume", last, "--threads", "2"}, "third"), 0);
+  EXPECT_EQ(Output("third.err"), "");
+  EXPECT_THAT(Output("third"), HasSubstr("not exact: 1 threads a rank, this run has 2"));
 }
 
 TEST_F(AloneTest, ParametersWithAnotherDigestThanTheManifestsAreRefused) {

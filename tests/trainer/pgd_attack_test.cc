@@ -16,24 +16,6 @@ namespace {
 using ham::testing::ToyImages;
 using ham::testing::ToyModel;
 
-float StepOne(float clean, float x, float gradient, float epsilon, float step_size) {
-  ProjectedStep(&clean, &gradient, 1, epsilon, step_size, &x);
-  return x;
-}
-
-TEST(ProjectedStepTest, MovesByTheSignOnly) {
-  EXPECT_FLOAT_EQ(StepOne(0.5f, 0.5f, 1e-20f, 0.1f, 0.03f), 0.53f);
-  EXPECT_FLOAT_EQ(StepOne(0.5f, 0.5f, -100, 0.1f, 0.03f), 0.47f);
-  EXPECT_FLOAT_EQ(StepOne(0.5f, 0.5f, 0, 0.1f, 0.03f), 0.5f);
-}
-
-TEST(ProjectedStepTest, StaysInTheBallAndInTheImage) {
-  EXPECT_FLOAT_EQ(StepOne(0.5f, 0.59f, 1, 0.1f, 0.03f), 0.6f);
-  EXPECT_FLOAT_EQ(StepOne(0.5f, 0.41f, -1, 0.1f, 0.03f), 0.4f);
-  EXPECT_EQ(StepOne(0.05f, 0.01f, -1, 0.1f, 0.03f), 0.0f);
-  EXPECT_EQ(StepOne(0.95f, 0.99f, 1, 0.1f, 0.03f), 1.0f);
-}
-
 TEST(AttackLossGradientTest, CrossEntropyIsSoftmaxMinusOneHot) {
   const at::Tensor logits = at::tensor({0.0f, std::log(3.0f), 7.0f, 7.0f}).view({2, 2});
   const at::Tensor gradient =
@@ -45,20 +27,30 @@ TEST(AttackLossGradientTest, CrossEntropyIsSoftmaxMinusOneHot) {
   EXPECT_NEAR(g[3], 0.5, 1e-6);
 }
 
+TEST(AttackLossGradientTest, CrossEntropyOfMixedLabelsIsSoftmaxMinusTargets) {
+  const at::Tensor logits = at::tensor({0.0f, std::log(3.0f)}).view({1, 2});
+  const at::Tensor gradient = AttackLossGradient(AttackLoss::kCrossEntropy, logits, at::tensor({int64_t{1}}),
+                                                 at::tensor({0.4f, 0.6f}).view({1, 2}));
+  EXPECT_NEAR(gradient.const_data_ptr<float>()[0], 0.25 - 0.4, 1e-6);
+  EXPECT_NEAR(gradient.const_data_ptr<float>()[1], 0.75 - 0.6, 1e-6);
+}
+
 TEST(AttackLossGradientTest, MarginPullsTheBestOtherClassUp) {
   const at::Tensor logits = at::tensor({1.0f, 5.0f, 3.0f, 9.0f, 2.0f, 2.0f}).view({2, 3});
   const at::Tensor gradient = AttackLossGradient(AttackLoss::kMargin, logits, at::tensor({int64_t{1}, int64_t{0}}));
   EXPECT_TRUE(at::equal(gradient, at::tensor({0.0f, -1.0f, 1.0f, -1.0f, 1.0f, 0.0f}).view({2, 3})));
 }
 
+constexpr Ball kBall{Norm::kLinf, 0.1};
+
 class AscendTest : public ::testing::Test {
  protected:
   AscendTest() { weights_.Initialize(1); }
 
   at::Tensor Run(const Batch& batch, int steps) {
-    const at::Tensor start = RandomStart(batch, 0.1, {.seed = 1, .purpose = RandomPurpose::kAttackStart, .epoch = 1});
-    return *Ascend(*model_, weights_, batch.x, start, batch.labels,
-                   {AttackLoss::kCrossEntropy, 0.1, 0.03, steps, {}, nullptr}, [this] { ++ticks_; });
+    const at::Tensor start = RandomStart(batch, kBall, {.seed = 1, .purpose = RandomPurpose::kAttackStart, .epoch = 1});
+    return *Ascend(*model_, weights_, batch, start, {AttackLoss::kCrossEntropy, kBall, 0.03, steps},
+                   [this] { ++ticks_; });
   }
 
   const ImageSet images_ = ToyImages(64, 1);
@@ -115,16 +107,6 @@ TEST(BatchTest, RanksShareTheGlobalBatchRowByRow) {
   EXPECT_EQ(RankRows(order, 4, 4, 0, 2), (std::vector<uint32_t>{5, 3}));
   EXPECT_EQ(RankRows(order, 4, 4, 1, 2), (std::vector<uint32_t>{4}));
   EXPECT_EQ(RankRows(order, 4, 4, 3, 4), (std::vector<uint32_t>{}));
-}
-
-TEST(BatchTest, StartNoiseBelongsToTheRowNotToItsPlace) {
-  const ImageSet images = ToyImages(20, 1);
-  const RandomKey key{.seed = 5, .purpose = RandomPurpose::kAttackStart, .epoch = 3};
-  const at::Tensor a = RandomStart(GatherBatch(images, {1, 2, 3}), 0.1, key);
-  const at::Tensor b = RandomStart(GatherBatch(images, {3, 1}), 0.1, key);
-  EXPECT_TRUE(at::equal(a[0], b[1]));
-  EXPECT_TRUE(at::equal(a[2], b[0]));
-  EXPECT_FALSE(at::equal(a[0], a[1]));
 }
 
 TEST(BatchTest, SelectsRowsInOrder) {

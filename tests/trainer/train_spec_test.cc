@@ -24,15 +24,18 @@ json OtherValues() {
   json& train = spec["train"];
   train["data"]["validation_share"] = 0.1;
   train["data"]["image_size"] = 160;
-  train["data"]["augmentation"] = {{"crop_padding", 4}, {"padding", "reflect"}, {"flip", true}, {"cutout", 8}};
+  train["data"]["augmentation"] = {
+      {"crop_padding", 4}, {"padding", "reflect"}, {"flip", true}, {"cutout", 8}, {"cutmix", 0.5}};
   train["data"].update({{"extra", "1m"}, {"extra_share", 0.7}});
-  train["model"] = {{"name", "wrn-28-10"}, {"activation", "silu"}, {"extra_block", true}};
+  train["model"] = {
+      {"name", "wrn-28-10"}, {"activation", "silu"}, {"extra_block", true}, {"normalization", "data_set"}};
   train["method"].update({{"retained_easy", "high_confidence"}, {"weight_mode", "kappa"}, {"drop_share", 0.1}});
   train["attack"].update({{"random_start", false},
                           {"loss", "dlr"},
                           {"start_distribution", "normal"},
                           {"weights", "average"},
                           {"batch_norm", "training"},
+                          {"norm", "l2"},
                           {"stages", json::array({Stage(2, 0.2, 0.05, 4), Stage(5, 0.3, 0.06, 6)})}});
   train["optimizer"].update({{"name", "adamw"},
                              {"weight_decay", 0.01},
@@ -46,7 +49,9 @@ json OtherValues() {
                              {"factors", {0.5, 0.25}},
                              {"gradient_clip_norm", 3}});
   train["evaluation"]["reestimate_batch_norm"] = true;
-  train["evaluation"]["suites"][0]["attacks"][0]["loss"] = "dlr";
+  train["evaluation"]["suites"][0]["norm"] = "l2";
+  train["evaluation"]["suites"][0]["attacks"][0].update({{"loss", "dlr"}, {"judged_at", "any"}});
+  train["accumulation_steps"] = 4;
   train["label_smoothing"] = 0.2;
   train["class_bias"] = {{"running_rate", 0.01}, {"running_decay", 0.9}, {"fit_rounds", 7}, {"fit_step", 0.2}};
   train["precision"] = "bf16";
@@ -70,9 +75,15 @@ TEST(TrainSpecTest, ReadsEveryOption) {
   EXPECT_EQ(parsed->data.augmentation.cutout, 8);
   EXPECT_EQ(parsed->data.extra, "1m");
   EXPECT_EQ(parsed->data.extra_share, 0.7);
+  EXPECT_EQ(parsed->data.augmentation.cutmix, 0.5);
   EXPECT_EQ(parsed->model.name, "wrn-28-10");
   EXPECT_EQ(parsed->model.activation, Activation::kSilu);
   EXPECT_TRUE(parsed->model.extra_block);
+  EXPECT_TRUE(parsed->model.normalize);
+  EXPECT_EQ(parsed->attack.norm, Norm::kL2);
+  EXPECT_EQ(parsed->evaluation.suites[0].norm, Norm::kL2);
+  EXPECT_EQ(parsed->evaluation.suites[0].attacks[0].judged_at, JudgedAt::kAny);
+  EXPECT_EQ(parsed->accumulation_steps, 4);
   EXPECT_EQ(parsed->method.mining_step, 2);
   EXPECT_EQ(parsed->method.retained_easy_share, 0.25);
   EXPECT_EQ(parsed->method.retained_easy, RetainedEasy::kHighConfidence);
@@ -175,6 +186,15 @@ TEST(TrainSpecTest, WrongValuesAreNamedByTheirPath) {
       {"/train/data/augmentation/crop_padding", 17, "train.data.augmentation.crop_padding is 17"},
       {"/train/data/augmentation/padding", "wrap", "train.data.augmentation.padding is \"wrap\""},
       {"/train/data/augmentation/cutout", 257, "train.data.augmentation.cutout is 257"},
+      {"/train/data/augmentation/cutmix", 1.5, "train.data.augmentation.cutmix is 1.5; allowed is [0, 1]"},
+      {"/train/model/normalization", "batch",
+       "train.model.normalization is \"batch\"; allowed is one of: none, data_set"},
+      {"/train/attack/norm", "l1", "train.attack.norm is \"l1\"; allowed is one of: linf, l2"},
+      {"/train/attack/epsilon", 1.5, "train.attack.epsilon is 1.5; allowed is (0, 1]"},
+      {"/train/evaluation/suites/0/norm", "l0", "suites[0].norm is \"l0\""},
+      {"/train/evaluation/suites/0/attacks/0/judged_at", "first",
+       "judged_at is \"first\"; allowed is one of: last, any"},
+      {"/train/accumulation_steps", 33, "train.accumulation_steps is 33; allowed is 1 to 32"},
       {"/train/data/augmentation/extra", 1, "train.data.augmentation.extra is not known"},
       {"/train/model/activation", "gelu", "train.model.activation is \"gelu\"; allowed is one of: relu, silu"},
       {"/train/method/retained_easy", "low", "train.method.retained_easy is \"low\""},
@@ -251,7 +271,17 @@ TEST(StageAtTest, ReplacesTheAttackFromItsEpochOn) {
   EXPECT_EQ(StageAt(attack, 100).steps, 4);
 }
 
+TEST(TrainSpecTest, DistancesOfL2MayBeLarger) {
+  json spec = ToySpecJson();
+  spec["train"]["attack"].update({{"norm", "l2"}, {"epsilon", 2.5}, {"step_size", 1.5}});
+  EXPECT_TRUE(ParseTrainSpec(spec).ok());
+  spec["train"]["attack"]["epsilon"] = 101;
+  EXPECT_THAT(ParseTrainSpec(spec).status().message(), HasSubstr("train.attack.epsilon is 101; allowed is (0, 100]"));
+}
+
 TEST(AttackLossNameTest, IsTheNameInSpecs) {
+  EXPECT_STREQ(NormName(Norm::kLinf), "linf");
+  EXPECT_STREQ(NormName(Norm::kL2), "l2");
   EXPECT_STREQ(AttackLossName(AttackLoss::kCrossEntropy), "cross_entropy");
   EXPECT_STREQ(AttackLossName(AttackLoss::kMargin), "margin");
   EXPECT_STREQ(AttackLossName(AttackLoss::kDlr), "dlr");

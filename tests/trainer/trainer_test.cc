@@ -167,6 +167,67 @@ TEST_F(TrainerTest, MoreRanksThanRowsInTheLastBatch) {
   EXPECT_TRUE(at::allclose(RunToEnd(2, &two), alone, 1e-3, 1e-3));
 }
 
+// Without BatchNorm, and with choices that are made row by row.
+TEST_F(TrainerTest, ABatchInPartsIsTheBatch) {
+  spec_.precision = Precision::kFp64;
+  spec_.data.train_rows = 49;  // 48 + 1: parts without a row
+  spec_.method.mining_start_epoch = 2;
+  RecordingObserver whole, parts;
+  const at::Tensor expected = RunToEnd(1, &whole);
+  spec_.accumulation_steps = 5;  // of 10, 10, 10, 10 and 8 rows
+  for (const int ranks : {1, 3}) {
+    const at::Tensor weights = RunToEnd(ranks, &parts);
+    EXPECT_TRUE(at::allclose(weights, expected, 1e-9, 1e-11)) << (weights - expected).abs().max().item<double>();
+    for (const char* counts : {"steps_to_boundary", "confidence_histogram", "per_class_hard_share", "kept_share"}) {
+      EXPECT_EQ(whole.Kind("train")[2]["train"][counts], parts.Kind("train")[2]["train"][counts]) << counts;
+    }
+  }
+}
+
+// All that is new for images: mixed labels and a ball of another norm.
+TEST_F(TrainerTest, MixedImagesInAnL2BallAreTheSameOnAnyNumberOfRanks) {
+  spec_.precision = Precision::kFp64;
+  spec_.data.augmentation = {.crop_padding = 1, .cutmix = 0.3};  // a flip would turn left into right
+  spec_.epochs = 8;
+  spec_.method.mining_start_epoch = 7;
+  spec_.attack.norm = Norm::kL2;
+  spec_.attack.epsilon = 0.3;
+  spec_.attack.step_size = 0.1;
+  spec_.evaluation.suites[0] = {"l2", 2, {{AttackLoss::kMargin, 10, 0.5, 1, true}}, Norm::kL2};
+  spec_.data.validation_share = 0.1;
+  RecordingObserver one, two;
+  const at::Tensor alone = RunToEnd(1, &one);
+  EXPECT_TRUE(at::allclose(RunToEnd(2, &two), alone, 1e-9, 1e-11));
+  const json evaluation = one.Kind("evaluation").back()["evaluation"];
+  EXPECT_EQ(evaluation["suites"][0]["norm"], "l2");
+  EXPECT_GT(evaluation["clean_accuracy"], 0.5);
+  EXPECT_LT(evaluation["suites"][0]["robust_accuracy"], evaluation["clean_accuracy"]);
+  spec_.data.augmentation.cutmix = 0;
+  EXPECT_FALSE(at::allclose(RunToEnd(1, &two), alone, 1e-3, 1e-3));
+}
+
+// The labels of 200 noisy rows are learned by heart at last.
+TEST_F(TrainerTest, SaysThatItOverfitsOnceAndInACheckpointToo) {
+  spec_.data.validation_share = 0.4;
+  spec_.method.name = Method::kPgdAt;
+  spec_.epochs = 4;
+  RecordingObserver seen;
+  RunToEnd(1, &seen);
+  EXPECT_TRUE(seen.Kind("notice").empty());
+  // A checkpoint whose run had seen better.
+  Checkpoint checkpoint = seen.checkpoints[1];
+  const int rows = seen.Kind("evaluation")[0]["evaluation"]["rows"];
+  checkpoint.scalars["overfitting"].update({{"epoch", 1}, {"train", -1.0}, {"validation", rows}, {"below", 0}});
+  const auto local = MakeLocalCollective();
+  RecordingObserver after;
+  Trainer resumed = Make(*local, after);
+  ASSERT_TRUE(resumed.Restore(checkpoint).ok());
+  ASSERT_TRUE(resumed.Run().ok());
+  ASSERT_EQ(after.Kind("notice").size(), 1);
+  EXPECT_EQ(after.Kind("notice")[0]["epoch"], 3);  // after the evaluations of epochs 2 and 3
+  EXPECT_EQ(after.Kind("notice")[0]["notice"]["reason"], "ROBUST_OVERFITTING");
+}
+
 // BatchNorm over ranks, a batch that leaves ranks without a row, and every option that looks over all ranks.
 TEST_F(TrainerTest, RanksAreOneRankInFloat64WithBatchNorm) {
   model_ = MakePreActResNet18({.image = {1, 8, 8}, .classes = 4}, 8);

@@ -60,7 +60,7 @@ absl::Status CheckSuite(const ham::v1::SuiteMetrics& suite, int classes) {
 
 absl::Status CheckMetricPoint(const ham::v1::MetricPoint& point) {
   if (point.kind_case() == ham::v1::MetricPoint::KIND_NOT_SET) {
-    return absl::InvalidArgumentError("the trainer sent a metric without train, evaluation or summary");
+    return absl::InvalidArgumentError("the trainer sent a metric without train, evaluation, summary or notice");
   }
   if (point.has_train()) return CheckTrain(point.train());
   if (!point.has_evaluation()) return absl::OkStatus();

@@ -8,10 +8,10 @@
 #include <ATen/ops/empty_like.h>
 #include <ATen/ops/zeros.h>
 
+#include "worker/trainer/data/cut_mix.h"
+
 namespace ham::trainer {
 namespace {
-
-constexpr float kNormalStart = 0.001f;
 
 // Bytes of one row; rows of every tensor here lie one after the other.
 int64_t RowBytes(const at::Tensor& tensor) {
@@ -33,14 +33,49 @@ void CopyRow(const at::Tensor& from, int64_t from_row, const at::Tensor& to, int
               static_cast<char*>(to.data_ptr()) + to_row * bytes);
 }
 
+// Puts boxes of other images into those of `batch` and mixes their labels.
+void MixImages(const ImageSet& data, const AugmentationOptions& options, const AugmentationKey& key,
+               std::span<const uint32_t> partners, Batch* batch) {
+  const auto classes = static_cast<int64_t>(data.class_names.size());
+  batch->targets = at::zeros({batch->rows(), classes});
+  std::vector<float> other(data.row_bytes());
+  float* image = batch->x.data_ptr<float>();
+  float* target = batch->targets.data_ptr<float>();
+  int64_t* label = batch->labels.data_ptr<int64_t>();
+  for (const uint32_t id : batch->ids) {
+    const CutMixBox box = ChooseCutMix(options.cutmix, key, id, partners, data.height, data.width);
+    double share = 0;
+    if (!box.empty()) {
+      WriteImages(data, {&box.partner, 1}, options, key, other.data());
+      for (int64_t y = box.top; y < box.bottom; ++y) {
+        const int64_t begin = (y * data.width + box.left) * data.channels;
+        std::copy_n(other.data() + begin, (box.right - box.left) * data.channels, image + begin);
+      }
+      share = static_cast<double>((box.bottom - box.top) * (box.right - box.left)) /
+              static_cast<double>(data.height * data.width);
+    }
+    target[*label] += static_cast<float>(1 - share);
+    if (share > 0) target[data.labels[box.partner]] += static_cast<float>(share);
+    if (share > 0.5) *label = data.labels[box.partner];
+    image += data.row_bytes();
+    target += classes;
+    ++label;
+  }
+}
+
 }  // namespace
 
-Batch GatherBatch(const ImageSet& data, const std::vector<uint32_t>& ids, const AugmentationOptions& options,
-                  const AugmentationKey& key) {
+Batch GatherBatch(const ImageSet& data, const std::vector<uint32_t>& ids) {
+  return GatherAugmented(data, ids, {}, {}, {});
+}
+
+Batch GatherAugmented(const ImageSet& data, const std::vector<uint32_t>& ids, const AugmentationOptions& options,
+                      const AugmentationKey& key, std::span<const uint32_t> partners) {
   const int64_t rows = static_cast<int64_t>(ids.size());
   Batch out{NewImages(rows, {data.channels, data.height, data.width}), at::empty({rows}, at::kLong), ids};
   WriteImages(data, ids, options, key, out.x.data_ptr<float>());
   for (int64_t row = 0; row < rows; ++row) out.labels.data_ptr<int64_t>()[row] = data.labels[ids[row]];
+  if (options.cutmix > 0) MixImages(data, options, key, partners, &out);
   return out;
 }
 
@@ -49,6 +84,7 @@ Batch InType(Batch batch, at::ScalarType type) {
     at::Tensor x = NewImages(batch.rows(), {batch.x.size(1), batch.x.size(2), batch.x.size(3)}, type);
     x.copy_(batch.x);
     batch.x = std::move(x);
+    if (batch.targets.defined()) batch.targets = batch.targets.to(type);
   }
   return batch;
 }
@@ -68,6 +104,7 @@ Batch SelectRows(const Batch& batch, const std::vector<uint8_t>& keep) {
   for (size_t row = 0; row < keep.size(); ++row) {
     if (keep[row]) out.ids.push_back(batch.ids[row]);
   }
+  if (batch.targets.defined()) out.targets = SelectRows(batch.targets, keep);
   return out;
 }
 
@@ -78,6 +115,11 @@ at::Tensor PadRows(const at::Tensor& tensor) {
   at::Tensor out = NewLike(tensor, kMinimumRows);
   for (int64_t row = 0; row < kMinimumRows; ++row) CopyRow(tensor, row < rows ? row : 0, out, row);
   return out;
+}
+
+Batch PadRows(const Batch& batch) {
+  return {PadRows(batch.x), PadRows(batch.labels), batch.ids,
+          batch.targets.defined() ? PadRows(batch.targets) : at::Tensor()};
 }
 
 std::vector<uint32_t> RankRows(const std::vector<uint32_t>& order, int64_t position, int64_t batch_size, int rank,
@@ -91,28 +133,6 @@ std::vector<uint32_t> RankRows(const std::vector<uint32_t>& order, int64_t posit
 Batch Filler(const ImageShape& shape, at::ScalarType type) {
   Batch out{NewImages(kMinimumRows, shape, type), at::zeros({kMinimumRows}, at::kLong), {}};
   out.x.zero_();
-  return out;
-}
-
-at::Tensor RandomStart(const Batch& batch, double epsilon, RandomKey key, StartDistribution distribution) {
-  at::Tensor out = NewLike(batch.x, batch.rows());
-  const int64_t pixels = batch.rows() == 0 ? 0 : batch.x.numel() / batch.rows();
-  const float radius = static_cast<float>(epsilon);
-  std::vector<float> noise(pixels);
-  VisitReal(out.scalar_type(), [&]<typename T>(T) {
-    const T* x = batch.x.const_data_ptr<T>();
-    T* start = out.data_ptr<T>();
-    for (int64_t row = 0; row < batch.rows(); ++row, x += pixels, start += pixels) {
-      key.sample = batch.ids[row];
-      if (distribution == StartDistribution::kUniform) {
-        FillUniform(key, -radius, radius, pixels, noise.data());
-      } else {
-        FillNormal(key, kNormalStart, pixels, noise.data());
-        for (float& value : noise) value = std::clamp(value, -radius, radius);
-      }
-      for (int64_t i = 0; i < pixels; ++i) start[i] = std::clamp(x[i] + noise[i], T{0}, T{1});
-    }
-  });
   return out;
 }
 

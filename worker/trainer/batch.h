@@ -4,32 +4,36 @@
 #pragma once
 
 #include <cstdint>
+#include <span>
 #include <vector>
 
 #include <ATen/core/Tensor.h>
 
-#include "worker/trainer/counter_rng.h"
 #include "worker/trainer/data/augmentation.h"
 #include "worker/trainer/data/image_set.h"
 #include "worker/trainer/models/model.h"
-#include "worker/trainer/train_spec.h"
 
 namespace ham::trainer {
 
 // N rows; after PadBatch some of them repeat row 0 and must be ignored.
 struct Batch {
   at::Tensor x;               // [N, C, H, W], layout of NewImages()
-  at::Tensor labels;          // [N] int64
+  at::Tensor labels;          // [N] int64; of a mixed image that of the larger area
   std::vector<uint32_t> ids;  // [N] row numbers in the data set: what randomness is keyed by
+  // [N, K] of x's type: share of each class in each label; undefined where every label is the whole truth.
+  at::Tensor targets = {};
   int64_t rows() const { return static_cast<int64_t>(ids.size()); }
 };
 
 // The images in float32 or float64; unchanged if they are.
 Batch InType(Batch batch, at::ScalarType type);
 
-// Images of `ids` in float32, pixels divided by 255; augmented where options say so (augmentation.h).
-Batch GatherBatch(const ImageSet& data, const std::vector<uint32_t>& ids, const AugmentationOptions& options = {},
-                  const AugmentationKey& key = {});
+// Images of `ids` in float32, pixels divided by 255.
+Batch GatherBatch(const ImageSet& data, const std::vector<uint32_t>& ids);
+
+// The same, augmented (augmentation.h) and then mixed with images of `partners` (cut_mix.h), which are augmented too.
+Batch GatherAugmented(const ImageSet& data, const std::vector<uint32_t>& ids, const AugmentationOptions& options,
+                      const AugmentationKey& key, std::span<const uint32_t> partners);
 
 // Rows of `batch` whose `keep` is true, in order. keep: one byte a row.
 Batch SelectRows(const Batch& batch, const std::vector<uint8_t>& keep);
@@ -38,6 +42,8 @@ at::Tensor SelectRows(const at::Tensor& tensor, const std::vector<uint8_t>& keep
 
 // `tensor` [N, ...] with row 0 repeated until there are at least kMinimumRows; itself if there are. N >= 1.
 at::Tensor PadRows(const at::Tensor& tensor);
+// The same of a batch; ids stay as they are.
+Batch PadRows(const Batch& batch);
 
 // kMinimumRows images of zeros, label 0, no ids: what a rank without rows works on where all must take part.
 Batch Filler(const ImageShape& shape, at::ScalarType type);
@@ -46,11 +52,5 @@ Batch Filler(const ImageShape& shape, at::ScalarType type);
 // ... of the next `batch_size` (fewer at the end of the epoch; may be none).
 std::vector<uint32_t> RankRows(const std::vector<uint32_t>& order, int64_t position, int64_t batch_size, int rank,
                                int world_size);
-
-// clip01(x + u), u a function of (seed, purpose, epoch, id, step, pixel): uniform in [-epsilon, epsilon), or normal
-// with standard deviation 0.001 (kNormal; as TRADES' code, clipped to the ball). `key.sample` is ignored. Pixels are
-// numbered in channels_last order.
-at::Tensor RandomStart(const Batch& batch, double epsilon, RandomKey key,
-                       StartDistribution distribution = StartDistribution::kUniform);
 
 }  // namespace ham::trainer

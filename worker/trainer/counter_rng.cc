@@ -32,6 +32,10 @@ std::array<uint32_t, 4> RandomWords(const RandomKey& key, uint32_t block) {
 
 float RandomUnit(const RandomKey& key) { return Unit(RandomWords(key, 0)[0]); }
 
+int64_t RandomBelow(uint32_t word, int64_t count) {
+  return static_cast<int64_t>(uint64_t{word} * static_cast<uint64_t>(count) >> 32);
+}
+
 void FillUniform(const RandomKey& key, float low, float high, int64_t count, float* out) {
   const float width = high - low;
   for (int64_t begin = 0; begin < count; begin += 4) {

@@ -21,6 +21,7 @@ enum class RandomPurpose : uint8_t {
   kValidationSplit = 7,
   kExtraOrder = 8,
   kExtraPlace = 9,
+  kCutMix = 10,
 };
 
 // Names one stream of draws. `step` is a restart, a tensor number, or 0 (below 2^24).
@@ -37,6 +38,9 @@ std::array<uint32_t, 4> RandomWords(const RandomKey& key, uint32_t block);
 
 // In [0, 1), multiples of 2^-24. Equals element 0 of FillUniform.
 float RandomUnit(const RandomKey& key);
+
+// Uniform in [0, count), from one word; count <= 2^32.
+int64_t RandomBelow(uint32_t word, int64_t count);
 
 // out[i] uniform in [low, high): low + (high - low) * unit, for i in [0, count).
 void FillUniform(const RandomKey& key, float low, float high, int64_t count, float* out);

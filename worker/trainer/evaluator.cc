@@ -34,17 +34,17 @@ class Shard {
 
   // Those of `ids` that are still classified right after one run of `attack`.
   absl::StatusOr<std::vector<uint32_t>> Unbroken(const std::vector<uint32_t>& ids, const EvaluationAttack& attack,
-                                                 double epsilon, uint32_t run) const {
+                                                 const Ball& ball, uint32_t run) const {
     return Survivors(ids, [&](const Batch& batch, std::vector<uint8_t>* broken) -> absl::StatusOr<at::Tensor> {
       const at::Tensor start =
           attack.random_start
-              ? RandomStart(batch, epsilon, {.seed = seed_, .purpose = RandomPurpose::kEvaluationStart, .step = run})
+              ? RandomStart(batch, ball, {.seed = seed_, .purpose = RandomPurpose::kEvaluationStart, .step = run})
               : batch.x;
-      Ascent ascent{attack.loss, epsilon, attack.step_size, attack.steps};
-      if (attack.any_iterate) {
+      Ascent ascent{attack.loss, ball, attack.step_size, attack.steps};
+      if (attack.judged_at == JudgedAt::kAny) {
         ascent.observe = [&](const at::Tensor& logits) { MarkWrong(Predictions(logits), batch, broken); };
       }
-      return Ascend(model_, weights_, batch.x, start, batch.labels, ascent, tick_);
+      return Ascend(model_, weights_, batch, start, ascent, tick_);
     });
   }
 
@@ -110,7 +110,8 @@ absl::StatusOr<EvaluationCounts> Evaluate(const Model& model, const ParameterSet
     for (uint32_t a = 0; a < suites[s].attacks.size(); ++a) {
       const EvaluationAttack& attack = suites[s].attacks[a];
       for (int restart = 0; restart < attack.restarts; ++restart) {
-        auto left = shard.Unbroken(unbroken, attack, suites[s].epsilon, a * kRestartsPerAttack + restart);
+        auto left =
+            shard.Unbroken(unbroken, attack, {suites[s].norm, suites[s].epsilon}, a * kRestartsPerAttack + restart);
         if (!left.ok()) return left.status();
         unbroken = *std::move(left);
       }

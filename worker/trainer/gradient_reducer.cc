@@ -1,7 +1,9 @@
 #include "worker/trainer/gradient_reducer.h"
 
 #include <cmath>
+#include <utility>
 
+#include <ATen/ops/empty_like.h>
 #include <ATen/ops/zeros.h>
 
 namespace ham::trainer {
@@ -37,17 +39,34 @@ absl::StatusOr<StepSums> GradientReducer::Reduce(const StepSums& local, Collecti
   return VisitReal(bucket_.scalar_type(), [&]<typename T>(T) { return ReduceAs<T>(local, collective); });
 }
 
+void GradientReducer::WeighStatistics(int64_t rows) { gradients_.statistics().mul_(static_cast<double>(rows)); }
+
+void GradientReducer::AddPart(int64_t kept_rows) {
+  WeighStatistics(kept_rows);
+  if (!parts_.defined()) parts_ = at::empty_like(gradients_.flat());
+  if (in_parts_) {
+    parts_.add_(gradients_.flat());
+  } else {
+    parts_.copy_(gradients_.flat());
+  }
+  in_parts_ = true;
+}
+
 template <typename T>
 absl::StatusOr<StepSums> GradientReducer::ReduceAs(const StepSums& local, Collective& collective) {
   const int64_t trained = gradients_.trained_size(), size = gradients_.size();
   const int64_t behind = trained + gradients_.statistics_size();
   T* gradient = bucket_.data_ptr<T>();
   T* sums = gradient + size;
+  if (std::exchange(in_parts_, false)) {
+    gradients_.flat().copy_(parts_);
+  } else {
+    WeighStatistics(local.kept_rows);
+  }
   const bool finite = local.finite && std::isfinite(local.loss) && AllFinite(gradients_.flat());
   const auto scale = [&](int64_t begin, int64_t end, T factor) {
     for (int64_t i = begin; i < end; ++i) gradient[i] *= factor;
   };
-  scale(trained, behind, static_cast<T>(local.kept_rows));
   sums[kLoss] = static_cast<T>(local.loss);
   sums[kWeight] = static_cast<T>(local.weight);
   sums[kRows] = static_cast<T>(local.rows);

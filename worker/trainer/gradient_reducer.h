@@ -40,6 +40,10 @@ class GradientReducer {
   ParameterSet& gradients() { return gradients_; }
   const ParameterSet& gradients() const { return gradients_; }
 
+  // Adds what gradients() holds, of `kept_rows` rows, to the parts of this rank's batch before it: gradients() is free
+  // for the next part then, and Reduce takes all of them. Not called where a batch has one part.
+  void AddPart(int64_t kept_rows);
+
   // Sums over ranks, then divides the gradients once by the global weight (not if that is 0). The result is equal
   // bit for bit on all ranks, so that each takes the same decision from it. A rank without kept rows joins with
   // zeros. Errors are the collective's.
@@ -48,10 +52,14 @@ class GradientReducer {
  private:
   template <typename T>
   absl::StatusOr<StepSums> ReduceAs(const StepSums& local, Collective& collective);
+  // So that sums of them, divided by the sum of rows, are means over rows.
+  void WeighStatistics(int64_t rows);
 
   const StepCounts no_counts_;
   at::Tensor bucket_;
   ParameterSet gradients_;
+  at::Tensor parts_;  // sums; undefined until there was a part
+  bool in_parts_ = false;
 };
 
 }  // namespace ham::trainer

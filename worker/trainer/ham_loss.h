@@ -17,9 +17,9 @@ struct LossSum {
 };
 
 // logits: [>= rows, K] float32 or float64; labels: [>= rows] int64; weights: one a row. What lies beyond the rows is
-// padding; without rows all is zero. With label_smoothing s the target is 1 - s + s / K at the label and s / K
-// elsewhere.
+// padding; without rows all is zero. targets: [>= rows, K] of the logits' type, or undefined: 1 at the label. With
+// label_smoothing s a target t becomes (1 - s) t + s / K.
 LossSum SumCrossEntropy(const at::Tensor& logits, const at::Tensor& labels, const std::vector<double>& weights,
-                        double label_smoothing = 0);
+                        double label_smoothing = 0, const at::Tensor& targets = {});
 
 }  // namespace ham::trainer

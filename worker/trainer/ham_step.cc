@@ -21,7 +21,7 @@ int64_t RankCapacity(const StepContext& context) {
 
 AttackedBatch KeepAll(const Batch& batch, at::Tensor x_adv) {
   const int64_t rows = batch.rows();
-  return {.kept = {std::move(x_adv), batch.labels, batch.ids},
+  return {.kept = {std::move(x_adv), batch.labels, batch.ids, batch.targets},
           .weights = std::vector<double>(rows, 1.0),
           .x_mined = {},
           .mined = {std::vector<uint8_t>(rows, 1), std::vector<uint8_t>(rows, 1), rows, rows}};
@@ -95,7 +95,8 @@ Collective* SynchronizedRanks(const StepContext& context, const ParameterSet& we
 at::Tensor StartPoint(const TrainSpec& spec, int epoch, const Batch& batch) {
   if (!spec.attack.random_start) return batch.x;
   const RandomKey key{.seed = spec.seed, .purpose = RandomPurpose::kAttackStart, .epoch = static_cast<uint32_t>(epoch)};
-  return RandomStart(batch, StageAt(spec.attack, epoch).epsilon, key, spec.attack.start_distribution);
+  return RandomStart(batch, {spec.attack.norm, StageAt(spec.attack, epoch).epsilon}, key,
+                     spec.attack.start_distribution);
 }
 
 bool IsMining(const TrainSpec& spec, int epoch) {
@@ -114,14 +115,14 @@ absl::StatusOr<AttackedBatch> AttackAndMine(const StepContext& context, Paramete
   const AttackStage stage = StageAt(spec.attack, context.epoch);
   std::optional<ParameterSet> scratch;
   TrainingModeAttack training{SynchronizedRanks(context, *weights), nullptr, weights};
-  Ascent ascent{spec.attack.loss, stage.epsilon, stage.step_size, stage.steps, {}, nullptr};
+  Ascent ascent{spec.attack.loss, {spec.attack.norm, stage.epsilon}, stage.step_size, stage.steps};
   if (spec.attack.batch_norm == AttackBatchNorm::kTraining && weights->statistics_size() > 0) {
     training.batch = &scratch.emplace(weights->Clone());
     ascent.training = &training;
   }
   for (int64_t row = 0; row < batch.rows(); ++row) ++counts->class_rows[batch.labels.const_data_ptr<int64_t>()[row]];
   if (!IsMining(spec, context.epoch)) {
-    auto x_adv = Ascend(context.model, *weights, batch.x, start, batch.labels, ascent, context.tick);
+    auto x_adv = Ascend(context.model, *weights, batch, start, ascent, context.tick);
     if (!x_adv.ok()) return x_adv.status();
     for (size_t c = 0; c < counts->class_rows.size(); ++c) counts->class_hard[c] = counts->class_rows[c];
     return KeepAll(batch, *std::move(x_adv));
@@ -130,7 +131,7 @@ absl::StatusOr<AttackedBatch> AttackAndMine(const StepContext& context, Paramete
   BoundaryTrace trace(batch.labels, method.weight_mode);
   ascent.observe = [&](const at::Tensor& logits) { trace.Observe(logits); };
   ascent.steps = method.mining_step;
-  auto x_mined = Ascend(context.model, *weights, batch.x, start, batch.labels, ascent, context.tick);
+  auto x_mined = Ascend(context.model, *weights, batch, start, ascent, context.tick);
   if (!x_mined.ok()) return x_mined.status();
   const at::Tensor logits = PaddedLogits(context.model, *weights, *x_mined);
   context.tick();
@@ -153,8 +154,7 @@ absl::StatusOr<AttackedBatch> AttackAndMine(const StepContext& context, Paramete
     observed = false;
   };
   ascent.steps = stage.steps - method.mining_step;
-  auto x_adv = Ascend(context.model, *weights, out.kept.x, SelectRows(out.x_mined, out.mined.keep), out.kept.labels,
-                      ascent, context.tick);
+  auto x_adv = Ascend(context.model, *weights, out.kept, SelectRows(out.x_mined, out.mined.keep), ascent, context.tick);
   if (!x_adv.ok()) return x_adv.status();
   out.kept.x = *std::move(x_adv);
   at::Tensor last;
@@ -173,14 +173,14 @@ absl::Status ComputeGradients(const StepContext& context, const ParameterSet& we
                               ParameterSet* gradients, StepSums* sums) {
   gradients->flat().zero_();
   const Batch& kept = attacked.kept;
-  sums->counts.kept_by_rank[context.collective.rank()] = kept.rows();
+  sums->counts.kept_by_rank[context.collective.rank()] += kept.rows();
   Collective* const ranks = SynchronizedRanks(context, weights);
   if (kept.rows() == 0 && ranks == nullptr) return absl::OkStatus();
-  const Batch padded = kept.rows() > 0 ? Batch{PadRows(kept.x), PadRows(kept.labels), {}}
-                                       : Filler(context.model.image_shape(), weights.type());
+  const Batch padded = kept.rows() > 0 ? PadRows(kept) : Filler(context.model.image_shape(), weights.type());
   TrainingPass pass{.rows = kept.rows(), .collective = ranks, .statistics = gradients};
   const auto loss = [&](const at::Tensor& logits) {
-    LossSum sum = SumCrossEntropy(logits, padded.labels, attacked.weights, context.spec.label_smoothing);
+    LossSum sum =
+        SumCrossEntropy(logits, padded.labels, attacked.weights, context.spec.label_smoothing, padded.targets);
     sums->loss += sum.loss;
     sums->weight += sum.weight;
     CountTrained(logits.narrow(0, 0, kept.rows()), kept.labels, &sums->counts);

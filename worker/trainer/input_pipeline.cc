@@ -17,7 +17,7 @@ Batch InputPipeline::Take(int epoch, const std::vector<uint32_t>& ids) {
 }
 
 Batch InputPipeline::Make(int epoch, const std::vector<uint32_t>& ids) const {
-  return GatherBatch(data_, ids, options_, {.seed = seed_, .epoch = static_cast<uint32_t>(epoch)});
+  return GatherAugmented(data_, ids, options_, {.seed = seed_, .epoch = static_cast<uint32_t>(epoch)}, rows_);
 }
 
 }  // namespace ham::trainer

@@ -13,9 +13,11 @@ namespace ham::trainer {
 // At most one batch is ahead. What Take returns never depends on what was prepared. One thread at a time.
 class InputPipeline {
  public:
-  // Keeps a reference to `data`. `options` must have passed CheckAugmentation.
-  InputPipeline(const ImageSet& data, const AugmentationOptions& options, uint64_t seed)
-      : data_(data), options_(options), seed_(seed) {}
+  // Keeps references to `data` and `rows`, those that are trained on: images are mixed with these only. `options` must
+  // have passed CheckAugmentation.
+  InputPipeline(const ImageSet& data, const std::vector<uint32_t>& rows, const AugmentationOptions& options,
+                uint64_t seed)
+      : data_(data), rows_(rows), options_(options), seed_(seed) {}
 
   // Starts to make the batch of these rows on a thread of its own; waits for the one before, which is dropped.
   void Prepare(int epoch, std::vector<uint32_t> ids);
@@ -28,6 +30,7 @@ class InputPipeline {
   Batch Make(int epoch, const std::vector<uint32_t>& ids) const;
 
   const ImageSet& data_;
+  const std::vector<uint32_t>& rows_;
   const AugmentationOptions options_;
   const uint64_t seed_;
   int ahead_epoch_ = 0;

@@ -93,6 +93,7 @@ absl::Status RestoreFrom(const RankJob& job, Trainer& trainer) {
                  absl::StrJoin(differences, "; ").c_str());
   }
   if (absl::Status status = trainer.Restore(*checkpoint); !status.ok()) return status;
+  trainer.NoteInexact(differences);
   const std::string digest = ParametersDigest(trainer.weights().flat());
   if (!made.parameters_digest.empty() && made.parameters_digest != digest) {
     return absl::UnavailableError(
@@ -283,12 +284,15 @@ absl::StatusOr<RunInputs> PrepareRun(const RankJob& job) {
                  train->not_shared.c_str());
   }
   const ModelChoice& choice = inputs.spec.model;
-  auto model = MakeModel(choice.name,
-                         {.image = {train->channels, train->height, train->width},
-                          .classes = static_cast<int64_t>(train->class_names.size()),
-                          .activation = choice.activation,
-                          .compute = inputs.spec.precision == Precision::kBf16 ? at::kBFloat16 : at::kFloat,
-                          .extra_block = choice.extra_block});
+  std::optional<Normalization> normalization;
+  if (choice.normalize) normalization = FindDataSet(inputs.spec.data.name)->normalization;
+  auto model =
+      MakeModel(choice.name, {.image = {train->channels, train->height, train->width},
+                              .classes = static_cast<int64_t>(train->class_names.size()),
+                              .activation = choice.activation,
+                              .normalization = normalization,
+                              .compute = inputs.spec.precision == Precision::kBf16 ? at::kBFloat16 : at::kFloat,
+                              .extra_block = choice.extra_block});
   if (!model.ok()) return model.status();
   inputs.train = *std::move(train);
   inputs.test = *std::move(test);

@@ -34,9 +34,13 @@ std::string EvaluationText(const json& evaluation) {
 }
 
 std::string SummaryText(const json& summary) {
-  return absl::StrFormat("done  attack %.1f s  train %.1f s  evaluation %.1f s  hard %s",
-                         summary["attack_seconds"].get<double>(), summary["train_seconds"].get<double>(),
-                         summary["evaluation_seconds"].get<double>(), Percent(summary["hard_share"]));
+  std::string out = absl::StrFormat("done  attack %.1f s  train %.1f s  evaluation %.1f s  hard %s",
+                                    summary["attack_seconds"].get<double>(), summary["train_seconds"].get<double>(),
+                                    summary["evaluation_seconds"].get<double>(), Percent(summary["hard_share"]));
+  for (const json& reason : summary["inexact_because"]) {
+    absl::StrAppend(&out, "  not exact: ", reason.get<std::string>());
+  }
+  return out;
 }
 
 }  // namespace
@@ -46,6 +50,7 @@ std::string MetricText(const json& point) {
       absl::StrFormat("epoch %d  iteration %d  ", point["epoch"].get<int>(), point["iteration"].get<int64_t>());
   if (point.contains("train")) return place + TrainText(point["train"]);
   if (point.contains("evaluation")) return place + EvaluationText(point["evaluation"]);
+  if (point.contains("notice")) return place + point["notice"]["message"].get<std::string>();
   return place + SummaryText(point["summary"]);
 }
 

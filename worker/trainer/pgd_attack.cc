@@ -8,7 +8,6 @@
 #include <ATen/ops/softmax.h>
 #include <ATen/ops/zeros_like.h>
 
-#include "worker/trainer/batch.h"
 #include "worker/trainer/models/batch_norm.h"
 
 namespace ham::trainer {
@@ -55,11 +54,13 @@ at::Tensor DlrGradient(const at::Tensor& logits, const at::Tensor& labels) {
 
 }  // namespace
 
-at::Tensor AttackLossGradient(AttackLoss loss, const at::Tensor& logits, const at::Tensor& labels) {
+at::Tensor AttackLossGradient(AttackLoss loss, const at::Tensor& logits, const at::Tensor& labels,
+                              const at::Tensor& targets) {
   return VisitReal(logits.scalar_type(), [&]<typename T>(T) {
     if (loss == AttackLoss::kMargin) return MarginGradient<T>(logits, labels);
     if (loss == AttackLoss::kDlr) return DlrGradient<T>(logits, labels);
     at::Tensor out = at::softmax(logits, 1);
+    if (targets.defined()) return out.sub_(targets);
     const int64_t classes = logits.size(1);
     for (int64_t row = 0; row < logits.size(0); ++row) {
       out.data_ptr<T>()[row * classes + labels.const_data_ptr<int64_t>()[row]] -= 1;
@@ -68,35 +69,17 @@ at::Tensor AttackLossGradient(AttackLoss loss, const at::Tensor& logits, const a
   });
 }
 
-template <typename T>
-void ProjectedStep(const T* clean, const T* gradient, int64_t count, T epsilon, T step_size, T* x) {
-  for (int64_t i = 0; i < count; ++i) {
-    const T sign = static_cast<T>(gradient[i] > 0) - static_cast<T>(gradient[i] < 0);
-    const T low = clean[i] - epsilon, high = clean[i] + epsilon;
-    T moved = x[i] + step_size * sign;
-    moved = moved < low ? low : moved;
-    moved = moved > high ? high : moved;
-    moved = moved < T{0} ? T{0} : moved;
-    x[i] = moved > T{1} ? T{1} : moved;
-  }
-}
-template void ProjectedStep(const float*, const float*, int64_t, float, float, float*);
-template void ProjectedStep(const double*, const double*, int64_t, double, double, double*);
-
-absl::StatusOr<at::Tensor> Ascend(const Model& model, const ParameterSet& weights, const at::Tensor& clean,
-                                  const at::Tensor& start, const at::Tensor& labels, const Ascent& ascent,
-                                  const std::function<void()>& tick) {
-  const int64_t rows = clean.size(0);
+absl::StatusOr<at::Tensor> Ascend(const Model& model, const ParameterSet& weights, const Batch& clean,
+                                  const at::Tensor& start, const Ascent& ascent, const std::function<void()>& tick) {
+  const int64_t rows = clean.rows();
   TrainingModeAttack* const training = ascent.training;
   const bool joins = training != nullptr && training->collective != nullptr;
   if (rows == 0 && !joins) return start;
-  const Batch filler = rows == 0 ? Filler(model.image_shape(), weights.type()) : Batch{};
-  const at::Tensor padded_labels = rows == 0 ? filler.labels : PadRows(labels);
-  const at::Tensor padded_clean = rows == 0 ? filler.x : PadRows(clean);
-  at::Tensor x = rows == 0 ? filler.x.clone() : rows < kMinimumRows ? PadRows(start) : start.clone();
+  const Batch padded = rows == 0 ? Filler(model.image_shape(), weights.type()) : PadRows(clean);
+  at::Tensor x = rows == 0 ? padded.x.clone() : rows < kMinimumRows ? PadRows(start) : start.clone();
   const LogitsGradient loss = [&](const at::Tensor& logits) {
     if (ascent.observe) ascent.observe(logits);
-    return AttackLossGradient(ascent.loss, logits, padded_labels);
+    return AttackLossGradient(ascent.loss, logits, padded.labels, padded.targets);
   };
   for (int step = 0; step < ascent.steps; ++step) {
     TrainingPass pass{.rows = rows};
@@ -108,8 +91,8 @@ absl::StatusOr<at::Tensor> Ascend(const Model& model, const ParameterSet& weight
     if (!pass.status.ok()) return pass.status;
     if (training != nullptr) UpdateStatistics(*training->batch, training->weights);
     VisitReal(x.scalar_type(), [&]<typename T>(T) {
-      ProjectedStep(padded_clean.const_data_ptr<T>(), gradient.const_data_ptr<T>(), x.numel(),
-                    static_cast<T>(ascent.epsilon), static_cast<T>(ascent.step_size), x.data_ptr<T>());
+      ProjectedStep(ascent.ball, ascent.step_size, padded.x.const_data_ptr<T>(), gradient.const_data_ptr<T>(),
+                    x.size(0), x.numel() / x.size(0), x.data_ptr<T>());
     });
     tick();
   }

@@ -1,6 +1,6 @@
-// Projected gradient ascent in the L-infinity ball around each image (Madry et al., 2018).
+// Projected gradient ascent in the ball around each image (Madry et al., 2018).
 //
-// N: rows, K: classes. Pixels are in [0, 1]. Stateless; safe from any thread. A row's result does not depend on the
+// N: rows, K: classes. Stateless; safe from any thread. A row's result does not depend on the
 // rows beside it.
 #pragma once
 
@@ -10,20 +10,21 @@
 #include <ATen/core/Tensor.h>
 
 #include "absl/status/statusor.h"
+#include "worker/trainer/batch.h"
 #include "worker/trainer/models/model.h"
+#include "worker/trainer/perturbation.h"
 #include "worker/trainer/train_spec.h"
 
 namespace ham::trainer {
 
-// Gradient of the SUM over rows of a loss with respect to logits [N, K]; labels [N] int64 in [0, K).
-//   cross entropy  softmax(logits) - onehot(label)
-//   margin         (largest other logit) - (true logit): +1 at the first such other, -1 at the label (Carlini, Wagner
-//   2017) dlr            margin / (largest logit - third largest + 1e-12) (Croce, Hein 2020); K >= 3
-at::Tensor AttackLossGradient(AttackLoss loss, const at::Tensor& logits, const at::Tensor& labels);
-
-// x <- clip01(clip(x + step_size * sign(gradient), clean - epsilon, clean + epsilon)), `count` numbers; sign(0) = 0.
-template <typename T>  // float or double
-void ProjectedStep(const T* clean, const T* gradient, int64_t count, T epsilon, T step_size, T* x);
+// Gradient of the SUM over rows of a loss with respect to logits [N, K]; labels [N] int64 in [0, K); targets [N, K] or
+// undefined, as Batch has them.
+//   cross entropy  softmax(logits) - onehot(label), or - targets
+//   margin         (largest other logit) - (true logit): +1 at the first such other, -1 at the label
+//                  (Carlini, Wagner 2017)
+//   dlr            margin / (largest logit - third largest + 1e-12) (Croce, Hein 2020); K >= 3
+at::Tensor AttackLossGradient(AttackLoss loss, const at::Tensor& logits, const at::Tensor& labels,
+                              const at::Tensor& targets = {});
 
 // An attack in training mode of BatchNorm: each step normalises by its own batch and moves the running statistics, as
 // the recipes do that never leave training mode. All ranks take the same number of steps, also one without rows.
@@ -35,7 +36,7 @@ struct TrainingModeAttack {
 
 struct Ascent {
   AttackLoss loss = AttackLoss::kCrossEntropy;
-  double epsilon = 0;
+  Ball ball;
   double step_size = 0;
   int steps = 0;
   // Called with the logits before each step (of x_0, x_1, ...): [>= N, K], the first N are of rows.
@@ -43,11 +44,10 @@ struct Ascent {
   TrainingModeAttack* training = nullptr;  // null: evaluation mode, in which rows do not depend on each other
 };
 
-// `ascent.steps` steps from `start` [N, C, H, W], which lies in the ball around `clean` (same shape and layout, as
+// `ascent.steps` steps from `start` [N, C, H, W], which lies in the ball around `clean.x` (same shape and layout, as
 // NewImages()). N may be 0. `tick` is called after each step. Errors are the collective's.
-absl::StatusOr<at::Tensor> Ascend(const Model& model, const ParameterSet& weights, const at::Tensor& clean,
-                                  const at::Tensor& start, const at::Tensor& labels, const Ascent& ascent,
-                                  const std::function<void()>& tick);
+absl::StatusOr<at::Tensor> Ascend(const Model& model, const ParameterSet& weights, const Batch& clean,
+                                  const at::Tensor& start, const Ascent& ascent, const std::function<void()>& tick);
 
 // Logits [N, K] for any N, by batches of at least kMinimumRows rows.
 at::Tensor PaddedLogits(const Model& model, const ParameterSet& weights, const at::Tensor& x);

@@ -4,6 +4,7 @@
 #include <cmath>
 #include <limits>
 
+#include "absl/strings/str_cat.h"
 #include "absl/strings/str_format.h"
 
 namespace ham::trainer {
@@ -34,6 +35,7 @@ std::string Budget(const AttackSuite& suite) {
     absl::StrAppendFormat(&out, "%s%s %d x %.4g", out.empty() ? "" : ", ", AttackLossName(attack.loss), attack.steps,
                           attack.step_size);
     if (attack.restarts > 1) absl::StrAppendFormat(&out, " x %d restarts", attack.restarts);
+    if (attack.judged_at == JudgedAt::kAny) absl::StrAppend(&out, " at any iterate");
   }
   return out;
 }
@@ -51,6 +53,7 @@ json SuiteJson(const AttackSuite& suite, const std::vector<int64_t>& robust, con
   }
   return {{"name", suite.name},
           {"epsilon", suite.epsilon},
+          {"norm", NormName(suite.norm)},
           {"budget", Budget(suite)},
           {"robust_accuracy", JsonNumber(Share(Total(robust), Total(rows)))},
           {"per_class_robust_accuracy", Shares(robust, rows)},
@@ -175,7 +178,8 @@ json RunSummaryJson(const RunTotals& totals, int64_t iterations) {
           {"train_seconds", totals.train_seconds},
           {"evaluation_seconds", totals.evaluation_seconds},
           {"hard_share", totals.mined_rows == 0 ? 1.0 : Share(totals.hard_rows, totals.mined_rows)},
-          {"iterations", iterations}};
+          {"iterations", iterations},
+          {"inexact_because", totals.inexact_because}};
 }
 
 }  // namespace ham::trainer

@@ -50,8 +50,9 @@ struct RunTotals {
   double attack_seconds = 0;
   double train_seconds = 0;
   double evaluation_seconds = 0;
-  int64_t mined_rows = 0;  // rows seen while mining was on
-  int64_t hard_rows = 0;   // of these, hard
+  int64_t mined_rows = 0;                         // rows seen while mining was on
+  int64_t hard_rows = 0;                          // of these, hard
+  std::vector<std::string> inexact_because = {};  // RunSummary.inexact_because
 };
 
 nlohmann::json RunSummaryJson(const RunTotals& totals, int64_t iterations);

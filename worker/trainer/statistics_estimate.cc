@@ -13,7 +13,8 @@ absl::Status EstimateStatistics(const StepContext& context, const ImageSet& data
   const int64_t count = weights->statistics_size();
   if (count == 0) return absl::OkStatus();
   const AttackStage stage = StageAt(context.spec.attack, context.epoch);
-  const Ascent ascent{context.spec.attack.loss, stage.epsilon, stage.step_size, stage.steps, {}, nullptr};
+  const AttackOptions& attack = context.spec.attack;
+  const Ascent ascent{attack.loss, {attack.norm, stage.epsilon}, stage.step_size, stage.steps};
   Collective& ranks = context.collective;
   Collective* const synchronized = SynchronizedRanks(context, *weights);
   ParameterSet batch_statistics = weights->Clone();
@@ -23,8 +24,8 @@ absl::Status EstimateStatistics(const StepContext& context, const ImageSet& data
         InType(GatherBatch(data, RankRows(rows, position, context.spec.batch_size, ranks.rank(), ranks.world_size())),
                weights->type());
     if (batch.rows() == 0 && synchronized == nullptr) continue;
-    const auto x_adv = Ascend(context.model, *weights, batch.x, StartPoint(context.spec, context.epoch, batch),
-                              batch.labels, ascent, context.tick);
+    const auto x_adv =
+        Ascend(context.model, *weights, batch, StartPoint(context.spec, context.epoch, batch), ascent, context.tick);
     if (!x_adv.ok()) return x_adv.status();
     TrainingPass pass{.rows = batch.rows(), .collective = synchronized, .statistics = &batch_statistics};
     const at::Tensor x = batch.rows() > 0 ? PadRows(*x_adv) : Filler(context.model.image_shape(), weights->type()).x;

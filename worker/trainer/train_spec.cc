@@ -165,12 +165,30 @@ AttackLoss ReadAttackLoss(Section& attack) {
   return attack.OneOf<AttackLoss>("loss", {std::begin(kAttackLosses), std::end(kAttackLosses)});
 }
 
+// Every value has a name.
+template <typename E, size_t N>
+const char* NameIn(const std::pair<const char*, E> (&names)[N], E wanted) {
+  const auto found =
+      std::find_if(std::begin(names), std::end(names), [&](const auto& n) { return n.second == wanted; });
+  return found->first;
+}
+
+constexpr std::pair<const char*, Norm> kNorms[] = {{"linf", Norm::kLinf}, {"l2", Norm::kL2}};
+
+Norm ReadNorm(Section& attack) { return attack.OneOf<Norm>("norm", {std::begin(kNorms), std::end(kNorms)}); }
+
+// An epsilon or a step size.
+double ReadDistance(Section& attack, const char* key, Norm norm) {
+  return attack.Real(key, 0, norm == Norm::kL2 ? 100 : 1, true, false);
+}
+
 AugmentationOptions ReadAugmentation(Section augmentation) {
   AugmentationOptions out;
   out.crop_padding = augmentation.Int("crop_padding", 0, 16);
   out.padding = augmentation.OneOf<Padding>("padding", {{"zero", Padding::kZero}, {"reflect", Padding::kReflect}});
   out.flip = augmentation.Bool("flip");
   out.cutout = augmentation.Int("cutout", 0, 256);
+  out.cutmix = augmentation.Real("cutmix", 0, 1, false, false);
   augmentation.RefuseOthers();
   return out;
 }
@@ -204,14 +222,16 @@ ModelChoice ReadModel(Section model) {
   out.name = model.String("name");
   out.activation = model.OneOf<Activation>("activation", {{"relu", Activation::kRelu}, {"silu", Activation::kSilu}});
   out.extra_block = model.Bool("extra_block");
+  out.normalize = model.OneOf<bool>("normalization", {{"none", false}, {"data_set", true}});
   model.RefuseOthers();
   return out;
 }
 
 AttackOptions ReadAttack(Section attack) {
   AttackOptions out;
-  out.epsilon = attack.Real("epsilon", 0, 1, true, false);
-  out.step_size = attack.Real("step_size", 0, 1, true, false);
+  out.norm = ReadNorm(attack);
+  out.epsilon = ReadDistance(attack, "epsilon", out.norm);
+  out.step_size = ReadDistance(attack, "step_size", out.norm);
   out.steps = attack.Int("steps", 1, 1000);
   out.random_start = attack.Bool("random_start");
   out.loss = ReadAttackLoss(attack);
@@ -227,8 +247,8 @@ AttackOptions ReadAttack(Section attack) {
     AttackStage& entry = out.stages.emplace_back();
     entry.start_epoch = stage.Int("start_epoch", low, kMaxInt);
     low = int64_t{entry.start_epoch} + 1;
-    entry.epsilon = stage.Real("epsilon", 0, 1, true, false);
-    entry.step_size = stage.Real("step_size", 0, 1, true, false);
+    entry.epsilon = ReadDistance(stage, "epsilon", out.norm);
+    entry.step_size = ReadDistance(stage, "step_size", out.norm);
     entry.steps = stage.Int("steps", 1, 1000);
     stage.RefuseOthers();
   }
@@ -330,13 +350,14 @@ CheckpointOptions ReadCheckpoint(Section checkpoint) {
   return out;
 }
 
-EvaluationAttack ReadEvaluationAttack(Section attack) {
+EvaluationAttack ReadEvaluationAttack(Section attack, Norm norm) {
   EvaluationAttack out;
   out.loss = ReadAttackLoss(attack);
   out.steps = attack.Int("steps", 1, 10000);
-  out.step_size = attack.Real("step_size", 0, 1, true, false);
+  out.step_size = ReadDistance(attack, "step_size", norm);
   out.restarts = attack.Int("restarts", 1, 100);
   out.random_start = attack.Bool("random_start");
+  out.judged_at = attack.OneOf<JudgedAt>("judged_at", {{"last", JudgedAt::kLast}, {"any", JudgedAt::kAny}});
   attack.RefuseOthers();
   return out;
 }
@@ -351,11 +372,12 @@ std::vector<AttackSuite> ReadSuites(Section& evaluation, const char* key, std::s
     if (!names->insert(entry.name).second) {
       suite.Fail(suite.Path("name"), "is \"" + entry.name + "\", which another suite has; give each its own name");
     }
-    entry.epsilon = suite.Real("epsilon", 0, 1, true, false);
+    entry.norm = ReadNorm(suite);
+    entry.epsilon = ReadDistance(suite, "epsilon", entry.norm);
     int a = 0;
     for (const json& attack : suite.List("attacks")) {
       const std::string path = absl::StrCat(suite.Path("attacks"), "[", a++, "]");
-      entry.attacks.push_back(ReadEvaluationAttack(Section(attack, path, suite.error())));
+      entry.attacks.push_back(ReadEvaluationAttack(Section(attack, path, suite.error()), entry.norm));
     }
     if (a == 0) suite.Fail(suite.Path("attacks"), "is empty; at least one attack is needed");
     suite.RefuseOthers();
@@ -413,6 +435,7 @@ absl::StatusOr<TrainSpec> ParseTrainSpec(const json& spec) {
       "batch_norm", {{"synchronized", BatchNormMode::kSynchronized}, {"local", BatchNormMode::kLocal}});
   out.swa_start_epoch = train.Int("swa_start_epoch", 0, out.epochs);
   out.checkpoint = ReadCheckpoint(train.Child("checkpoint"));
+  out.accumulation_steps = train.Int("accumulation_steps", 1, std::max<int64_t>(1, out.batch_size / out.world_size));
   Section retry = train.Child("retry");  // the coordinator's
   retry.Int("max_attempts", 1, 1000);
   retry.RefuseOthers();
@@ -429,11 +452,8 @@ AttackStage StageAt(const AttackOptions& attack, int epoch) {
   return out;
 }
 
-const char* AttackLossName(AttackLoss loss) {
-  for (const auto& [name, value] : kAttackLosses) {
-    if (value == loss) return name;
-  }
-  __builtin_unreachable();
-}
+const char* AttackLossName(AttackLoss loss) { return NameIn(kAttackLosses, loss); }
+
+const char* NormName(Norm norm) { return NameIn(kNorms, norm); }
 
 }  // namespace ham::trainer

@@ -18,6 +18,8 @@ enum class Method { kPgdAt, kHam };
 enum class RetainedEasy { kRandom, kHighConfidence };
 enum class WeightMode { kEqual, kFirstCross, kDeltaMax, kKappa };
 enum class AttackLoss { kCrossEntropy, kMargin, kDlr };
+enum class Norm { kLinf, kL2 };
+enum class JudgedAt { kLast, kAny };
 enum class StartDistribution { kUniform, kNormal };
 enum class AttackWeights { kCurrent, kAverage };
 enum class AttackBatchNorm { kEvaluation, kTraining };
@@ -42,6 +44,7 @@ struct ModelChoice {
   std::string name;
   Activation activation = Activation::kRelu;
   bool extra_block = false;
+  bool normalize = false;  // by means and standard deviations of the data set
 };
 
 struct MethodOptions {
@@ -72,6 +75,7 @@ struct AttackOptions {
   AttackWeights weights = AttackWeights::kCurrent;
   AttackBatchNorm batch_norm = AttackBatchNorm::kEvaluation;
   std::vector<AttackStage> stages = {};  // ascending start_epoch
+  Norm norm = Norm::kLinf;
 };
 
 struct OptimizerOptions {
@@ -108,13 +112,14 @@ struct EvaluationAttack {
   double step_size = 0;
   int restarts = 1;
   bool random_start = true;
-  bool any_iterate = false;  // a row is broken where any point on the way is misclassified, not the last alone
+  JudgedAt judged_at = JudgedAt::kLast;
 };
 
 struct AttackSuite {
   std::string name;
   double epsilon = 0;
   std::vector<EvaluationAttack> attacks;
+  Norm norm = Norm::kLinf;
 };
 
 struct EvaluationOptions {
@@ -143,6 +148,7 @@ struct TrainSpec {
   BatchNormMode batch_norm = BatchNormMode::kSynchronized;
   int swa_start_epoch = 0;  // 0 = off
   CheckpointOptions checkpoint;
+  int accumulation_steps = 1;
 };
 
 // Reads `spec`, a whole JobSpec. Options come from the coordinator (or `hamctl`), which resolves defaults, so a
@@ -153,7 +159,8 @@ absl::StatusOr<TrainSpec> ParseTrainSpec(const nlohmann::json& spec);
 // What holds in 1-based `epoch`.
 AttackStage StageAt(const AttackOptions& attack, int epoch);
 
-// As specs name it: "cross_entropy", "margin" or "dlr".
+// As specs name them.
 const char* AttackLossName(AttackLoss loss);
+const char* NormName(Norm norm);
 
 }  // namespace ham::trainer

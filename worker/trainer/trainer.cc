@@ -46,6 +46,13 @@ std::vector<uint32_t> AllRows(int64_t count) {
   return rows;
 }
 
+// Rows right under the attack of training / rows.
+double RobustShare(const StepCounts& counts) {
+  const auto right = std::accumulate(counts.class_right.begin(), counts.class_right.end(), int64_t{0});
+  const auto rows = std::accumulate(counts.class_rows.begin(), counts.class_rows.end(), int64_t{0});
+  return static_cast<double>(right) / static_cast<double>(std::max<int64_t>(1, rows));
+}
+
 bool UsesDlr(const TrainSpec& spec) {
   bool uses = spec.attack.loss == AttackLoss::kDlr;
   for (const auto* suites : {&spec.evaluation.suites, &spec.evaluation.final_suites}) {
@@ -86,7 +93,7 @@ Trainer::Trainer(const TrainSpec& spec, const Model& model, const RunData& data,
       total_iterations_(spec.epochs * epoch_iterations_),
       weights_(FirstWeights(spec, model)),
       average_(spec, weights_),
-      pipeline_(data.train, spec.data.augmentation, spec.seed),
+      pipeline_(data.train, data.train_rows, spec.data.augmentation, spec.seed),
       class_bias_(spec.class_bias.running_rate, spec.class_bias.running_decay, model.classes()),
       optimizer_(spec.optimizer, model.parameters(), TypeOf(spec.precision)),
       reducer_(model.parameters(), StepCounts(model.classes(), spec.method.mining_step, collective.world_size()),
@@ -127,6 +134,13 @@ absl::Status Trainer::Check() const {
   return absl::OkStatus();
 }
 
+void Trainer::NoteInexact(const std::vector<std::string>& reasons) {
+  std::vector<std::string>& noted = totals_.inexact_because;
+  for (const std::string& reason : reasons) {
+    if (std::find(noted.begin(), noted.end(), reason) == noted.end()) noted.push_back(reason);
+  }
+}
+
 StepContext Trainer::ContextOf(int epoch) {
   return {spec_, epoch, model_, collective_, [this] { tick_error_.Update(Tick()); }};
 }
@@ -135,40 +149,53 @@ std::vector<uint32_t> Trainer::OrderOf(int epoch) const {
   return EpochOrder(spec_.seed, epoch, data_.train_rows, data_.extra, spec_.batch_size);
 }
 
+std::vector<uint32_t> Trainer::RowsOf(const std::vector<uint32_t>& order, int64_t position, int part) const {
+  const int64_t part_size = (spec_.batch_size + spec_.accumulation_steps - 1) / spec_.accumulation_steps;
+  const int64_t begin = part * part_size;
+  const int64_t size = std::clamp<int64_t>(spec_.batch_size - begin, 0, part_size);
+  return RankRows(order, position + begin, size, collective_.rank(), collective_.world_size());
+}
+
+absl::Status Trainer::StepPart(int epoch, const std::vector<uint32_t>& order, int64_t position, int part,
+                               ParameterSet* attacked_weights, StepSums* local, StepReport* report) {
+  const Batch batch = InType(pipeline_.Take(epoch, RowsOf(order, position, part)), weights_.type());
+  if (part + 1 < spec_.accumulation_steps) {
+    pipeline_.Prepare(epoch, RowsOf(order, position, part + 1));
+  } else if (const int64_t next = position + spec_.batch_size; next < static_cast<int64_t>(order.size())) {
+    pipeline_.Prepare(epoch, RowsOf(order, next, 0));
+  }
+  Stopwatch watch;
+  const StepContext context = ContextOf(epoch);
+  auto attacked = AttackAndMine(context, attacked_weights, batch, StartPoint(spec_, epoch, batch), &local->counts);
+  if (!attacked.ok()) return attacked.status();
+  report->seconds.attack += watch.Lap();
+  local->rows += batch.rows();
+  local->hard_rows += attacked->mined.hard_count;
+  local->kept_rows += attacked->mined.kept_count;
+  absl::Status status = ComputeGradients(context, weights_, *attacked, &reducer_.gradients(), local);
+  if (!status.ok()) return status;
+  if (spec_.accumulation_steps > 1) reducer_.AddPart(attacked->mined.kept_count);
+  report->kept.insert(report->kept.end(), attacked->kept.ids.begin(), attacked->kept.ids.end());
+  report->seconds.train += watch.Lap();
+  return absl::OkStatus();
+}
+
 // The algorithm box. Everything before Reduce is of this rank's rows, everything after is equal on all ranks.
 absl::StatusOr<StepReport> Trainer::Step(int epoch, const std::vector<uint32_t>& order, int64_t position) {
   StepReport report;
   Stopwatch total;
-  const auto rows_at = [&](int64_t at) {
-    return RankRows(order, at, spec_.batch_size, collective_.rank(), collective_.world_size());
-  };
-  const Batch batch = InType(pipeline_.Take(epoch, rows_at(position)), weights_.type());
-  if (const int64_t next = position + spec_.batch_size; next < static_cast<int64_t>(order.size())) {
-    pipeline_.Prepare(epoch, rows_at(next));
-  }
-
-  Stopwatch watch;
-  const at::Tensor start = StartPoint(spec_, epoch, batch);
-  const StepContext context = ContextOf(epoch);
   ParameterSet attacked_weights = spec_.attack.weights == AttackWeights::kAverage ? average_.Or(weights_) : weights_;
   const at::Tensor before = attacked_weights.statistics().clone();  // which an attack in training mode moves
-  StepSums local{.rows = batch.rows(), .counts = reducer_.NewCounts()};
-  auto attacked = AttackAndMine(context, &attacked_weights, batch, start, &local.counts);
-  if (!attacked.ok()) return attacked.status();
-  report.seconds.attack = watch.Lap();
-
-  local.hard_rows = attacked->mined.hard_count;
-  local.kept_rows = attacked->mined.kept_count;
-  if (absl::Status status = ComputeGradients(context, weights_, *attacked, &reducer_.gradients(), &local);
-      !status.ok()) {
-    return status;
+  StepSums local{.counts = reducer_.NewCounts()};
+  for (int part = 0; part < spec_.accumulation_steps; ++part) {
+    absl::Status status = StepPart(epoch, order, position, part, &attacked_weights, &local, &report);
+    if (!status.ok()) return status;
   }
-  Stopwatch reduce;
+  Stopwatch watch;
   auto global = reducer_.Reduce(local, collective_);
   if (!global.ok()) return global.status();
-  report.seconds.reduce = reduce.Lap();
+  report.seconds.reduce = watch.Elapsed();
 
-  report.kept = std::move(attacked->kept.ids);
   report.sums = *global;
   report.skipped = IsSkipped(spec_, epoch, *global);
   report.learning_rate = LearningRateAt(spec_.optimizer, position_.iteration, total_iterations_, epoch, spec_.epochs);
@@ -184,7 +211,7 @@ absl::StatusOr<StepReport> Trainer::Step(int epoch, const std::vector<uint32_t>&
     average_.AfterUpdate(weights_);
   }
   ++position_.iteration;
-  report.seconds.train = watch.Lap();
+  report.seconds.train += watch.Lap();
   report.seconds.total = total.Lap();
   if (!tick_error_.ok()) return tick_error_;
   return report;
@@ -251,6 +278,7 @@ absl::Status Trainer::TrainEpoch(int epoch) {
     }
   }
   const bool mining = IsMining(spec_, epoch);
+  train_robust_ = RobustShare(epoch_.sums.counts);
   totals_.attack_seconds += epoch_.seconds.attack;
   totals_.train_seconds += epoch_.seconds.train;
   if (mining) {
@@ -295,8 +323,10 @@ absl::Status Trainer::FinishWeights() {
   }
   if (spec_.class_bias.fit_rounds == 0) return tick_error_;
   const AttackStage stage = StageAt(spec_.attack, epochs_done_);
-  const AttackSuite suite{
-      "class-bias", stage.epsilon, {{AttackLoss::kMargin, stage.steps, stage.step_size, 1, spec_.attack.random_start}}};
+  const AttackSuite suite{"class-bias",
+                          stage.epsilon,
+                          {{AttackLoss::kMargin, stage.steps, stage.step_size, 1, spec_.attack.random_start}},
+                          spec_.attack.norm};
   Stopwatch watch;
   const auto path = FitClassBias(
       spec_.class_bias, model_, data_.train, data_.validation_rows, suite, spec_.seed, collective_,
@@ -355,11 +385,24 @@ absl::Status Trainer::EvaluateOn(const ImageSet& images, const std::vector<uint3
   totals_.evaluation_seconds += seconds;
   const nlohmann::json metrics = EvaluationMetricsJson(*counts, suites, images.class_names, split, seconds, final);
   if (absl::Status status = Emit("evaluation", metrics); !status.ok()) return status;
-  if (&rows != &data_.validation_rows || suites.empty() || !IsFirst()) return absl::OkStatus();
+  if (&rows != &data_.validation_rows || suites.empty()) return absl::OkStatus();
+  if (absl::Status status = WatchOverfitting(*counts); !status.ok() || !IsFirst()) return status;
   const nlohmann::json& suite = metrics.at("suites").at(0);
   return observer_.OnScores({.epoch = epochs_done_,
                              .robust_accuracy = suite.at("robust_accuracy"),
                              .worst_class_robust_accuracy = suite.at("worst_class_robust_accuracy")});
+}
+
+absl::Status Trainer::WatchOverfitting(const EvaluationCounts& validation) {
+  const auto total = [](const std::vector<int64_t>& rows) {
+    return std::accumulate(rows.begin(), rows.end(), int64_t{});
+  };
+  const std::optional<std::string> message = overfitting_.Add({.epoch = epochs_done_,
+                                                               .train = train_robust_,
+                                                               .validation = total(validation.robust[0]),
+                                                               .validation_rows = total(validation.rows)});
+  if (!message) return absl::OkStatus();
+  return Emit("notice", {{"reason", "ROBUST_OVERFITTING"}, {"message", *message}});
 }
 
 absl::Status Trainer::Save() {
@@ -398,7 +441,10 @@ Checkpoint Trainer::MakeCheckpoint() const {
                  {"evaluation_seconds", totals_.evaluation_seconds},
                  {"mined_rows", totals_.mined_rows},
                  {"hard_rows", totals_.hard_rows},
+                 {"inexact_because", totals_.inexact_because},
                  {"class_bias_robust", class_bias_.robust()},
+                 {"train_robust", train_robust_},
+                 {"overfitting", overfitting_.ToJson()},
                  {"epoch_position", epoch_position_},
                  {"epoch_window", WindowJson(epoch_)}};
   return out;
@@ -422,10 +468,13 @@ absl::Status Trainer::Restore(const Checkpoint& checkpoint) {
       return status;
     }
     non_finite_in_a_row_ = scalars.at("non_finite_in_a_row").get<int>();
-    totals_ = {scalars.at("attack_seconds").get<double>(), scalars.at("train_seconds").get<double>(),
-               scalars.at("evaluation_seconds").get<double>(), scalars.at("mined_rows").get<int64_t>(),
-               scalars.at("hard_rows").get<int64_t>()};
+    totals_ = {
+        scalars.at("attack_seconds").get<double>(),     scalars.at("train_seconds").get<double>(),
+        scalars.at("evaluation_seconds").get<double>(), scalars.at("mined_rows").get<int64_t>(),
+        scalars.at("hard_rows").get<int64_t>(),         scalars.at("inexact_because").get<std::vector<std::string>>()};
     class_bias_.set_robust(scalars.at("class_bias_robust").get<std::vector<double>>());
+    train_robust_ = scalars.at("train_robust").get<double>();
+    overfitting_ = OverfittingWatch::FromJson(scalars.at("overfitting"));
     epoch_position_ = scalars.at("epoch_position").get<int64_t>();
     epoch_ = WindowOf(scalars.at("epoch_window"));
   } catch (const nlohmann::json::exception& error) {

@@ -18,6 +18,7 @@
 #include "worker/trainer/input_pipeline.h"
 #include "worker/trainer/models/model.h"
 #include "worker/trainer/optimizer.h"
+#include "worker/trainer/overfitting_watch.h"
 #include "worker/trainer/run_metrics.h"
 #include "worker/trainer/train_spec.h"
 #include "worker/trainer/weight_average.h"
@@ -84,6 +85,9 @@ class Trainer {
   // it, with others up to rounding. InvalidArgument if it does not fit the spec.
   absl::Status Restore(const Checkpoint& checkpoint);
 
+  // The run summary will say that this run is not exactly what it would have been: one sentence each, once.
+  void NoteInexact(const std::vector<std::string>& reasons);
+
   // Trains to the end. InvalidArgument when training diverged: 50 iterations in a row with non-finite numbers, or the
   // last ones of the run, or weights that are not finite (such are never handed to OnCheckpoint); else the errors of
   // collective and observer.
@@ -102,12 +106,18 @@ class Trainer {
   int64_t iteration() const { return position_.iteration; }
 
  private:
+  // This rank's rows of part `part` of the batch at `position`.
+  std::vector<uint32_t> RowsOf(const std::vector<uint32_t>& order, int64_t position, int part) const;
+  // Attack, mining and gradients of one part, added to those before it.
+  absl::Status StepPart(int epoch, const std::vector<uint32_t>& order, int64_t position, int part,
+                        ParameterSet* attacked_weights, StepSums* local, StepReport* report);
   absl::Status TrainEpoch(int epoch);
   absl::Status SaveIfConverging();
   absl::Status FinishWeights();
   StepContext ContextOf(int epoch);
   absl::Status EvaluateIfDue();
   absl::Status EvaluateOn(const ImageSet& images, const std::vector<uint32_t>& rows, const char* split, bool final);
+  absl::Status WatchOverfitting(const EvaluationCounts& validation);
   absl::Status Diverged(const std::string& what) const;
   absl::Status Save();
   absl::Status Tick();
@@ -134,6 +144,8 @@ class Trainer {
   int64_t epoch_position_ = 0;  // rows of the next epoch's order that are done
   TrainWindow epoch_;           // of these
   int non_finite_in_a_row_ = 0;
+  double train_robust_ = 0;  // of the last whole epoch
+  OverfittingWatch overfitting_;
   RunTotals totals_;
   absl::Status tick_error_;  // of the observer, met within an attack; ends the run at the next check
 };

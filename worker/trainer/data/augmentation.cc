@@ -21,11 +21,6 @@ const std::array<float, 256>& PixelTable() {
   return table;
 }
 
-// Uniform in [0, count).
-int64_t Below(uint32_t word, int64_t count) {
-  return static_cast<int64_t>(uint64_t{word} * static_cast<uint64_t>(count) >> 32);
-}
-
 // Index in [0, size) that `i`, up to size - 1 outside, stands for; -1 for a zero.
 int64_t PaddedIndex(int64_t i, int64_t size, Padding padding) {
   if (i >= 0 && i < size) return i;
@@ -45,13 +40,13 @@ Choice Choose(const AugmentationOptions& options, const AugmentationKey& key, ui
       .seed = key.seed, .purpose = RandomPurpose::kAugmentation, .epoch = key.epoch, .sample = id, .step = 0};
   const auto words = RandomWords(random, 0);
   Choice out;
-  out.top = Below(words[0], 2 * int64_t{options.crop_padding} + 1) - options.crop_padding;
-  out.left = Below(words[1], 2 * int64_t{options.crop_padding} + 1) - options.crop_padding;
+  out.top = RandomBelow(words[0], 2 * int64_t{options.crop_padding} + 1) - options.crop_padding;
+  out.left = RandomBelow(words[1], 2 * int64_t{options.crop_padding} + 1) - options.crop_padding;
   out.flip = options.flip && (words[2] & 1) != 0;
   if (options.cutout > 0) {
     const auto cut = RandomWords(random, 1);
-    out.cut_row = Below(cut[0], data.height);
-    out.cut_column = Below(cut[1], data.width);
+    out.cut_row = RandomBelow(cut[0], data.height);
+    out.cut_column = RandomBelow(cut[1], data.width);
   }
   return out;
 }

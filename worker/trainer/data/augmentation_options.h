@@ -10,6 +10,7 @@ struct AugmentationOptions {
   Padding padding = Padding::kZero;
   bool flip = false;  // left to right, one image in two
   int cutout = 0;     // side in pixels of the square set to 0; 0 = none
+  double cutmix = 0;  // share of images with a box from another one (cut_mix.h)
 
   bool operator==(const AugmentationOptions&) const = default;
 };

@@ -358,6 +358,8 @@ std::string KnownDataSetsAsJson() {
                     {"class_names", set.class_names},
                     {"train_rows", SumOf(set.train.class_rows)},
                     {"test_rows", SumOf(set.test.class_rows)},
+                    {"mean", set.normalization.mean},
+                    {"standard_deviation", set.normalization.standard_deviation},
                     {"augmentation", AugmentationText(set.augmentation)}});
   }
   return list.dump() + "\n";

@@ -30,6 +30,7 @@ KnownDataSet Mnist() {
                    {5923, 6742, 5958, 6131, 5842, 5421, 5918, 6265, 5851, 5949}),
           IdxSplit("t10k", "2646ac647ad5339dbf082846283269ea", "27ae3e4e09519cfbb04c329615203637",
                    {980, 1135, 1032, 1010, 982, 892, 958, 1028, 974, 1009}),
+          {{0.1307}, {0.3081}},
           {},
           {{mirror + "train-images-idx3-ubyte.gz", "f68b3c2dcbeaaa9fbdd348bbdeb94873"},
            {mirror + "train-labels-idx1-ubyte.gz", "d53e105ee54ea40749a09fcbcd1e9432"},
@@ -48,6 +49,7 @@ KnownDataSet FashionMnist() {
       {"T-shirt/top", "Trouser", "Pullover", "Dress", "Coat", "Sandal", "Shirt", "Sneaker", "Bag", "Ankle boot"},
       IdxSplit("train", "f4a8712d7a061bf5bd6d2ca38dc4d50a", "9018921c3c673c538a1fc5bad174d6f9", EachClass(10, 6000)),
       IdxSplit("t10k", "8181f5470baa50b63fa0f6fddb340f0a", "15d484375f8d13e6eb1aabb0c3f46965", EachClass(10, 1000)),
+      {{0.2860}, {0.3530}},
       {},
       {{mirror + "train-images-idx3-ubyte.gz", "8d4fb7e6c68d591d4c3dfef9ec88bf0d"},
        {mirror + "train-labels-idx1-ubyte.gz", "25c81989df183df01b3e8a0aad5dffbe"},
@@ -69,6 +71,7 @@ KnownDataSet Cifar10() {
             {"data_batch_5.bin", "53f37980c15c3d472c316c40844f3f0d"}},
            EachClass(10, 5000)},
           {{{"test_batch.bin", "803d5f7f4d78ea53de84dbe85f74fb6d"}}, EachClass(10, 1000)},
+          {{0.4914, 0.4822, 0.4465}, {0.2470, 0.2435, 0.2616}},
           kCropAndFlip,
           {{"https://www.cs.toronto.edu/~kriz/cifar-10-binary.tar.gz", "c32a1d4ab5d03f1284b67883e8d87530",
             "cifar-10-batches-bin"}}};
@@ -97,6 +100,7 @@ KnownDataSet Cifar100() {
            "woman",      "worm"},
           {{{"train.bin", "6172c7755cfe09b2fe270c85cebc1b15"}}, EachClass(100, 500)},
           {{{"test.bin", "4499cfba6c016c1be1438163640a0898"}}, EachClass(100, 100)},
+          {{0.5071, 0.4865, 0.4409}, {0.2673, 0.2564, 0.2762}},
           kCropAndFlip,
           {{"https://www.cs.toronto.edu/~kriz/cifar-100-binary.tar.gz", "03b5dce01913d631647c71ecec9e9cb8",
             "cifar-100-binary"}}};
@@ -114,6 +118,7 @@ KnownDataSet Svhn() {
           {"0", "1", "2", "3", "4", "5", "6", "7", "8", "9"},
           {{train}, {4948, 13861, 10585, 8497, 7458, 6882, 5727, 5595, 5045, 4659}},
           {{test}, {1744, 5099, 4149, 2882, 2523, 2384, 1977, 2019, 1660, 1595}},
+          {{0.4377, 0.4438, 0.4728}, {0.1980, 0.2010, 0.1970}},
           kCropAndFlip,  // HAM's published recipe flips digits too
           {{home + train.name, train.md5}, {home + test.name, test.md5}}};
 }
@@ -128,6 +133,7 @@ KnownDataSet Imagenette() {
            "gas pump", "golf ball", "parachute"},
           {{{"train", ""}}, {963, 955, 993, 858, 941, 956, 961, 931, 951, 960}},
           {{{"val", ""}}, {387, 395, 357, 386, 409, 394, 389, 419, 399, 390}},
+          {{0.485, 0.456, 0.406}, {0.229, 0.224, 0.225}},
           kCropAndFlip,
           {{"https://s3.amazonaws.com/fast-ai-imageclas/imagenette2-320.tgz", "3df6f0d01a2c9592104656642f5e78a3",
             "imagenette2-320"}},

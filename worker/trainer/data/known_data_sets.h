@@ -7,6 +7,7 @@
 #include <vector>
 
 #include "worker/trainer/data/augmentation_options.h"
+#include "worker/trainer/data/normalization.h"
 
 namespace ham::trainer {
 
@@ -38,6 +39,7 @@ struct KnownDataSet {
   int64_t channels, height, width;  // of an image folder: after the default resize
   std::vector<std::string> class_names;
   OfficialSplit train, test;
+  Normalization normalization;       // of training images, as commonly rounded; of imagenette those of ImageNet
   AugmentationOptions augmentation;  // of training images unless a job says otherwise
   std::vector<Download> downloads;
   std::vector<std::string> class_folders = {};  // an image folder's, in the order of classes

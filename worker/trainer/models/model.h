@@ -16,6 +16,7 @@
 
 #include "absl/status/statusor.h"
 #include "worker/trainer/collective.h"
+#include "worker/trainer/data/normalization.h"
 #include "worker/trainer/models/activation.h"
 #include "worker/trainer/models/parameter_set.h"
 
@@ -45,12 +46,6 @@ struct TrainingPass {
   Collective* collective = nullptr;    // null: the statistics of this rank's rows ("local"), another algorithm
   ParameterSet* statistics = nullptr;  // gets mean and unbiased variance of the batch in place of the running ones
   absl::Status status{};               // of the collective; after an error the numbers mean nothing
-};
-
-// Per channel: the network sees (x - mean) / standard_deviation.
-struct Normalization {
-  std::vector<double> mean;
-  std::vector<double> standard_deviation;
 };
 
 // Immutable; safe from any thread as long as the weights are not written meanwhile.

@@ -1,0 +1,108 @@
+#include "worker/trainer/perturbation.h"
+
+#include <algorithm>
+#include <cmath>
+#include <vector>
+
+namespace ham::trainer {
+namespace {
+
+constexpr float kNormalStart = 0.001f;
+
+template <typename T>
+double Length(const T* values, int64_t count) {
+  double sum = 0;
+  for (int64_t i = 0; i < count; ++i) sum += static_cast<double>(values[i]) * values[i];
+  return std::sqrt(sum);
+}
+
+void MoveIntoBall(const Ball& ball, std::vector<float>* noise) {
+  const float radius = static_cast<float>(ball.radius);
+  if (ball.norm == Norm::kLinf) {
+    for (float& value : *noise) value = std::clamp(value, -radius, radius);
+    return;
+  }
+  const double length = Length(noise->data(), static_cast<int64_t>(noise->size()));
+  if (length <= ball.radius) return;
+  for (float& value : *noise) value *= static_cast<float>(ball.radius / length);
+}
+
+// Uniform in the L2 ball: the first `pixels` coordinates of a point uniform on the sphere with two dimensions more.
+void FillL2Ball(const RandomKey& key, double radius, int64_t pixels, std::vector<float>* noise) {
+  noise->resize(pixels + 2);
+  FillNormal(key, 1, pixels + 2, noise->data());
+  const double length = Length(noise->data(), pixels + 2);
+  noise->resize(pixels);
+  for (float& value : *noise) value *= static_cast<float>(radius / length);
+}
+
+// Of one image.
+void FillNoise(const Ball& ball, StartDistribution distribution, const RandomKey& key, std::vector<float>* noise) {
+  const auto pixels = static_cast<int64_t>(noise->size());
+  const float radius = static_cast<float>(ball.radius);
+  if (distribution == StartDistribution::kNormal) {
+    FillNormal(key, kNormalStart, pixels, noise->data());
+    MoveIntoBall(ball, noise);
+  } else if (ball.norm == Norm::kL2) {
+    FillL2Ball(key, ball.radius, pixels, noise);
+  } else {
+    FillUniform(key, -radius, radius, pixels, noise->data());
+  }
+}
+
+template <typename T>
+void LinfStep(const T* clean, const T* gradient, int64_t count, T radius, T step_size, T* x) {
+  for (int64_t i = 0; i < count; ++i) {
+    const T sign = static_cast<T>(gradient[i] > 0) - static_cast<T>(gradient[i] < 0);
+    const T low = clean[i] - radius, high = clean[i] + radius;
+    T moved = x[i] + step_size * sign;
+    moved = moved < low ? low : moved;
+    moved = moved > high ? high : moved;
+    moved = moved < T{0} ? T{0} : moved;
+    x[i] = moved > T{1} ? T{1} : moved;
+  }
+}
+
+// Of one image. Clipping to [0, 1] brings every pixel nearer to the clean one, so the point stays in the ball.
+template <typename T>
+void L2Step(const T* clean, const T* gradient, int64_t pixels, double radius, double step_size, T* x) {
+  const double slope = Length(gradient, pixels);
+  const T scale = static_cast<T>(slope > 0 ? step_size / slope : 0);
+  for (int64_t i = 0; i < pixels; ++i) x[i] += scale * gradient[i] - clean[i];
+  const double length = Length(x, pixels);
+  const T shrink = static_cast<T>(length > radius ? radius / length : 1);
+  for (int64_t i = 0; i < pixels; ++i) x[i] = std::clamp(clean[i] + shrink * x[i], T{0}, T{1});
+}
+
+}  // namespace
+
+at::Tensor RandomStart(const Batch& batch, const Ball& ball, RandomKey key, StartDistribution distribution) {
+  at::Tensor out = batch.x.clone();
+  const int64_t pixels = batch.rows() == 0 ? 0 : out.numel() / batch.rows();
+  std::vector<float> noise(pixels);
+  VisitReal(out.scalar_type(), [&]<typename T>(T) {
+    T* start = out.data_ptr<T>();
+    for (int64_t row = 0; row < batch.rows(); ++row, start += pixels) {
+      key.sample = batch.ids[row];
+      FillNoise(ball, distribution, key, &noise);
+      for (int64_t i = 0; i < pixels; ++i) start[i] = std::clamp(start[i] + noise[i], T{0}, T{1});
+    }
+  });
+  return out;
+}
+
+template <typename T>
+void ProjectedStep(const Ball& ball, double step_size, const T* clean, const T* gradient, int64_t rows, int64_t pixels,
+                   T* x) {
+  if (ball.norm == Norm::kLinf) {
+    LinfStep(clean, gradient, rows * pixels, static_cast<T>(ball.radius), static_cast<T>(step_size), x);
+    return;
+  }
+  for (int64_t i = 0; i < rows * pixels; i += pixels) {
+    L2Step(clean + i, gradient + i, pixels, ball.radius, step_size, x + i);
+  }
+}
+template void ProjectedStep(const Ball&, double, const float*, const float*, int64_t, int64_t, float*);
+template void ProjectedStep(const Ball&, double, const double*, const double*, int64_t, int64_t, double*);
+
+}  // namespace ham::trainer
