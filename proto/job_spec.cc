@@ -274,6 +274,7 @@ void ResolveMethod(TrainSpec* train, Checker* check) {
     refuse(method->has_retained_easy() && method->retained_easy() != "random", "retained_easy");
     refuse(method->has_weight_mode() && method->weight_mode() != "none", "weight_mode");
     refuse(method->has_drop_share() && method->drop_share() != 0, "drop_share");
+    refuse(method->balance_ranks(), "balance_ranks");
     method->set_mining_step(train->attack().steps());
     method->set_mining_start_epoch(kMaxRows);
     method->set_retained_easy_share(0);
@@ -281,6 +282,7 @@ void ResolveMethod(TrainSpec* train, Checker* check) {
     method->set_retained_easy("random");
     method->set_weight_mode("none");
     method->set_drop_share(0);
+    method->set_balance_ranks(false);
     return;
   }
   if (!method->has_mining_start_epoch()) method->set_mining_start_epoch(1 + train->epochs() / 2);
@@ -291,6 +293,7 @@ void ResolveMethod(TrainSpec* train, Checker* check) {
   if (!method->has_retained_easy()) method->set_retained_easy("random");
   if (!method->has_weight_mode()) method->set_weight_mode("none");
   if (!method->has_drop_share()) method->set_drop_share(0);
+  if (!method->has_balance_ranks()) method->set_balance_ranks(false);
   if (method->mining_step() < 1 || method->mining_step() > smallest_steps) {
     check->Fail("train.method.mining_step",
                 absl::StrFormat("train.method.mining_step is %d; allowed is 1 to the smallest train.attack.steps while "
@@ -303,6 +306,11 @@ void ResolveMethod(TrainSpec* train, Checker* check) {
   check->OneOf("train.method.retained_easy", method->retained_easy(), {"random", "high_confidence"});
   check->OneOf("train.method.weight_mode", method->weight_mode(), {"none", "first_cross", "delta_max", "kappa"});
   check->Real("train.method.drop_share", method->drop_share(), 0, 1, false, true);
+  if (method->balance_ranks() && train->batch_norm() == "local") {
+    check->Fail("train.method.balance_ranks",
+                "train.method.balance_ranks is true, but with train.batch_norm \"local\" it matters which rank has a "
+                "row; set batch_norm to synchronized or remove balance_ranks");
+  }
 }
 
 // Milestones, and gamma or factors.

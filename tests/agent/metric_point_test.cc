@@ -38,7 +38,7 @@ INSTANTIATE_TEST_SUITE_P(
         Change{"OtherTextForANumber", [](json* p) { Inner(p)["clean_accuracy"] = "many"; }, "clean_accuracy"},
         Change{"UnknownField", [](json* p) { (*p)["itération"] = 1; }, "itération"},
         Change{"UnknownFieldWithin", [](json* p) { Suite(p)["strength"] = 1; }, "strength"},
-        Change{"NoKind", [](json* p) { p->erase("evaluation"); }, "without train, evaluation or summary"},
+        Change{"NoKind", [](json* p) { p->erase("evaluation"); }, "without train, evaluation, summary or notice"},
         Change{"TwoKinds", [](json* p) { (*p)["summary"] = json::object(); }, "no MetricPoint"},
         Change{"OneRowsTooFew", [](json* p) { Inner(p)["per_class_rows"].erase(0); }, "per_class_rows has 1"},
         Change{"OneAccuracyTooMany", [](json* p) { Inner(p)["per_class_clean_accuracy"].push_back(0.5); },

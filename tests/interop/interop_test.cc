@@ -1,12 +1,56 @@
-// The engine beside PyTorch: all models, where PyTorch for Python is.
+// The engine beside PyTorch: a step that it recorded, and all models, where PyTorch for Python is.
+#include <algorithm>
 #include <cstdlib>
 #include <filesystem>
+#include <iterator>
 #include <string>
 
+#include <ATen/TensorOperators.h>
+#include <ATen/ops/equal.h>
+#include <ATen/ops/item.h>
+#include <ATen/ops/norm.h>
+#include <ATen/ops/slice.h>
 #include <gtest/gtest.h>
+
+#include "tests/interop/engine_step.h"
+#include "tests/support/temporary_directory.h"
 
 namespace ham::trainer {
 namespace {
+
+void ExpectNear(const at::Tensor& actual, const at::Tensor& expected, const at::Tensor& scale,
+                const std::string& name) {
+  ASSERT_EQ(actual.sizes(), expected.sizes()) << name;
+  EXPECT_LE((actual - expected).norm().item<double>(), 1e-10 * scale.norm().item<double>()) << name;
+}
+
+// By: pytorch_peer.py record preact-resnet-18 8 preact_step.safetensors
+TEST(InteropTest, AStepWithBatchNormIsPyTorchs) {
+  constexpr char kExpected[] = "expected.", kSample[] = "sample.";
+  constexpr int64_t kSamples = 16;
+  auto file = DecodeSafetensors(ham::testing::ReadTestFile(HAM_INTEROP_DIR "/preact_step.safetensors"));
+  ASSERT_TRUE(file.ok()) << file.status();
+  TensorMap expected;
+  for (auto& [name, tensor] : file->tensors) {
+    if (name.starts_with(kExpected)) {
+      expected[name.substr(std::size(kExpected) - 1)] = tensor;
+    } else if (tensor.is_floating_point()) {
+      tensor = tensor.to(at::kDouble);
+    }
+  }
+  ASSERT_GT(expected.size(), 60u);
+  const TensorMap step = EngineStep(*file);
+  ASSERT_TRUE(at::equal(step.at("hard"), expected.at("hard")));
+  for (const char* name : {"x_adv", "loss"}) ExpectNear(step.at(name), expected.at(name), expected.at(name), name);
+  for (const auto& [name, samples] : expected) {
+    if (!name.starts_with(kSample)) continue;
+    const std::string tensor = name.substr(std::size(kSample) - 1);
+    const at::Tensor flat = step.at(tensor).flatten();
+    const int64_t stride = std::max<int64_t>(1, flat.numel() / kSamples);
+    ExpectNear(flat.norm(), expected.at(tensor), expected.at(tensor), tensor);
+    ExpectNear(flat.slice(0, 0, stride * samples.numel(), stride), samples, expected.at(tensor), name);
+  }
+}
 
 TEST(InteropTest, WeightsTravelBothWays) {
   const char* cache = std::getenv("XDG_CACHE_HOME");

@@ -3,6 +3,7 @@
 
   pytorch_peer.py interop ENGINE_PEER [--full]       weights both ways, logits of all models; status 1 on a difference
   pytorch_peer.py step ENGINE_PEER MODEL WIDTH       one HAM step in float64 and float32, as JSON; width 0: as published
+  pytorch_peer.py record MODEL WIDTH OUT.safetensors the same step, float64, for interop_test.cc
   pytorch_peer.py convert IN.pth OUT.safetensors     a state dict
 
 Needs torch and numpy. CPU, one thread, seeds fixed.
@@ -23,6 +24,7 @@ sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent.parent / "support
 from safetensors_file import write  # noqa: E402
 
 STEPS, MINING_STEP = 10, 3
+SAMPLES = 16
 
 
 class PreActBlock(nn.Module):
@@ -371,6 +373,21 @@ def step(peer, name, width, rows):
     return result
 
 
+def record(name, width, rows, path):
+    """What is given in float32, which holds it exactly, and behind "expected." what comes of it: of tensors of weights
+    the norm and, behind "sample.", SAMPLES elements."""
+    model, x, y, start = problem(name, width, rows)
+    points, hard = attack(model, x, y, start, epsilon_of(name))
+    given = with_prefix("weights.", model.state_dict()) | {"x": x, "start": start}
+    given = {key: value.float() if value.is_floating_point() else value for key, value in given.items()}
+    trained = train(model, points[-1], y[hard])
+    expected = {"hard": hard.long(), "x_adv": points[-1], "loss": trained.pop("loss")}
+    expected |= {key: tensor.norm() for key, tensor in trained.items()}
+    expected |= {"sample." + key: tensor.flatten()[::max(1, tensor.numel() // SAMPLES)][:SAMPLES]
+                 for key, tensor in trained.items()}
+    write(path, given | {"y": y} | with_prefix("expected.", expected), metadata_of(name, width))
+
+
 def main(arguments):
     torch.set_num_threads(1)
     if arguments[:1] == ["interop"] and len(arguments) in (2, 3):
@@ -379,6 +396,9 @@ def main(arguments):
         model, width = arguments[2], int(arguments[3])
         full = width == 0 and not model.startswith("cnn")  # takes minutes
         print(json.dumps(step(arguments[1], model, width, rows=16 if full else 48)))
+        return 0
+    if arguments[:1] == ["record"] and len(arguments) == 4:
+        record(arguments[1], int(arguments[2]), 6, arguments[3])
         return 0
     if arguments[:1] == ["convert"] and len(arguments) == 3:
         write(arguments[2], torch.load(arguments[1], map_location="cpu", weights_only=True), {})

@@ -263,6 +263,7 @@ TEST(ResolveJobSpec, AResolvedSpecResolvesToItself) {
   specs[1].mutable_train()->mutable_method()->set_name("pgd-at");
   specs[1].mutable_train()->mutable_data()->mutable_augmentation()->set_cutmix(0.5);
   specs[2].mutable_train()->set_swa_start_epoch(3);
+  specs[2].mutable_train()->mutable_method()->set_balance_ranks(true);
   for (ham::v1::JobSpec& once : specs) {
     const auto violations = ResolveJobSpec(&once);
     ASSERT_TRUE(violations.empty()) << violations[0].description;
@@ -372,6 +373,16 @@ std::vector<Case> Cases() {
            [](T* t) {
              t->mutable_data()->mutable_augmentation()->set_cutmix(0.5);
              t->mutable_method()->set_weight_mode("kappa");
+           }},
+      Case{"train.method.balance_ranks",
+           [](T* t) {
+             t->set_batch_norm("local");
+             t->mutable_method()->set_balance_ranks(true);
+           }},
+      Case{"train.method.balance_ranks",
+           [](T* t) {
+             t->mutable_method()->set_name("pgd-at");
+             t->mutable_method()->set_balance_ranks(true);
            }},
       Case{"train.model.normalization", [](T* t) { t->mutable_model()->set_normalization("imagenet"); }},
       Case{"train.attack.norm", [](T* t) { t->mutable_attack()->set_norm("l1"); }},

@@ -96,6 +96,7 @@ std::vector<Range> Ranges() {
       Range{"train.batch_norm", {"synchronized", "local"}, {"global"}},
       Range{"train.swa_start_epoch", {"0", "12"}, {"-1", "13"}},
       Range{"train.data.augmentation.cutmix", {"0", "1"}, {"-0.1", "1.1"}},
+      Range{"train.method.balance_ranks", {"true", "false"}, {}},
       Range{"train.model.normalization", {"none", "data_set"}, {"batch"}},
       Range{"train.attack.norm", {"linf", "l2"}, {"l1"}},
       Range{"train.attack", {"{norm: l2, epsilon: 100, step_size: 100}"}, {"{norm: l2, epsilon: 101, step_size: 1}"}},

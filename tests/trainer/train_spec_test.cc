@@ -29,7 +29,8 @@ json OtherValues() {
   train["data"].update({{"extra", "1m"}, {"extra_share", 0.7}});
   train["model"] = {
       {"name", "wrn-28-10"}, {"activation", "silu"}, {"extra_block", true}, {"normalization", "data_set"}};
-  train["method"].update({{"retained_easy", "high_confidence"}, {"weight_mode", "kappa"}, {"drop_share", 0.1}});
+  train["method"].update(
+      {{"retained_easy", "high_confidence"}, {"weight_mode", "kappa"}, {"drop_share", 0.1}, {"balance_ranks", true}});
   train["attack"].update({{"random_start", false},
                           {"loss", "dlr"},
                           {"start_distribution", "normal"},
@@ -80,6 +81,7 @@ TEST(TrainSpecTest, ReadsEveryOption) {
   EXPECT_EQ(parsed->model.activation, Activation::kSilu);
   EXPECT_TRUE(parsed->model.extra_block);
   EXPECT_TRUE(parsed->model.normalize);
+  EXPECT_TRUE(parsed->method.balance_ranks);
   EXPECT_EQ(parsed->attack.norm, Norm::kL2);
   EXPECT_EQ(parsed->evaluation.suites[0].norm, Norm::kL2);
   EXPECT_EQ(parsed->evaluation.suites[0].attacks[0].judged_at, JudgedAt::kAny);

@@ -246,6 +246,7 @@ TEST_F(TrainerTest, RanksAreOneRankInFloat64WithBatchNorm) {
   spec_.epochs = 2;
   for (const AttackBatchNorm mode : {AttackBatchNorm::kEvaluation, AttackBatchNorm::kTraining}) {
     spec_.attack.batch_norm = mode;
+    spec_.method.balance_ranks = mode == AttackBatchNorm::kTraining;  // it must be all the same
     RecordingObserver one, three;
     const at::Tensor alone = RunToEnd(1, &one);
     const at::Tensor together = RunToEnd(3, &three);
@@ -255,6 +256,29 @@ TEST_F(TrainerTest, RanksAreOneRankInFloat64WithBatchNorm) {
     }
     EXPECT_EQ(one.Kind("train")[0]["train"]["rank_skew"], 1);
     EXPECT_GT(three.Kind("train")[0]["train"]["rank_skew"], 1);
+  }
+}
+
+// As above, in every combination with what looks at single rows.
+TEST_F(TrainerTest, RowsThatMoveBetweenRanksGiveTheSame) {
+  spec_.precision = Precision::kFp64;
+  spec_.data.augmentation.cutmix = 0.5;
+  spec_.data.train_rows = 49;
+  spec_.method.mining_start_epoch = 1;
+  for (const WeightMode mode : {WeightMode::kEqual, WeightMode::kFirstCross, WeightMode::kKappa}) {
+    spec_.method.weight_mode = mode;
+    spec_.method.drop_share = mode == WeightMode::kEqual ? 0 : 0.2;
+    spec_.method.balance_ranks = false;
+    RecordingObserver one, apart, even;
+    const at::Tensor alone = RunToEnd(1, &one);
+    RunToEnd(3, &apart);
+    spec_.method.balance_ranks = true;
+    const at::Tensor together = RunToEnd(3, &even);
+    EXPECT_TRUE(at::allclose(together, alone, 1e-9, 1e-11)) << (together - alone).abs().max().item<double>();
+    for (const char* counts : {"steps_to_boundary", "confidence_histogram", "per_class_hard_share", "kept_share"}) {
+      EXPECT_EQ(one.Kind("train")[1]["train"][counts], even.Kind("train")[1]["train"][counts]) << counts;
+    }
+    EXPECT_LT(even.Kind("train")[1]["train"]["rank_skew"], apart.Kind("train")[1]["train"]["rank_skew"]);
   }
 }
 

@@ -13,11 +13,6 @@
 namespace ham::trainer {
 namespace {
 
-// Bytes of one row; rows of every tensor here lie one after the other.
-int64_t RowBytes(const at::Tensor& tensor) {
-  return tensor.size(0) == 0 ? 0 : tensor.numel() / tensor.size(0) * static_cast<int64_t>(tensor.element_size());
-}
-
 // As tensor, but with `rows` rows; not initialised.
 at::Tensor NewLike(const at::Tensor& tensor, int64_t rows) {
   if (tensor.dim() == 4) return NewImages(rows, {tensor.size(1), tensor.size(2), tensor.size(3)}, tensor.scalar_type());
@@ -64,6 +59,12 @@ void MixImages(const ImageSet& data, const AugmentationOptions& options, const A
 }
 
 }  // namespace
+
+int64_t RowBytes(const at::Tensor& tensor) {
+  auto bytes = static_cast<int64_t>(tensor.element_size());
+  for (int64_t dimension = 1; dimension < tensor.dim(); ++dimension) bytes *= tensor.size(dimension);
+  return bytes;
+}
 
 Batch GatherBatch(const ImageSet& data, const std::vector<uint32_t>& ids) {
   return GatherAugmented(data, ids, {}, {}, {});

@@ -35,6 +35,9 @@ Batch GatherBatch(const ImageSet& data, const std::vector<uint32_t>& ids);
 Batch GatherAugmented(const ImageSet& data, const std::vector<uint32_t>& ids, const AugmentationOptions& options,
                       const AugmentationKey& key, std::span<const uint32_t> partners);
 
+// Bytes of one row of a tensor [N, ...] whose rows lie one after the other, as those of all tensors here.
+int64_t RowBytes(const at::Tensor& tensor);
+
 // Rows of `batch` whose `keep` is true, in order. keep: one byte a row.
 Batch SelectRows(const Batch& batch, const std::vector<uint8_t>& keep);
 // The same of a tensor [N, ...]; the layout of images is kept.

@@ -9,6 +9,7 @@ namespace ham::trainer {
 namespace {
 
 constexpr double kWeightFloor = 0.1;
+constexpr int kStateCounts = 4;
 
 template <typename T>
 void KeepElements(const std::vector<uint8_t>& keep, std::vector<T>* values) {
@@ -37,7 +38,7 @@ void BoundaryTrace::Observe(const at::Tensor& logits) {
     const bool was_wrong = first_wrong_[row] < observed_;
     if (right && !was_wrong) ++first_wrong_[row];
     right_[row] += right;
-    if (mode_ != WeightMode::kFirstCross && mode_ != WeightMode::kDeltaMax) continue;
+    if (!NeedsProbabilities()) continue;
     std::vector<double> now = Probabilities(logits, static_cast<int64_t>(row));
     if (observed_ > 0) {
       double change = 0;
@@ -57,6 +58,36 @@ void BoundaryTrace::Keep(const std::vector<uint8_t>& keep) {
   KeepElements(keep, &at_first_wrong_);
   KeepElements(keep, &last_);
   KeepElements(keep, &largest_change_);
+}
+
+size_t BoundaryTrace::StateSize(int64_t classes) const {
+  return kStateCounts + (NeedsProbabilities() ? 1 + 2 * static_cast<size_t>(classes) : 0);
+}
+
+std::vector<double> BoundaryTrace::State(size_t row) const {
+  std::vector<double> out = {static_cast<double>(observed_), static_cast<double>(labels_[row]),
+                             static_cast<double>(first_wrong_[row]), static_cast<double>(right_[row])};
+  if (!NeedsProbabilities()) return out;
+  out.push_back(largest_change_[row]);
+  out.insert(out.end(), last_[row].begin(), last_[row].end());
+  out.insert(out.end(), at_first_wrong_[row].begin(), at_first_wrong_[row].end());
+  out.resize(StateSize(static_cast<int64_t>(last_[row].size())));
+  return out;
+}
+
+void BoundaryTrace::Append(const std::vector<double>& state) {
+  observed_ = static_cast<int>(state[0]);
+  labels_.push_back(static_cast<int64_t>(state[1]));
+  first_wrong_.push_back(static_cast<int>(state[2]));
+  right_.push_back(static_cast<int>(state[3]));
+  last_.emplace_back();
+  at_first_wrong_.emplace_back();
+  largest_change_.push_back(0);
+  if (!NeedsProbabilities()) return;
+  largest_change_.back() = state[kStateCounts];
+  const auto last = state.begin() + kStateCounts + 1, middle = last + (state.end() - last) / 2;
+  last_.back().assign(last, middle);
+  if (first_wrong_.back() < observed_) at_first_wrong_.back().assign(middle, state.end());
 }
 
 std::vector<double> BoundaryTrace::Weights(int mining_step) const {

@@ -25,6 +25,12 @@ class BoundaryTrace {
   // Only these rows are observed from here on. keep: one byte a row.
   void Keep(const std::vector<uint8_t>& keep);
 
+  // A row's state, of StateSize numbers, for a trace of the same mode on another rank, which goes on with it as its
+  // last row. A trace without rows takes over how many iterates were observed. classes: K.
+  size_t StateSize(int64_t classes) const;
+  std::vector<double> State(size_t row) const;
+  void Append(const std::vector<double>& state);
+
   // First iterate at which each row was misclassified; the number of iterates observed where it never was.
   const std::vector<int>& first_wrong() const { return first_wrong_; }
 
@@ -39,6 +45,8 @@ class BoundaryTrace {
   std::vector<double> Weights(int mining_step) const;
 
  private:
+  bool NeedsProbabilities() const { return mode_ == WeightMode::kFirstCross || mode_ == WeightMode::kDeltaMax; }
+
   std::vector<int64_t> labels_;
   const WeightMode mode_;
   int observed_ = 0;

@@ -9,6 +9,7 @@
 #include "worker/trainer/global_selection.h"
 #include "worker/trainer/ham_loss.h"
 #include "worker/trainer/pgd_attack.h"
+#include "worker/trainer/rank_balance.h"
 
 namespace ham::trainer {
 namespace {
@@ -49,17 +50,12 @@ absl::Status DropConfident(const StepContext& context, const at::Tensor& logits,
   if (!dropped.ok()) return dropped.status();
   std::vector<uint8_t> stays(dropped->size());
   std::transform(dropped->begin(), dropped->end(), stays.begin(), [](uint8_t drop) { return drop == 0; });
-  size_t kept = 0;
-  for (uint8_t& keep : attacked->mined.keep) {
-    if (keep) keep = stays[kept++];
-  }
   attacked->kept = SelectRows(attacked->kept, stays);
   size_t next = 0;
   for (size_t row = 0; row < stays.size(); ++row) {
     if (stays[row]) attacked->weights[next++] = attacked->weights[row];
   }
   attacked->weights.resize(next);
-  attacked->mined.kept_count = attacked->kept.rows();
   return absl::OkStatus();
 }
 
@@ -82,6 +78,32 @@ void CountTrained(const at::Tensor& logits, const at::Tensor& labels, StepCounts
     const int bin = std::min(kConfidenceBins - 1, static_cast<int>(confidence[row] * kConfidenceBins));
     ++counts->confidence[label * kConfidenceBins + bin];
   }
+}
+
+// The rest of the attack, from x_M on. ascent: as in the mining phase.
+absl::StatusOr<AttackedBatch> AttackKept(const StepContext& context, const ParameterSet& weights,
+                                         const AttackStage& stage, Ascent ascent, RowsUnderAttack rows) {
+  const MethodOptions& method = context.spec.method;
+  bool observed = true;  // x_M was
+  ascent.observe = [&](const at::Tensor& logits) {
+    if (!observed) rows.trace.Observe(logits);
+    observed = false;
+  };
+  ascent.steps = stage.steps - method.mining_step;
+  auto x_adv = Ascend(context.model, weights, rows.clean, rows.x, ascent, context.tick);
+  if (!x_adv.ok()) return x_adv.status();
+  AttackedBatch out{std::move(rows.clean), {}, {}, {}};
+  out.kept.x = *std::move(x_adv);
+  at::Tensor last;
+  if (method.drop_share > 0 || (method.weight_mode != WeightMode::kEqual && ascent.steps > 0)) {
+    last = PaddedLogits(context.model, weights, out.kept.x);
+    if (ascent.steps > 0) rows.trace.Observe(last);
+  }
+  out.weights = rows.trace.Weights(method.mining_step);
+  if (method.drop_share > 0) {
+    if (absl::Status status = DropConfident(context, last, &out); !status.ok()) return status;
+  }
+  return out;
 }
 
 }  // namespace
@@ -145,27 +167,16 @@ absl::StatusOr<AttackedBatch> AttackAndMine(const StepContext& context, Paramete
   }
   CountMined(batch, *mined, trace, counts);
 
-  AttackedBatch out{SelectRows(batch, mined->keep), {}, *std::move(x_mined), *std::move(mined)};
-  trace.Keep(out.mined.keep);
-  // The next phase begins at x_M, which was observed.
-  bool observed = true;
-  ascent.observe = [&](const at::Tensor& next) {
-    if (!observed) trace.Observe(next);
-    observed = false;
-  };
-  ascent.steps = stage.steps - method.mining_step;
-  auto x_adv = Ascend(context.model, *weights, out.kept, SelectRows(out.x_mined, out.mined.keep), ascent, context.tick);
-  if (!x_adv.ok()) return x_adv.status();
-  out.kept.x = *std::move(x_adv);
-  at::Tensor last;
-  if (method.drop_share > 0 || (method.weight_mode != WeightMode::kEqual && ascent.steps > 0)) {
-    last = PaddedLogits(context.model, *weights, out.kept.x);
-    if (ascent.steps > 0) trace.Observe(last);
+  trace.Keep(mined->keep);
+  RowsUnderAttack kept{SelectRows(batch, mined->keep), SelectRows(*x_mined, mined->keep), std::move(trace)};
+  if (method.balance_ranks) {
+    absl::Status status = BalanceRows(context.model.classes(), context.collective, &kept);
+    if (!status.ok()) return status;
   }
-  out.weights = trace.Weights(method.mining_step);
-  if (method.drop_share > 0) {
-    if (absl::Status status = DropConfident(context, last, &out); !status.ok()) return status;
-  }
+  auto out = AttackKept(context, *weights, stage, ascent, std::move(kept));
+  if (!out.ok()) return out.status();
+  out->x_mined = *std::move(x_mined);
+  out->mined = *std::move(mined);
   return out;
 }
 

@@ -4,7 +4,7 @@
 //   x0 = start point
 //   mining off:  x_adv = K attack steps on all rows; every row is kept
 //   mining on:   x_M = M steps on all rows; hard = misclassified at x_M; kept = hard and a share of the rest
-//                x_adv = K - M more steps on the kept rows, from x_M
+//                x_adv = K - M more steps on the kept rows, from x_M; with balance_ranks, dealt out over ranks anew
 //                a share of the kept rows, those with the highest true-class probability at x_adv, is dropped again
 //   loss = sum over kept rows of weight * cross entropy at x_adv     (divided once, after the all-reduce)
 //
@@ -39,10 +39,10 @@ Collective* SynchronizedRanks(const StepContext& context, const ParameterSet& we
 at::Tensor StartPoint(const TrainSpec& spec, int epoch, const Batch& batch);
 
 struct AttackedBatch {
-  Batch kept;                   // x is x_adv of the kept rows; may have no row
+  Batch kept;                   // x is x_adv of the rows to train on, perhaps of other ranks; may have no row
   std::vector<double> weights;  // of their losses
-  at::Tensor x_mined;           // x_M of all rows; undefined where nothing was mined
-  Mined mined;                  // every row hard and kept where nothing was mined
+  at::Tensor x_mined;           // x_M of all rows of `batch`; undefined where nothing was mined
+  Mined mined;                  // of these: every row hard and kept where nothing was mined
 };
 
 // `start`: x0, as batch.x. `weights`: the attacked network; with attack.batch_norm "training" its running statistics

@@ -281,6 +281,7 @@ MethodOptions ReadMethod(Section method, const AttackOptions& attack, int epochs
                                                              {"delta_max", WeightMode::kDeltaMax},
                                                              {"kappa", WeightMode::kKappa}});
   out.drop_share = method.Real("drop_share", 0, 1, false, true);
+  out.balance_ranks = method.Bool("balance_ranks");
   method.RefuseOthers();
   return out;
 }

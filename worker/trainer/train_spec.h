@@ -56,6 +56,7 @@ struct MethodOptions {
   RetainedEasy retained_easy = RetainedEasy::kRandom;
   WeightMode weight_mode = WeightMode::kEqual;
   double drop_share = 0;
+  bool balance_ranks = false;
 };
 
 struct AttackStage {

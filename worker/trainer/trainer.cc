@@ -171,10 +171,10 @@ absl::Status Trainer::StepPart(int epoch, const std::vector<uint32_t>& order, in
   report->seconds.attack += watch.Lap();
   local->rows += batch.rows();
   local->hard_rows += attacked->mined.hard_count;
-  local->kept_rows += attacked->mined.kept_count;
+  local->kept_rows += attacked->kept.rows();
   absl::Status status = ComputeGradients(context, weights_, *attacked, &reducer_.gradients(), local);
   if (!status.ok()) return status;
-  if (spec_.accumulation_steps > 1) reducer_.AddPart(attacked->mined.kept_count);
+  if (spec_.accumulation_steps > 1) reducer_.AddPart(attacked->kept.rows());
   report->kept.insert(report->kept.end(), attacked->kept.ids.begin(), attacked->kept.ids.end());
   report->seconds.train += watch.Lap();
   return absl::OkStatus();
