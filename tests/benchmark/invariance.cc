@@ -1,8 +1,8 @@
 // Measures that a run does not depend on its ranks, and that a resumed one is the run that was never interrupted.
 //
-//   invariance ranks STEPS    one JSON line for each precision and number of ranks (Gloo on loopback, as threads), then
-//   one
-//                             for two threads on one rank, each against one rank with one thread
+//   invariance ranks STEPS    one JSON line for each precision and number of ranks (Gloo on loopback, as threads), in
+//                             float64 also with method.balance_ranks, then one for two threads on one rank, each
+//                             against one rank with one thread
 //   invariance resume STOPS   one JSON line: runs stopped at random iterations and resumed from their files
 //
 // The network is a PreActResNet-18 of 8 channels on 3 x 12 x 12 images, HAM from the start of mining on, with momentum,
@@ -10,10 +10,12 @@
 // ranks without a hard one.
 #include <stdlib.h>
 
+#include <algorithm>
 #include <cmath>
 #include <cstdio>
 #include <filesystem>
 #include <map>
+#include <numeric>
 #include <random>
 #include <set>
 #include <string>
@@ -97,16 +99,17 @@ struct Trace {
   std::vector<std::set<uint32_t>> kept;  // rows trained on, over all ranks
   int64_t ranks_without_row = 0;         // over steps and ranks: nothing in the batch
   int64_t ranks_without_hard = 0;        // rows, but none kept
+  std::vector<size_t> busiest;           // rows trained on by the rank with most
 };
 
-Trace Run(Precision precision, int world_size, int threads, int64_t steps) {
+Trace Run(const TrainSpec& spec, int world_size, int threads, int64_t steps) {
   const ImageSet images = Images();
-  const TrainSpec spec = Spec(precision);
   const auto model = MakePreActResNet18({.image = {3, kSide, kSide}, .classes = kClasses}, kWidth);
   const auto data = ChooseRows(spec.data, images, images);
   Check(data.status());
   Trace out;
   out.kept.resize(steps);
+  out.busiest.resize(steps);
   absl::Mutex mutex;
   const auto body = [&](Collective& ranks) {
     at::set_num_threads(threads);
@@ -121,6 +124,7 @@ Trace Run(Precision precision, int world_size, int threads, int64_t steps) {
         Check(report.status());
         const absl::MutexLock lock(&mutex);
         out.kept[step].insert(report->kept.begin(), report->kept.end());
+        out.busiest[step] = std::max(out.busiest[step], report->kept.size());
         const bool none = RankRows(order, position, kBatch, ranks.rank(), world_size).empty();
         out.ranks_without_row += none;
         out.ranks_without_hard += !none && report->kept.empty();
@@ -155,29 +159,35 @@ nlohmann::json Compare(const Trace& trace, const Trace& one) {
           {"largest_difference", largest},
           {"growth", growth},
           {"ranks_without_row", trace.ranks_without_row},
-          {"ranks_without_hard", trace.ranks_without_hard}};
+          {"ranks_without_hard", trace.ranks_without_hard},
+          {"rows_of_busiest", std::accumulate(trace.busiest.begin(), trace.busiest.end(), size_t{0})}};
 }
 
 void PrintRanks(int64_t steps) {
-  const Trace exact = Run(Precision::kFp64, 1, 1, steps);
+  TrainSpec spec = Spec(Precision::kFp64);
+  const TrainSpec fp32 = Spec(Precision::kFp32);
+  const Trace exact = Run(spec, 1, 1, steps);
   const at::Tensor start = [] {
     const auto model = MakePreActResNet18({.image = {3, kSide, kSide}, .classes = kClasses}, kWidth);
     ParameterSet weights(model->parameters());
     weights.Initialize(11);
     return weights.flat().to(at::kDouble);
   }();
-  const Trace rounded = Run(Precision::kFp32, 1, 1, steps);
+  const Trace rounded = Run(fp32, 1, 1, steps);
   // Error of the first update against float64, in units of that of one rank.
   const auto first_error = [&](const Trace& trace) {
     return Norm(trace.weights[0] - exact.weights[0]) / Norm(exact.weights[0] - start);
   };
-  for (const int world_size : {2, 3, 4}) {
-    nlohmann::json line = Compare(Run(Precision::kFp64, world_size, 1, steps), exact);
-    line.update({{"precision", "fp64"}, {"ranks", world_size}});
-    std::printf("%s\n", line.dump().c_str());
+  for (const bool balance : {false, true}) {
+    spec.method.balance_ranks = balance;
+    for (const int world_size : {2, 3, 4}) {
+      nlohmann::json line = Compare(Run(spec, world_size, 1, steps), exact);
+      line.update({{"precision", "fp64"}, {"ranks", world_size}, {"balance_ranks", balance}});
+      std::printf("%s\n", line.dump().c_str());
+    }
   }
   for (const int world_size : {2, 3, 4}) {
-    const Trace trace = Run(Precision::kFp32, world_size, 1, steps);
+    const Trace trace = Run(fp32, world_size, 1, steps);
     nlohmann::json line = Compare(trace, rounded);
     line.update({{"precision", "fp32"},
                  {"ranks", world_size},
@@ -185,7 +195,7 @@ void PrintRanks(int64_t steps) {
                  {"first_step_error_of_one_rank", first_error(rounded)}});
     std::printf("%s\n", line.dump().c_str());
   }
-  nlohmann::json line = Compare(Run(Precision::kFp32, 1, 2, steps), rounded);
+  nlohmann::json line = Compare(Run(fp32, 1, 2, steps), rounded);
   line.update({{"precision", "fp32"}, {"ranks", 1}, {"threads", 2}});
   std::printf("%s\n", line.dump().c_str());
 }

@@ -21,7 +21,8 @@ def of_precision(root, precision):
 
 def ranks_float64(root):
     found = of_precision(root, "fp64")
-    how = "; ".join(f"{line['ranks']} ranks {line['largest_difference']:.2g}" for line in found)
+    how = "; ".join(f"{line['ranks']} ranks{', rows moved,' if line['balance_ranks'] else ''} "
+                    f"{line['largest_difference']:.2g}" for line in found)
     empty = sum(line["ranks_without_row"] for line in found), sum(line["ranks_without_hard"] for line in found)
     return max(line["largest_difference"] for line in found), (
         f"weights and statistics after each of 100 steps against one rank, relative: {how}; ranks without a row "

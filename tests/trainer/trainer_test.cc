@@ -176,6 +176,7 @@ TEST_F(TrainerTest, ABatchInPartsIsTheBatch) {
   const at::Tensor expected = RunToEnd(1, &whole);
   spec_.accumulation_steps = 5;  // of 10, 10, 10, 10 and 8 rows
   for (const int ranks : {1, 3}) {
+    spec_.method.balance_ranks = ranks > 1;  // rows of each part move
     const at::Tensor weights = RunToEnd(ranks, &parts);
     EXPECT_TRUE(at::allclose(weights, expected, 1e-9, 1e-11)) << (weights - expected).abs().max().item<double>();
     for (const char* counts : {"steps_to_boundary", "confidence_histogram", "per_class_hard_share", "kept_share"}) {
@@ -265,7 +266,8 @@ TEST_F(TrainerTest, RowsThatMoveBetweenRanksGiveTheSame) {
   spec_.data.augmentation.cutmix = 0.5;
   spec_.data.train_rows = 49;
   spec_.method.mining_start_epoch = 1;
-  for (const WeightMode mode : {WeightMode::kEqual, WeightMode::kFirstCross, WeightMode::kKappa}) {
+  for (const WeightMode mode :
+       {WeightMode::kEqual, WeightMode::kFirstCross, WeightMode::kDeltaMax, WeightMode::kKappa}) {
     spec_.method.weight_mode = mode;
     spec_.method.drop_share = mode == WeightMode::kEqual ? 0 : 0.2;
     spec_.method.balance_ranks = false;
