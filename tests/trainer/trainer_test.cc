@@ -266,10 +266,11 @@ TEST_F(TrainerTest, RowsThatMoveBetweenRanksGiveTheSame) {
   spec_.data.augmentation.cutmix = 0.5;
   spec_.data.train_rows = 49;
   spec_.method.mining_start_epoch = 1;
+  spec_.method.retained_easy_share = 0.5;
   for (const WeightMode mode :
        {WeightMode::kEqual, WeightMode::kFirstCross, WeightMode::kDeltaMax, WeightMode::kKappa}) {
     spec_.method.weight_mode = mode;
-    spec_.method.drop_share = mode == WeightMode::kEqual ? 0 : 0.2;
+    spec_.method.drop_share = mode == WeightMode::kFirstCross || mode == WeightMode::kDeltaMax ? 0.2 : 0;
     spec_.method.balance_ranks = false;
     RecordingObserver one, apart, even;
     const at::Tensor alone = RunToEnd(1, &one);
