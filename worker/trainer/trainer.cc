@@ -218,6 +218,8 @@ absl::StatusOr<StepReport> Trainer::Step(int epoch, const std::vector<uint32_t>&
 }
 
 absl::Status Trainer::Run() {
+  // The allocator keeps what this copy took: the first save finds it there, as later ones do.
+  if (IsFirst()) static_cast<void>(MakeCheckpoint());
   if (epochs_done_ > 0 && epoch_position_ == 0) {  // the attempt before may have died in this evaluation
     if (absl::Status status = EvaluateIfDue(); !status.ok()) return status;
   }
