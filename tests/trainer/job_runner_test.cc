@@ -12,15 +12,18 @@
 #include <cstdlib>
 #include <filesystem>
 #include <iterator>
+#include <random>
 #include <set>
 
 #include <ATen/ops/allclose.h>
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
+#include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
 #include "proto/version.h"
 #include "tests/support/npz_file.h"
+#include "tests/support/seed.h"
 #include "tests/support/temporary_directory.h"
 #include "tests/support/toy_spec_json.h"
 #include "worker/ipc/frame.h"
@@ -63,6 +66,11 @@ int WaitForExit(pid_t pid) {
   int status = 0;
   EXPECT_EQ(waitpid(pid, &status, 0), pid);
   return WIFEXITED(status) ? WEXITSTATUS(status) : 128 + WTERMSIG(status);
+}
+
+bool HasExited(pid_t pid) {
+  siginfo_t info{};
+  return waitid(P_PID, pid, &info, WEXITED | WNOHANG | WNOWAIT) != 0 || info.si_pid == pid;
 }
 
 // Starts ham-trainer with standard output into `out`.
@@ -332,6 +340,56 @@ TEST_F(AloneTest, PrintsAPointALineAndResumesFromItsCheckpoint) {
   EXPECT_EQ(Output("work-resumed" + last), Output("work-whole" + last));
 }
 
+// The manifest with most iterations done in `directory`, "" if there is none; each that is there must load.
+std::string NewestManifest(const std::string& directory) {
+  std::string newest;
+  int64_t most = 0;
+  if (!std::filesystem::exists(directory)) return newest;
+  for (const auto& entry : std::filesystem::directory_iterator(directory)) {
+    const std::string manifest = entry.path() / "manifest.json";
+    const std::string name = entry.path().filename();
+    if (!name.starts_with("epoch-") || absl::StrContains(name, ".new-")) continue;  // those are still being written
+    const auto checkpoint = LoadCheckpoint(manifest);
+    EXPECT_TRUE(checkpoint.ok()) << checkpoint.status();
+    if (!checkpoint.ok() || checkpoint->info.iteration <= most) continue;
+    most = checkpoint->info.iteration;
+    newest = manifest;
+  }
+  return newest;
+}
+
+// Whatever it was doing: checkpoints are written in the background after each iteration.
+TEST_F(AloneTest, KilledAgainAndAgainItComesToTheSameWeights) {
+  spec_["train"]["epochs"] = 8;
+  spec_["train"]["evaluation"]["every_epochs"] = 0;
+  spec_["train"]["checkpoint"]["every_iterations"] = 1;
+  ASSERT_EQ(Run({}, "whole"), 0) << Output("whole.err");
+  std::mt19937 random(static_cast<uint32_t>(ham::testing::TestSeed()));
+  const std::string checkpoints = directory_ / "work-killed/checkpoints";
+  std::string newest;
+  for (int round = 0; round < 6; ++round) {
+    const pid_t pid = Start(
+        Arguments(newest.empty() ? std::vector<std::string>{} : std::vector<std::string>{"--resume", newest}, "killed"),
+        directory_ / "killed");
+    // Until it has been at work there for a while, whatever is there from before.
+    int changes = 1 + static_cast<int>(random() % 20);
+    for (int64_t before = -1; changes > 0 && !HasExited(pid);) {
+      std::error_code none;
+      const int64_t entries = std::distance(std::filesystem::directory_iterator(checkpoints, none), {});
+      changes -= entries != before;
+      before = entries;
+    }
+    kill(pid, SIGKILL);
+    WaitForExit(pid);
+    newest = NewestManifest(checkpoints);
+  }
+  ASSERT_EQ(Run(newest.empty() ? std::vector<std::string>{} : std::vector<std::string>{"--resume", newest}, "killed"),
+            0)
+      << Output("killed.err");
+  const std::string last = "/checkpoints/epoch-000008/model.safetensors";
+  EXPECT_EQ(Output("work-killed" + last), Output("work-whole" + last));
+}
+
 TEST_F(AloneTest, KeepsTheBestByValidationAndEveryNthEpoch) {
   spec_["train"]["epochs"] = 6;
   spec_["train"]["data"]["train_rows"] = 0;
@@ -394,6 +452,11 @@ TEST_F(AloneTest, OptionsOfTheModelReachIt) {
     ASSERT_EQ(Run({}, normalization), 0) << Output(absl::StrCat(normalization, ".err"));
     const std::string manifest = absl::StrCat("work-", normalization, "/checkpoints/epoch-000002/manifest.json");
     digests.insert(json::parse(Output(manifest)).at("parameters_digest"));
+    const std::string file = directory_ / "weights.safetensors";
+    ASSERT_TRUE(
+        ExportWeights(directory_ / absl::StrCat("work-", normalization, "/checkpoints/epoch-000002"), false, file)
+            .ok());
+    EXPECT_EQ(ReadSafetensors(file)->metadata["mean"], *normalization == 'd' ? "[0.286]" : "");
   }
   EXPECT_EQ(digests.size(), 2u);
 }

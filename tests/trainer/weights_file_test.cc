@@ -29,7 +29,9 @@ class WeightsFileTest : public ::testing::Test {
     weights_.Export("", &checkpoint.model);
     FoldClassBias(OutputBias(*model_), &checkpoint.model, &checkpoint.state);
     if (average) average_.Export("average.", &checkpoint.state);
-    checkpoint.scalars = {{"updates", 42}, {"output_bias", OutputBias(*model_)}};
+    checkpoint.scalars = {{"updates", 42},
+                          {"output_bias", OutputBias(*model_)},
+                          {"normalization", {{"mean", {0.5}}, {"standard_deviation", {0.25}}}}};
     ASSERT_TRUE(WriteCheckpoint(checkpoint_, checkpoint).ok());
   }
 
@@ -57,6 +59,8 @@ TEST_F(WeightsFileTest, ExportsWhatAStrictReaderExpects) {
     ASSERT_TRUE(ExportWeights(checkpoint_, average, file_).ok());
     const auto content = ReadSafetensors(file_);
     ASSERT_TRUE(content.ok()) << content.status();
+    EXPECT_EQ(content->metadata.at("mean"), "[0.5]");
+    EXPECT_EQ(content->metadata.at("standard_deviation"), "[0.25]");
     const ParameterSet& from = average ? average_ : weights_;
     TensorMap expected;
     from.Export("", &expected);

@@ -188,7 +188,7 @@ absl::StatusOr<std::string> Encode(const Safetensors& content) {
       return absl::InvalidArgumentError(absl::StrCat("\"", name, "\" cannot be stored: it needs a name and a tensor"));
     }
     const auto* dtype = std::find_if(std::begin(kDtypes), std::end(kDtypes),
-                                     [&](const Dtype& d) { return tensor.scalar_type() == d.type; });
+                                     [type = tensor.scalar_type()](const Dtype& d) { return type == d.type; });
     if (dtype == std::end(kDtypes)) {
       return absl::InvalidArgumentError(
           absl::StrCat("tensor \"", name, "\" of type ", c10::toString(tensor.scalar_type()),

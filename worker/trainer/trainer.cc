@@ -53,6 +53,11 @@ double RobustShare(const StepCounts& counts) {
   return static_cast<double>(right) / static_cast<double>(std::max<int64_t>(1, rows));
 }
 
+nlohmann::json NormalizationJson(const Model& model) {
+  if (!model.normalization()) return nlohmann::json::object();
+  return {{"mean", model.normalization()->mean}, {"standard_deviation", model.normalization()->standard_deviation}};
+}
+
 bool UsesDlr(const TrainSpec& spec) {
   bool uses = spec.attack.loss == AttackLoss::kDlr;
   for (const auto* suites : {&spec.evaluation.suites, &spec.evaluation.final_suites}) {
@@ -437,6 +442,7 @@ Checkpoint Trainer::MakeCheckpoint() const {
   average_.Export(&out.state);
   out.scalars = {{"updates", optimizer_.updates()},
                  {"output_bias", OutputBias(model_)},  // for readers that have no model: the class bias is folded in it
+                 {"normalization", NormalizationJson(model_)},  // for exports
                  {"non_finite_in_a_row", non_finite_in_a_row_},
                  {"attack_seconds", totals_.attack_seconds},
                  {"train_seconds", totals_.train_seconds},

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <iterator>
+#include <map>
 #include <set>
 #include <utility>
 
@@ -59,7 +60,12 @@ absl::Status ExportWeights(const std::string& directory, bool average, const std
     counters[absl::StrCat(layer, kCounter)] = at::full({}, updates, at::kLong);
   }
   tensors.merge(counters);
-  const absl::StatusOr<std::string> bytes = EncodeSafetensors({std::move(tensors), {{"format", "pt"}}});
+  std::map<std::string, std::string> metadata = {{"format", "pt"}};
+  if (const auto found = checkpoint->scalars.find("normalization");
+      found != checkpoint->scalars.end() && found->is_object()) {
+    for (const auto& [key, numbers] : found->items()) metadata[key] = numbers.dump();
+  }
+  const absl::StatusOr<std::string> bytes = EncodeSafetensors({std::move(tensors), std::move(metadata)});
   if (!bytes.ok()) return bytes.status();
   return WriteFileAtomically(file, *bytes, 0644);
 }

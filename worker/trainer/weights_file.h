@@ -12,7 +12,8 @@ namespace ham::trainer {
 
 // Writes the weights of the checkpoint in `directory`, or their average (EMA or SWA), so that PyTorch's reference model
 // loads them strictly: the class bias is folded into the output layer's, and each BatchNorm gets num_batches_tracked,
-// the number of updates of the weights. Replaces `file`. FailedPrecondition if there is no average; else
+// the number of updates of the weights. What the network subtracts from pixels and divides them by first, if it does,
+// stands in the metadata as JSON lists: "mean" and "standard_deviation". Replaces `file`. FailedPrecondition if there is no average; else
 // LoadCheckpoint's errors.
 absl::Status ExportWeights(const std::string& directory, bool average, const std::string& file);
 

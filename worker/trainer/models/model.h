@@ -59,6 +59,7 @@ class Model {
   virtual const std::vector<ParameterSpec>& parameters() const = 0;
   virtual const ImageShape& image_shape() const = 0;
   virtual int64_t classes() const = 0;
+  const std::optional<Normalization>& normalization() const { return normalization_; }
 
   // [N, C, H, W] -> [N, K]; evaluation mode.
   at::Tensor Logits(const ParameterSet& weights, const at::Tensor& x) const;
