@@ -11,7 +11,7 @@ namespace {
 using ham::testing::RunRanks;
 using ::testing::HasSubstr;
 
-const RunIdentity kRun{"b", "s", 1, 8, "w"};
+const RunIdentity kRun{"b", "s", "d", 1, 8, "w"};
 
 TEST(AgreementTest, RanksOfOneRunAgree) {
   RunRanks(3, [](Collective& ranks) { EXPECT_EQ(CheckAgreement(kRun, ranks), absl::OkStatus()); });
@@ -19,9 +19,9 @@ TEST(AgreementTest, RanksOfOneRunAgree) {
 
 TEST(AgreementTest, EveryRankNamesTheOneThatDiffersAndInWhat) {
   const std::vector<std::pair<const char*, RunIdentity>> cases = {
-      {"build", {"other", "s", 1, 8, "w"}},   {"spec", {"b", "other", 1, 8, "w"}},
-      {"threads", {"b", "s", 2, 8, "w"}},     {"first iteration", {"b", "s", 1, 0, "other"}},
-      {"weights", {"b", "s", 1, 8, "other"}},
+      {"build", {"other", "s", "d", 1, 8, "w"}},           {"spec", {"b", "other", "d", 1, 8, "w"}},
+      {"data set", {"b", "s", "other", 1, 8, "w"}},        {"threads", {"b", "s", "d", 2, 8, "w"}},
+      {"first iteration", {"b", "s", "d", 1, 0, "other"}}, {"weights", {"b", "s", "d", 1, 8, "other"}},
   };
   for (const auto& [what, other] : cases) {
     RunRanks(3, [&, what = what, other = other](Collective& ranks) {

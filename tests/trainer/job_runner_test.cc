@@ -484,6 +484,13 @@ TEST_F(AloneTest, RefusesToResumeAnotherSpec) {
   EXPECT_THAT(Output("second.err"), HasSubstr("made from another spec"));
 }
 
+TEST_F(AloneTest, RefusesToResumeWithOtherData) {
+  ASSERT_EQ(Run({}, "first"), 0) << Output("first.err");
+  WriteDataSet(directory_ / "data", 70);
+  EXPECT_EQ(Run({"--resume", directory_ / "work-first/checkpoints/epoch-000001/manifest.json"}, "second"), 1);
+  EXPECT_THAT(Output("second.err"), HasSubstr("made with other files of the data set fashion-mnist than lie in"));
+}
+
 TEST_F(AloneTest, TwoRanksMeetInADirectory) {
   const std::string meet = directory_ / "meet";
   const pid_t one =

@@ -13,12 +13,13 @@ constexpr int64_t kRows = 1000;  // standard error of a difference at 50 %: 22 r
 class OverfittingWatchTest : public ::testing::Test {
  protected:
   bool Says(double train, int64_t validation) {
-    const auto message = watch_.Add({++epoch_, train, validation, kRows});
+    const auto message = watch_.Add({measure_, ++epoch_, train, validation, kRows});
     if (message) message_ = *message;
     return message.has_value();
   }
 
   OverfittingWatch watch_;
+  std::string measure_ = "all rows";
   int epoch_ = 0;
   std::string message_;
 };
@@ -52,6 +53,17 @@ TEST_F(OverfittingWatchTest, NoiseAndUnrobustTrainingAreNoOverfitting) {
   EXPECT_FALSE(Says(0.8, 480));  // not in a row
   EXPECT_FALSE(Says(0.8, 300));
   EXPECT_TRUE(Says(0.8, 300));
+}
+
+// Mining counts easy rows as right: training jumps up, and HAM's validation falls.
+TEST_F(OverfittingWatchTest, AnotherMeasureOfTrainingBeginsAnew) {
+  EXPECT_FALSE(Says(0.5, 500));
+  measure_ = "mining";
+  EXPECT_FALSE(Says(0.8, 400));
+  EXPECT_FALSE(Says(0.8, 395));
+  EXPECT_FALSE(Says(0.8, 400));
+  EXPECT_FALSE(Says(0.9, 340));
+  EXPECT_TRUE(Says(0.9, 340));
 }
 
 TEST_F(OverfittingWatchTest, GoesOnFromACheckpoint) {

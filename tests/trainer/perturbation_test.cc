@@ -2,6 +2,9 @@
 
 #include <algorithm>
 #include <cmath>
+#include <limits>
+#include <utility>
+#include <vector>
 
 #include <ATen/TensorOperators.h>
 #include <ATen/ops/abs.h>
@@ -59,6 +62,19 @@ TEST_F(L2StepTest, StaysInTheBallAndInTheImage) {
   EXPECT_NEAR(x_[1], 0.66, 1e-12);
   EXPECT_EQ(x_[2], 0.5);
   EXPECT_EQ(x_[3], 1);
+}
+
+// What a network gives that is nearly sure, and one that diverged.
+TEST(L2StepErrorTest, GradientsOfAnySizeLeaveImagesImages) {
+  const float nan = std::numeric_limits<float>::quiet_NaN();
+  for (const auto& [gradient, expected] :
+       std::vector<std::pair<float, float>>{{1e-41f, 0.6f}, {3e38f, 0.6f}, {nan, 0.5f}}) {
+    const std::vector<float> clean = {0.5f, 0.5f}, slopes = {gradient, 0};
+    std::vector<float> x = clean;
+    ProjectedStep({Norm::kL2, 0.2}, 0.1, clean.data(), slopes.data(), 1, 2, x.data());
+    EXPECT_NEAR(x[0], expected, 1e-6) << gradient;
+    EXPECT_EQ(x[1], 0.5f);
+  }
 }
 
 constexpr RandomKey kKey{.seed = 5, .purpose = RandomPurpose::kAttackStart, .epoch = 3};

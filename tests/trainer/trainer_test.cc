@@ -185,6 +185,25 @@ TEST_F(TrainerTest, ABatchInPartsIsTheBatch) {
   }
 }
 
+// Parts in which no rank has a row, and parts of which mining leaves none, must not move running statistics.
+TEST_F(TrainerTest, PartsWithBatchNormAreTheSameOnAnyNumberOfRanks) {
+  model_ = MakePreActResNet18({.image = {1, 8, 8}, .classes = 4}, 8);
+  spec_.precision = Precision::kFp64;
+  spec_.data.train_rows = 49;
+  spec_.method.mining_start_epoch = 1;
+  spec_.method.retained_easy_share = 0;
+  spec_.accumulation_steps = 16;  // of 3 rows; 15 of the last batch have none
+  spec_.optimizer.name = OptimizerKind::kSgd;
+  spec_.epochs = 1;
+  for (const AttackBatchNorm mode : {AttackBatchNorm::kEvaluation, AttackBatchNorm::kTraining}) {
+    spec_.attack.batch_norm = mode;
+    RecordingObserver one, three;
+    const at::Tensor alone = RunToEnd(1, &one);
+    const at::Tensor together = RunToEnd(3, &three);
+    EXPECT_TRUE(at::allclose(together, alone, 1e-9, 1e-11)) << (together - alone).abs().max().item<double>();
+  }
+}
+
 // All that is new for images: mixed labels and a ball of another norm.
 TEST_F(TrainerTest, MixedImagesInAnL2BallAreTheSameOnAnyNumberOfRanks) {
   spec_.precision = Precision::kFp64;

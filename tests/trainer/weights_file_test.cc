@@ -15,6 +15,8 @@
 namespace ham::trainer {
 namespace {
 
+const Normalization kNormalization{{0.5, 0.4, 0.25}, {0.25, 0.2, 0.3}};
+
 class WeightsFileTest : public ::testing::Test {
  protected:
   WeightsFileTest() {
@@ -29,9 +31,8 @@ class WeightsFileTest : public ::testing::Test {
     weights_.Export("", &checkpoint.model);
     FoldClassBias(OutputBias(*model_), &checkpoint.model, &checkpoint.state);
     if (average) average_.Export("average.", &checkpoint.state);
-    checkpoint.scalars = {{"updates", 42},
-                          {"output_bias", OutputBias(*model_)},
-                          {"normalization", {{"mean", {0.5}}, {"standard_deviation", {0.25}}}}};
+    checkpoint.scalars = {
+        {"updates", 42}, {"output_bias", OutputBias(*model_)}, {"normalization", NormalizationJson(*model_)}};
     ASSERT_TRUE(WriteCheckpoint(checkpoint_, checkpoint).ok());
   }
 
@@ -46,12 +47,27 @@ class WeightsFileTest : public ::testing::Test {
 
   absl::Status Import(ParameterSet* into) { return ImportWeights(file_, *model_, into, &note_); }
 
-  const std::unique_ptr<Model> model_ = MakeResNet18({.image = {3, 8, 8}}, 8);
+  const std::unique_ptr<Model> model_ = MakeResNet18({.image = {3, 8, 8}, .normalization = kNormalization}, 8);
   ParameterSet weights_{model_->parameters()}, average_{model_->parameters()};
   const ham::testing::TemporaryDirectory directory_;
   const std::string checkpoint_ = directory_ / "checkpoint", file_ = directory_ / "weights.safetensors";
   std::string note_;
 };
+
+TEST_F(WeightsFileTest, WeightsOfANormalizingNetworkFitOnlyOneThatDoesTheSame) {
+  WriteCheckpointWith(false);
+  ASSERT_TRUE(ExportWeights(checkpoint_, false, file_).ok());
+  const auto import = [&](std::optional<Normalization> normalization) {
+    const auto model = MakeResNet18({.image = {3, 8, 8}, .normalization = std::move(normalization)}, 8);
+    ParameterSet weights(model->parameters());
+    return ImportWeights(file_, *model, &weights, &note_);
+  };
+  EXPECT_TRUE(import(kNormalization).ok()) << import(kNormalization);
+  for (const auto& other : {std::optional<Normalization>(), std::optional<Normalization>({{0, 0, 0}, {1, 1, 1}})}) {
+    EXPECT_TRUE(absl::IsInvalidArgument(import(other)));
+    EXPECT_NE(import(other).message().find("subtracts [0.5,0.4,0.25] from pixels"), std::string::npos) << import(other);
+  }
+}
 
 TEST_F(WeightsFileTest, ExportsWhatAStrictReaderExpects) {
   WriteCheckpointWith(true);
@@ -59,8 +75,8 @@ TEST_F(WeightsFileTest, ExportsWhatAStrictReaderExpects) {
     ASSERT_TRUE(ExportWeights(checkpoint_, average, file_).ok());
     const auto content = ReadSafetensors(file_);
     ASSERT_TRUE(content.ok()) << content.status();
-    EXPECT_EQ(content->metadata.at("mean"), "[0.5]");
-    EXPECT_EQ(content->metadata.at("standard_deviation"), "[0.25]");
+    EXPECT_EQ(content->metadata.at("mean"), "[0.5,0.4,0.25]");
+    EXPECT_EQ(content->metadata.at("standard_deviation"), "[0.25,0.2,0.3]");
     const ParameterSet& from = average ? average_ : weights_;
     TensorMap expected;
     from.Export("", &expected);

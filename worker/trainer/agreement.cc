@@ -16,15 +16,19 @@ struct Part {
   std::string value;
 };
 
-std::array<Part, 5> Parts(const RunIdentity& run) {
-  return {Part{"build", run.build_id}, Part{"spec", run.spec_digest}, Part{"threads", absl::StrCat(run.threads)},
-          Part{"first iteration", absl::StrCat(run.iteration)}, Part{"weights", run.weights_digest}};
+std::array<Part, 6> Parts(const RunIdentity& run) {
+  return {Part{"build", run.build_id},
+          Part{"spec", run.spec_digest},
+          Part{"data set", run.data_digest},
+          Part{"threads", absl::StrCat(run.threads)},
+          Part{"first iteration", absl::StrCat(run.iteration)},
+          Part{"weights", run.weights_digest}};
 }
 
 }  // namespace
 
 absl::Status CheckAgreement(const RunIdentity& mine, Collective& ranks) {
-  const std::array<Part, 5> parts = Parts(mine);
+  const std::array<Part, 6> parts = Parts(mine);
   std::string digests;
   for (const Part& part : parts) digests += Sha256Hex(part.value);  // of one length
   std::vector<char> all(digests.size() * static_cast<size_t>(ranks.world_size()));
@@ -38,9 +42,9 @@ absl::Status CheckAgreement(const RunIdentity& mine, Collective& ranks) {
   for (int rank = 1; rank < ranks.world_size(); ++rank) {
     for (size_t part = 0; part < parts.size(); ++part) {
       if (part_of(rank, part) == part_of(0, part)) continue;
-      return absl::FailedPreconditionError(
-          absl::StrCat("rank ", rank, " has another ", parts[part].name, " than rank 0 (here, on rank ", ranks.rank(),
-                       ": ", parts[part].value, "); start all ranks with one build, one spec and one checkpoint"));
+      return absl::FailedPreconditionError(absl::StrCat(
+          "rank ", rank, " has another ", parts[part].name, " than rank 0 (here, on rank ", ranks.rank(), ": ",
+          parts[part].value, "); start all ranks with one build, one spec, the same data and one checkpoint"));
     }
   }
   return absl::OkStatus();

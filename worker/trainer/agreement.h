@@ -13,6 +13,7 @@ namespace ham::trainer {
 struct RunIdentity {
   std::string build_id;
   std::string spec_digest;
+  std::string data_digest;
   int threads = 1;
   int64_t iteration = 0;       // where the run begins
   std::string weights_digest;  // there

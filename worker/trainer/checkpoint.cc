@@ -25,7 +25,7 @@ namespace {
 
 using nlohmann::json;
 
-constexpr int kFormatVersion = 2;
+constexpr int kFormatVersion = 3;
 constexpr char kModelFile[] = "model.safetensors";
 constexpr char kStateFile[] = "state.safetensors";
 constexpr char kManifestFile[] = "manifest.json";
@@ -126,6 +126,7 @@ absl::StatusOr<std::array<File, 3>> Encode(const Checkpoint& checkpoint) {
       {"threads_per_rank", info.threads_per_rank},
       {"build_id", info.build_id},
       {"spec_digest", info.spec_digest},
+      {"data_digest", info.data_digest},
       {"parameters_digest", checkpoint.parameters.defined() ? ParametersDigest(checkpoint.parameters) : ""},
       {"model", info.model},
       {"precision", info.precision},
@@ -264,6 +265,7 @@ absl::StatusOr<Manifest> ParseManifest(const std::string& text, const std::strin
   info.threads_per_rank = reader.Int("threads_per_rank", 1);
   info.build_id = reader.String("build_id");
   info.spec_digest = reader.String("spec_digest");
+  info.data_digest = reader.String("data_digest");
   info.parameters_digest = reader.String("parameters_digest");
   info.model = reader.String("model");
   info.precision = reader.String("precision");

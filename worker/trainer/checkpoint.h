@@ -2,7 +2,7 @@
 //
 // A directory of three files: model.safetensors (weights only, under the names of the reference models),
 // state.safetensors (optimiser, averaged weights; scalars as JSON in its metadata) and manifest.json, one
-// object {format_version: 2, files: [{name, sha256, bytes}]} and the fields of CheckpointInfo. It appears whole
+// object {format_version: 3, files: [{name, sha256, bytes}]} and the fields of CheckpointInfo. It appears whole
 // (written beside, synced, renamed) or not at all. Stateless; safe from any thread.
 #pragma once
 
@@ -25,6 +25,7 @@ struct CheckpointInfo {
   int threads_per_rank = 1;
   std::string build_id;
   std::string spec_digest;             // lower-case hex SHA-256 of the spec as the trainer got it; "" if unknown
+  std::string data_digest = {};        // likewise of the data that it read
   std::string parameters_digest = {};  // of Checkpoint::parameters, which WriteCheckpoint sees to; "" if it had none
   // As in specs.
   std::string model;

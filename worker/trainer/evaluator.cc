@@ -42,7 +42,7 @@ class Shard {
               : batch.x;
       Ascent ascent{attack.loss, ball, attack.step_size, attack.steps};
       if (attack.judged_at == JudgedAt::kAny) {
-        ascent.observe = [&](const at::Tensor& logits) { MarkWrong(Predictions(logits), batch, broken); };
+        ascent.observe = [&](const at::Tensor& x, const at::Tensor& logits) { MarkIfBroken(x, logits, batch, broken); };
       }
       return Ascend(model_, weights_, batch, start, ascent, tick_);
     });
@@ -53,6 +53,15 @@ class Shard {
   }
 
  private:
+  // The attack's logits may be of lower precision: they only propose.
+  void MarkIfBroken(const at::Tensor& x, const at::Tensor& logits, const Batch& batch,
+                    std::vector<uint8_t>* broken) const {
+    std::vector<uint8_t> proposed = *broken;
+    MarkWrong(Predictions(logits), batch, &proposed);
+    if (proposed == *broken) return;
+    MarkWrong(Predictions(PaddedLogits(model_, weights_, x.narrow(0, 0, batch.rows()))), batch, broken);
+  }
+
   static void MarkWrong(const std::vector<int64_t>& predictions, const Batch& batch, std::vector<uint8_t>* broken) {
     for (int64_t row = 0; row < batch.rows(); ++row) {
       if (predictions[row] != batch.labels.const_data_ptr<int64_t>()[row]) (*broken)[row] = 1;

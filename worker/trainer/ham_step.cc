@@ -43,13 +43,19 @@ absl::Status RetainConfident(const StepContext& context, const at::Tensor& logit
 }
 
 // Of the kept rows of the global batch, those that the attack left most confident leave the loss. logits: at x_adv.
-absl::Status DropConfident(const StepContext& context, const at::Tensor& logits, AttackedBatch* attacked) {
+absl::Status DropConfident(const StepContext& context, const at::Tensor& logits, AttackedBatch* attacked,
+                           StepCounts* counts) {
   auto dropped = SelectLargest(TrueClassProbabilities(logits, attacked->kept.labels), attacked->kept.ids,
                                std::vector<uint8_t>(attacked->kept.ids.size(), 1), context.spec.method.drop_share,
                                RankCapacity(context), context.collective);
   if (!dropped.ok()) return dropped.status();
   std::vector<uint8_t> stays(dropped->size());
   std::transform(dropped->begin(), dropped->end(), stays.begin(), [](uint8_t drop) { return drop == 0; });
+  const std::vector<int64_t> predictions = Predictions(logits);
+  for (size_t row = 0; row < stays.size(); ++row) {
+    const int64_t label = attacked->kept.labels.const_data_ptr<int64_t>()[row];
+    counts->class_right[label] += !stays[row] && predictions[row] == label;
+  }
   attacked->kept = SelectRows(attacked->kept, stays);
   size_t next = 0;
   for (size_t row = 0; row < stays.size(); ++row) {
@@ -82,10 +88,11 @@ void CountTrained(const at::Tensor& logits, const at::Tensor& labels, StepCounts
 
 // The rest of the attack, from x_M on. ascent: as in the mining phase.
 absl::StatusOr<AttackedBatch> AttackKept(const StepContext& context, const ParameterSet& weights,
-                                         const AttackStage& stage, Ascent ascent, RowsUnderAttack rows) {
+                                         const AttackStage& stage, Ascent ascent, RowsUnderAttack rows,
+                                         StepCounts* counts) {
   const MethodOptions& method = context.spec.method;
   bool observed = true;  // x_M was
-  ascent.observe = [&](const at::Tensor& logits) {
+  ascent.observe = [&](const at::Tensor&, const at::Tensor& logits) {
     if (!observed) rows.trace.Observe(logits);
     observed = false;
   };
@@ -101,7 +108,7 @@ absl::StatusOr<AttackedBatch> AttackKept(const StepContext& context, const Param
   }
   out.weights = rows.trace.Weights(method.mining_step);
   if (method.drop_share > 0) {
-    if (absl::Status status = DropConfident(context, last, &out); !status.ok()) return status;
+    if (absl::Status status = DropConfident(context, last, &out, counts); !status.ok()) return status;
   }
   return out;
 }
@@ -151,7 +158,7 @@ absl::StatusOr<AttackedBatch> AttackAndMine(const StepContext& context, Paramete
   }
 
   BoundaryTrace trace(batch.labels, method.weight_mode);
-  ascent.observe = [&](const at::Tensor& logits) { trace.Observe(logits); };
+  ascent.observe = [&](const at::Tensor&, const at::Tensor& logits) { trace.Observe(logits); };
   ascent.steps = method.mining_step;
   auto x_mined = Ascend(context.model, *weights, batch, start, ascent, context.tick);
   if (!x_mined.ok()) return x_mined.status();
@@ -173,7 +180,7 @@ absl::StatusOr<AttackedBatch> AttackAndMine(const StepContext& context, Paramete
     absl::Status status = BalanceRows(context.model.classes(), context.collective, &kept);
     if (!status.ok()) return status;
   }
-  auto out = AttackKept(context, *weights, stage, ascent, std::move(kept));
+  auto out = AttackKept(context, *weights, stage, ascent, std::move(kept), counts);
   if (!out.ok()) return out.status();
   out->x_mined = *std::move(x_mined);
   out->mined = *std::move(mined);

@@ -13,8 +13,8 @@ namespace ham::trainer {
 // At most one batch is ahead. What Take returns never depends on what was prepared. One thread at a time.
 class InputPipeline {
  public:
-  // Keeps references to `data` and `rows`, those that are trained on: images are mixed with these only. `options` must
-  // have passed CheckAugmentation.
+  // Keeps references to `data` and `rows`: images are mixed with these only. `options` must have passed
+  // CheckAugmentation.
   InputPipeline(const ImageSet& data, const std::vector<uint32_t>& rows, const AugmentationOptions& options,
                 uint64_t seed)
       : data_(data), rows_(rows), options_(options), seed_(seed) {}

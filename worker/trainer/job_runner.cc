@@ -58,14 +58,17 @@ absl::Status WithoutExceptions(const std::function<absl::Status()>& run) {
   }
 }
 
+std::string DataDigest(const RunInputs& inputs) { return Sha256Hex(inputs.train.digest + inputs.test.digest); }
+
 // All but how far it is.
-CheckpointInfo InfoOf(const RankJob& job) {
+CheckpointInfo InfoOf(const RankJob& job, const RunInputs& inputs) {
   const json& train = job.spec.at("train");
   return {.job_attempt = job.attempt,
           .world_size = job.world_size,
           .threads_per_rank = job.threads,
           .build_id = BuildId(),
           .spec_digest = Sha256Hex(job.spec.dump()),
+          .data_digest = DataDigest(inputs),
           .model = train.at("model").at("name"),
           .precision = train.at("precision"),
           .batch_norm = train.at("batch_norm"),
@@ -76,15 +79,22 @@ CheckpointInfo InfoOf(const RankJob& job) {
 
 std::string CheckpointDirectory(const RankJob& job) { return job.work_dir + "/checkpoints"; }
 
-absl::Status RestoreFrom(const RankJob& job, Trainer& trainer) {
+absl::Status RestoreFrom(const RankJob& job, const RunInputs& inputs, Trainer& trainer) {
   auto checkpoint = LoadCheckpoint(job.resume_manifest);
   if (!checkpoint.ok()) {  // not the user's fault: another worker, or the newest copy, may do better
     return absl::UnavailableError(absl::StrCat("cannot resume: ", checkpoint.status().message()));
   }
-  const CheckpointInfo now = InfoOf(job);
+  const CheckpointInfo now = InfoOf(job, inputs);
   const CheckpointInfo& made = checkpoint->info;
   if (!made.spec_digest.empty() && made.spec_digest != now.spec_digest) {
     return absl::InvalidArgumentError("the checkpoint was made from another spec; resume with that one or start anew");
+  }
+  if (!made.data_digest.empty() && made.data_digest != now.data_digest) {  // another worker may have the right files
+    return absl::FailedPreconditionError(
+        absl::StrFormat("cannot resume: the checkpoint was made with other files of the data set %s than lie in %s; "
+                        "bring those back or "
+                        "start anew",
+                        inputs.spec.data.name, job.data_root));
   }
   const std::vector<std::string> differences = DifferencesOf(made, now);
   if (job.rank == 0 && !differences.empty()) {
@@ -109,7 +119,7 @@ absl::Status Train(const RankJob& job, const RunInputs& inputs, Collective& coll
   Trainer trainer(inputs.spec, *inputs.model, *data, collective, observer);
   if (absl::Status status = trainer.Check(); !status.ok()) return status;
   if (!job.resume_manifest.empty()) {
-    if (absl::Status status = RestoreFrom(job, trainer); !status.ok()) return status;
+    if (absl::Status status = RestoreFrom(job, inputs, trainer); !status.ok()) return status;
   } else if (!job.initial_weights.empty()) {
     ParameterSet weights = trainer.weights().Clone();
     std::string note;
@@ -120,6 +130,7 @@ absl::Status Train(const RankJob& job, const RunInputs& inputs, Collective& coll
   }
   if (absl::Status status = CheckAgreement({.build_id = BuildId(),
                                             .spec_digest = Sha256Hex(job.spec.dump()),
+                                            .data_digest = DataDigest(inputs),
                                             .threads = job.threads,
                                             .iteration = trainer.iteration(),
                                             .weights_digest = ParametersDigest(trainer.weights().flat())},
@@ -240,7 +251,7 @@ absl::Status RunJobOfAgent(AgentChannel& channel, std::atomic<CheckpointKeeper*>
       new CheckpointKeeper(CheckpointDirectory(*job), /*uploads=*/true, inputs->spec.checkpoint.keep_every_epochs);
   keeper = kept;
   CheckpointWriter checkpoints(
-      CheckpointDirectory(*job), InfoOf(*job), inputs->spec.epochs, *kept,
+      CheckpointDirectory(*job), InfoOf(*job, *inputs), inputs->spec.epochs, *kept,
       [&channel](const std::string& manifest, const CheckpointInfo& info) {
         return channel.Send(
             {{"type", "checkpoint"}, {"manifest", manifest}, {"iteration", info.iteration}, {"epoch", info.epoch}});
@@ -345,7 +356,7 @@ absl::Status RunAlone(const RankJob& job, const std::string& rendezvous_dir, boo
     auto collective = ConnectRanks(job, store.get());
     if (!collective.ok()) return collective.status();
     CheckpointKeeper keeper(CheckpointDirectory(job), /*uploads=*/false, inputs->spec.checkpoint.keep_every_epochs);
-    CheckpointWriter checkpoints(CheckpointDirectory(job), InfoOf(job), inputs->spec.epochs, keeper, nullptr);
+    CheckpointWriter checkpoints(CheckpointDirectory(job), InfoOf(job, *inputs), inputs->spec.epochs, keeper, nullptr);
     PrintingObserver observer(as_json, &checkpoints);
     if (absl::Status status = Train(job, *inputs, **collective, observer); !status.ok()) return status;
     return checkpoints.Finish();

@@ -23,7 +23,7 @@ double Variance(const RobustPoint& point) {
 }  // namespace
 
 std::optional<std::string> OverfittingWatch::Add(const RobustPoint& point) {
-  if (best_.epoch == 0 || point.validation > best_.validation) {
+  if (best_.epoch == 0 || point.measure != best_.measure || point.validation > best_.validation) {
     best_ = point;
     below_ = 0;
     return std::nullopt;
@@ -41,7 +41,8 @@ std::optional<std::string> OverfittingWatch::Add(const RobustPoint& point) {
 }
 
 nlohmann::json OverfittingWatch::ToJson() const {
-  return {{"epoch", best_.epoch},
+  return {{"measure", best_.measure},
+          {"epoch", best_.epoch},
           {"train", best_.train},
           {"validation", best_.validation},
           {"validation_rows", best_.validation_rows},
@@ -50,6 +51,7 @@ nlohmann::json OverfittingWatch::ToJson() const {
 
 OverfittingWatch OverfittingWatch::FromJson(const nlohmann::json& json) {
   OverfittingWatch out;
+  json.at("measure").get_to(out.best_.measure);
   json.at("epoch").get_to(out.best_.epoch);
   json.at("train").get_to(out.best_.train);
   json.at("validation").get_to(out.best_.validation);

@@ -12,6 +12,8 @@ namespace ham::trainer {
 
 // One evaluation.
 struct RobustPoint {
+  // What `train` is measured by: points are compared only where this is equal.
+  std::string measure = {};
   int epoch = 0;                // after it
   double train = 0;             // robust accuracy of the epoch's training rows, as they were trained on
   int64_t validation = 0;       // robust rows
@@ -23,6 +25,7 @@ class OverfittingWatch {
  public:
   // In two evaluations one after the other `validation` lay more than two standard errors of the difference below its
   // best, while `train` was above what it was then: returns a sentence that says so. Once; again only after a new best.
+  // The best is looked for anew where the measure changes.
   std::optional<std::string> Add(const RobustPoint& point);
 
   // For checkpoints, and back; throws as the JSON library does where that is not one.

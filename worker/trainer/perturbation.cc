@@ -67,8 +67,11 @@ void LinfStep(const T* clean, const T* gradient, int64_t count, T radius, T step
 template <typename T>
 void L2Step(const T* clean, const T* gradient, int64_t pixels, double radius, double step_size, T* x) {
   const double slope = Length(gradient, pixels);
-  const T scale = static_cast<T>(slope > 0 ? step_size / slope : 0);
-  for (int64_t i = 0; i < pixels; ++i) x[i] += scale * gradient[i] - clean[i];
+  const bool moves = slope > 0 && std::isfinite(slope);
+  for (int64_t i = 0; i < pixels; ++i) {
+    const double step = moves ? step_size * (gradient[i] / slope) : 0;
+    x[i] = static_cast<T>(x[i] + step - clean[i]);
+  }
   const double length = Length(x, pixels);
   const T shrink = static_cast<T>(length > radius ? radius / length : 1);
   for (int64_t i = 0; i < pixels; ++i) x[i] = std::clamp(clean[i] + shrink * x[i], T{0}, T{1});

@@ -27,7 +27,8 @@ at::Tensor RandomStart(const Batch& batch, const Ball& ball, RandomKey key,
 
 // One step of projected gradient ascent on `rows` images of `pixels` numbers each; `clean` and `x` are in [0, 1].
 //   linf   x <- clip01(clip(x + step_size * sign(g), clean - radius, clean + radius)); sign(0) = 0
-//   l2     d = x + step_size * g / |g|_2 - clean;  x <- clip01(clean + d * min(1, radius / |d|_2)); 0 / 0 = 0
+//   l2     d = x + step_size * g / |g|_2 - clean;  x <- clip01(clean + d * min(1, radius / |d|_2));
+//          no step where |g|_2 is 0 or not finite
 template <typename T>  // float or double
 void ProjectedStep(const Ball& ball, double step_size, const T* clean, const T* gradient, int64_t rows, int64_t pixels,
                    T* x);

@@ -78,7 +78,7 @@ absl::StatusOr<at::Tensor> Ascend(const Model& model, const ParameterSet& weight
   const Batch padded = rows == 0 ? Filler(model.image_shape(), weights.type()) : PadRows(clean);
   at::Tensor x = rows == 0 ? padded.x.clone() : rows < kMinimumRows ? PadRows(start) : start.clone();
   const LogitsGradient loss = [&](const at::Tensor& logits) {
-    if (ascent.observe) ascent.observe(logits);
+    if (ascent.observe) ascent.observe(x, logits);
     return AttackLossGradient(ascent.loss, logits, padded.labels, padded.targets);
   };
   for (int step = 0; step < ascent.steps; ++step) {
@@ -89,7 +89,7 @@ absl::StatusOr<at::Tensor> Ascend(const Model& model, const ParameterSet& weight
     }
     const at::Tensor gradient = model.InputGradient(weights, x, loss, training == nullptr ? nullptr : &pass);
     if (!pass.status.ok()) return pass.status;
-    if (training != nullptr) UpdateStatistics(*training->batch, training->weights);
+    if (pass.has_rows) UpdateStatistics(*training->batch, training->weights);
     VisitReal(x.scalar_type(), [&]<typename T>(T) {
       ProjectedStep(ascent.ball, ascent.step_size, padded.x.const_data_ptr<T>(), gradient.const_data_ptr<T>(),
                     x.size(0), x.numel() / x.size(0), x.data_ptr<T>());

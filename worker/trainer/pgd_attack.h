@@ -39,8 +39,9 @@ struct Ascent {
   Ball ball;
   double step_size = 0;
   int steps = 0;
-  // Called with the logits before each step (of x_0, x_1, ...): [>= N, K], the first N are of rows.
-  std::function<void(const at::Tensor& logits)> observe = {};
+  // Called before each step with x_0, x_1, ... and their logits in Model::InputGradient, [>= N, K]; the first N of both
+  // are of rows.
+  std::function<void(const at::Tensor& x, const at::Tensor& logits)> observe = {};
   TrainingModeAttack* training = nullptr;  // null: evaluation mode, in which rows do not depend on each other
 };
 

@@ -105,24 +105,24 @@ absl::Status BalanceRows(int64_t classes, Collective& collective, RowsUnderAttac
     most_given = std::max(most_given, counts[rank] - shares[rank]);
     if (rank < own) taken_before += std::max<int64_t>(0, shares[rank] - counts[rank]);
   }
-  if (most_given == 0) return absl::OkStatus();
 
   const RowFormat format(*rows, classes);
   std::vector<std::string> packed;
   for (int64_t row = 0; row < count; ++row) packed.push_back(format.Pack(*rows, row));
-  std::string given;
-  for (int64_t row = shares[own]; row < count; ++row) given += packed[row];
-  given.resize(most_given * format.bytes());
-  std::string all(ranks * given.size(), '\0');
-  if (absl::Status status = collective.AllGather(given.data(), given.size(), all.data()); !status.ok()) return status;
-  if (count == shares[own]) return absl::OkStatus();
-
-  packed.resize(std::min(count, shares[own]));
-  int64_t offered = 0;
-  for (int rank = 0; rank < ranks; ++rank) {
-    for (int64_t row = 0; row < counts[rank] - shares[rank]; ++row, ++offered) {
-      if (offered < taken_before || offered >= taken_before + shares[own] - count) continue;
-      packed.push_back(all.substr(rank * given.size() + row * format.bytes(), format.bytes()));
+  if (most_given > 0) {
+    std::string given;
+    for (int64_t row = shares[own]; row < count; ++row) given += packed[row];
+    given.resize(most_given * format.bytes());
+    std::string all(ranks * given.size(), '\0');
+    absl::Status status = collective.AllGather(given.data(), given.size(), all.data());
+    if (!status.ok()) return status;
+    packed.resize(std::min(count, shares[own]));
+    int64_t offered = 0;
+    for (int rank = 0; rank < ranks; ++rank) {
+      for (int64_t row = 0; row < counts[rank] - shares[rank]; ++row, ++offered) {
+        if (offered < taken_before || offered >= taken_before + shares[own] - count) continue;
+        packed.push_back(all.substr(rank * given.size() + row * format.bytes(), format.bytes()));
+      }
     }
   }
   std::sort(packed.begin(), packed.end(),

@@ -24,9 +24,9 @@ struct RowsUnderAttack {
 };
 
 // Gives this rank its share of all ranks' rows. The last rows of ranks that have too many go to ranks that have too
-// few, both in the order of ranks; where rows move, each rank that gives or takes has its rows in the order of ids.
-// Images, labels and traces are bit for bit what they were. Two all-gathers: of the counts, and of the moved rows,
-// padded to the rank that gives most; one where none moves. All ranks call it. Errors are the collective's. classes: K.
+// few, both in the order of ranks; afterwards all have theirs in the order of ids. Images, labels and traces are bit
+// for bit what they were. Two all-gathers: of the counts, and of the moved rows, padded to the rank that gives most;
+// one where none moves. All ranks call it. Errors are the collective's. classes: K.
 absl::Status BalanceRows(int64_t classes, Collective& collective, RowsUnderAttack* rows);
 
 }  // namespace ham::trainer

@@ -22,7 +22,7 @@ struct StepCounts {
 
   std::vector<int64_t> class_rows;   // [K] rows of the batch
   std::vector<int64_t> class_hard;   // [K] of these, misclassified at x_M; all where nothing is mined
-  std::vector<int64_t> class_right;  // [K] of these, right under attack: at x_adv, or easy and dropped
+  std::vector<int64_t> class_right;  // [K] of these, right under attack: at x_adv, or at x_M where they left there
   // [M + 2] rows first misclassified at x_k, k = 0 ... M; last: never up to there. Zero where nothing is mined.
   std::vector<int64_t> boundary;
   // [K * 10] kept rows by class and by the probability of the true class at x_adv, in training mode: bins of 0.1.

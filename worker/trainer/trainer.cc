@@ -53,9 +53,15 @@ double RobustShare(const StepCounts& counts) {
   return static_cast<double>(right) / static_cast<double>(std::max<int64_t>(1, rows));
 }
 
-nlohmann::json NormalizationJson(const Model& model) {
-  if (!model.normalization()) return nlohmann::json::object();
-  return {{"mean", model.normalization()->mean}, {"standard_deviation", model.normalization()->standard_deviation}};
+// Of a batch; the last part may have fewer.
+int64_t PartRows(const TrainSpec& spec) {
+  return (spec.batch_size + spec.accumulation_steps - 1) / spec.accumulation_steps;
+}
+
+// What the attack of an epoch's training, and so its robust accuracy, depends on.
+std::string MeasureOf(const TrainSpec& spec, int epoch) {
+  return absl::StrCat(IsMining(spec, epoch) ? "mining, stage from " : "stage from ",
+                      StageAt(spec.attack, epoch).start_epoch);
 }
 
 bool UsesDlr(const TrainSpec& spec) {
@@ -155,9 +161,8 @@ std::vector<uint32_t> Trainer::OrderOf(int epoch) const {
 }
 
 std::vector<uint32_t> Trainer::RowsOf(const std::vector<uint32_t>& order, int64_t position, int part) const {
-  const int64_t part_size = (spec_.batch_size + spec_.accumulation_steps - 1) / spec_.accumulation_steps;
-  const int64_t begin = part * part_size;
-  const int64_t size = std::clamp<int64_t>(spec_.batch_size - begin, 0, part_size);
+  const int64_t begin = part * PartRows(spec_);
+  const int64_t size = std::clamp<int64_t>(spec_.batch_size - begin, 0, PartRows(spec_));
   return RankRows(order, position + begin, size, collective_.rank(), collective_.world_size());
 }
 
@@ -192,7 +197,8 @@ absl::StatusOr<StepReport> Trainer::Step(int epoch, const std::vector<uint32_t>&
   ParameterSet attacked_weights = spec_.attack.weights == AttackWeights::kAverage ? average_.Or(weights_) : weights_;
   const at::Tensor before = attacked_weights.statistics().clone();  // which an attack in training mode moves
   StepSums local{.counts = reducer_.NewCounts()};
-  for (int part = 0; part < spec_.accumulation_steps; ++part) {
+  const int64_t rows = std::min(spec_.batch_size, static_cast<int64_t>(order.size()) - position);
+  for (int part = 0; part * PartRows(spec_) < rows; ++part) {
     absl::Status status = StepPart(epoch, order, position, part, &attacked_weights, &local, &report);
     if (!status.ok()) return status;
   }
@@ -404,7 +410,8 @@ absl::Status Trainer::WatchOverfitting(const EvaluationCounts& validation) {
   const auto total = [](const std::vector<int64_t>& rows) {
     return std::accumulate(rows.begin(), rows.end(), int64_t{});
   };
-  const std::optional<std::string> message = overfitting_.Add({.epoch = epochs_done_,
+  const std::optional<std::string> message = overfitting_.Add({.measure = MeasureOf(spec_, epochs_done_),
+                                                               .epoch = epochs_done_,
                                                                .train = train_robust_,
                                                                .validation = total(validation.robust[0]),
                                                                .validation_rows = total(validation.rows)});

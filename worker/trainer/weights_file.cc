@@ -8,6 +8,7 @@
 
 #include <ATen/ops/full.h>
 
+#include <nlohmann/json.hpp>
 #include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/string_view.h"
@@ -20,6 +21,26 @@ namespace ham::trainer {
 namespace {
 
 constexpr absl::string_view kParallel = "module.", kCounter = "num_batches_tracked", kMean = "running_mean";
+
+// As ExportWeights writes them into the metadata.
+std::map<std::string, std::string> NormalizationText(const nlohmann::json& normalization) {
+  std::map<std::string, std::string> out;
+  for (const auto& [key, numbers] : normalization.items()) out[key] = numbers.dump();
+  return out;
+}
+
+// Where the file says what its network does to pixels first, `model` must do the same.
+absl::Status CheckNormalization(const std::string& file, const Safetensors& content, const Model& model) {
+  std::map<std::string, std::string> own = NormalizationText(NormalizationJson(model)), said;
+  for (const char* key : {"mean", "standard_deviation"}) {
+    if (const auto found = content.metadata.find(key); found != content.metadata.end()) said.insert(*found);
+  }
+  if (said.empty() || said == own) return absl::OkStatus();
+  return absl::InvalidArgumentError(absl::StrCat(file, ": its network subtracts ", said["mean"],
+                                                 " from pixels and divides them by ", said["standard_deviation"],
+                                                 " first; this one does ", own.empty() ? "not" : "with other numbers",
+                                                 "; set train.model.normalization as it was for these weights"));
+}
 
 absl::StatusOr<TensorMap> AverageOf(const Checkpoint& checkpoint) {
   TensorMap out;
@@ -61,9 +82,8 @@ absl::Status ExportWeights(const std::string& directory, bool average, const std
   }
   tensors.merge(counters);
   std::map<std::string, std::string> metadata = {{"format", "pt"}};
-  if (const auto found = checkpoint->scalars.find("normalization");
-      found != checkpoint->scalars.end() && found->is_object()) {
-    for (const auto& [key, numbers] : found->items()) metadata[key] = numbers.dump();
+  if (const auto found = checkpoint->scalars.find("normalization"); found != checkpoint->scalars.end()) {
+    metadata.merge(NormalizationText(*found));
   }
   const absl::StatusOr<std::string> bytes = EncodeSafetensors({std::move(tensors), std::move(metadata)});
   if (!bytes.ok()) return bytes.status();
@@ -73,6 +93,7 @@ absl::Status ExportWeights(const std::string& directory, bool average, const std
 absl::Status ImportWeights(const std::string& file, const Model& model, ParameterSet* weights, std::string* note) {
   absl::StatusOr<Safetensors> content = ReadSafetensors(file);
   if (!content.ok()) return content.status();
+  if (absl::Status status = CheckNormalization(file, *content, model); !status.ok()) return status;
   const TensorMap& in = content->tensors;
   const bool parallel = !in.empty() && std::all_of(in.begin(), in.end(), [](const auto& item) {
     return absl::StartsWith(item.first, kParallel);

@@ -13,14 +13,14 @@ namespace ham::trainer {
 // Writes the weights of the checkpoint in `directory`, or their average (EMA or SWA), so that PyTorch's reference model
 // loads them strictly: the class bias is folded into the output layer's, and each BatchNorm gets num_batches_tracked,
 // the number of updates of the weights. What the network subtracts from pixels and divides them by first, if it does,
-// stands in the metadata as JSON lists: "mean" and "standard_deviation". Replaces `file`. FailedPrecondition if there is no average; else
-// LoadCheckpoint's errors.
+// stands in the metadata as JSON lists: "mean" and "standard_deviation". Replaces `file`. FailedPrecondition if there
+// is no average; else LoadCheckpoint's errors.
 absl::Status ExportWeights(const std::string& directory, bool average, const std::string& file);
 
 // Fills `weights`, a set of `model`, from such a file or from one that PyTorch's users wrote: floating-point numbers of
 // any size, perhaps with "module." before all names (DataParallel), which `*note` then says in a sentence.
 // num_batches_tracked is read over. The class bias becomes 0. InvalidArgument for a tensor that is missing, too many or
-// of another shape.
+// of another shape, and where the metadata tells of another normalization than the model has.
 absl::Status ImportWeights(const std::string& file, const Model& model, ParameterSet* weights, std::string* note);
 
 }  // namespace ham::trainer

@@ -18,7 +18,7 @@ struct CutMixBox {
 
 // What happens to row `id`, an image of height x width pixels: with probability `share` a box whose sides are
 // sqrt(1 - lambda) of the image's, lambda uniform in [0, 1), around a uniform pixel, clipped at the border. The partner
-// is uniform among `partners`, the rows that are trained on; not empty.
+// is uniform among `partners`, not empty; it may be the row itself.
 CutMixBox ChooseCutMix(double share, const AugmentationKey& key, uint32_t id, std::span<const uint32_t> partners,
                        int64_t height, int64_t width);
 

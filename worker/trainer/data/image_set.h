@@ -22,6 +22,7 @@ struct ImageSet {
   std::vector<std::string> class_names;
   std::shared_ptr<const void> storage;  // what the spans lie in
   int64_t extra_rows = 0;               // the last of N are extra training data (npz.h), not the data set's own
+  std::string digest = {};              // of a loaded set: lower-case hex SHA-256 of what it was read from
   std::string not_shared = {};          // of a loaded set: why other ranks hold copies of their own; "" if none does
 
   int64_t own_rows() const { return rows - extra_rows; }

@@ -124,9 +124,16 @@ absl::StatusOr<ImageSet> ParsePrepared(const std::string& path, const PreparedKe
                              absl::StrCat("label ", labels[row], " of row ", row, " is not in [0, ", classes, ")"));
     }
   }
-  return ImageSet{static_cast<int64_t>(header.rows),         header.channels,       header.height,   header.width,
-                  bytes.subspan(kImagesOffset, image_bytes), {labels, header.rows}, key.class_names, std::move(storage),
-                  static_cast<int64_t>(header.extra_rows)};
+  return ImageSet{.rows = static_cast<int64_t>(header.rows),
+                  .channels = header.channels,
+                  .height = header.height,
+                  .width = header.width,
+                  .images = bytes.subspan(kImagesOffset, image_bytes),
+                  .labels = {labels, header.rows},
+                  .class_names = key.class_names,
+                  .storage = std::move(storage),
+                  .extra_rows = static_cast<int64_t>(header.extra_rows),
+                  .digest = std::string(Text(header.source_digest))};
 }
 
 absl::StatusOr<ImageSet> MapPrepared(const std::string& path, const PreparedKey& key) {

@@ -110,6 +110,7 @@ struct BatchNormFunction : public torch::autograd::Function<BatchNormFunction> {
     }
     sums.push_back(relevant);
     SumOverRanks(pass, &sums);
+    pass->has_rows = sums.back() > 0;
     const double count = std::max(sums.back(), 1.0);
     at::Tensor center = at::zeros({channels}, at::kDouble), inverse = at::zeros({channels}, at::kDouble);
     // (x - nearest) * factor + offset, where x - nearest is exact near the mean.

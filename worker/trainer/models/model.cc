@@ -56,4 +56,9 @@ void Model::WeightGradients(const ParameterSet& weights, const at::Tensor& x, co
   DoWeightGradients(weights, Normalize(x), WithClassBias(weights, loss), training, gradients);
 }
 
+nlohmann::json NormalizationJson(const Model& model) {
+  if (!model.normalization()) return nlohmann::json::object();
+  return {{"mean", model.normalization()->mean}, {"standard_deviation", model.normalization()->standard_deviation}};
+}
+
 }  // namespace ham::trainer

@@ -14,6 +14,7 @@
 
 #include <ATen/core/Tensor.h>
 
+#include <nlohmann/json.hpp>
 #include "absl/status/statusor.h"
 #include "worker/trainer/collective.h"
 #include "worker/trainer/data/normalization.h"
@@ -46,6 +47,7 @@ struct TrainingPass {
   Collective* collective = nullptr;    // null: the statistics of this rank's rows ("local"), another algorithm
   ParameterSet* statistics = nullptr;  // gets mean and unbiased variance of the batch in place of the running ones
   absl::Status status{};               // of the collective; after an error the numbers mean nothing
+  bool has_rows = false;  // set by a BatchNorm that saw a row, of any rank; else `statistics` means nothing
 };
 
 // Immutable; safe from any thread as long as the weights are not written meanwhile.
@@ -102,6 +104,9 @@ struct ModelOptions {
 
 // Name of the output layer's bias.
 const std::string& OutputBias(const Model& model);
+
+// {"mean": [...], "standard_deviation": [...]}; an empty object where there is none.
+nlohmann::json NormalizationJson(const Model& model);
 
 // The model of that name. InvalidArgument lists the known names, or says which images or options the model takes.
 absl::StatusOr<std::unique_ptr<Model>> MakeModel(const std::string& name, const ModelOptions& options);
