@@ -7,10 +7,15 @@
 #include <set>
 
 #include <ATen/Parallel.h>
+#include <ATen/TensorOperators.h>
+#include <ATen/ops/mean.h>
 #include <gtest/gtest.h>
 
 #include "tests/support/run_ranks.h"
 #include "tests/support/toy_images.h"
+#include "worker/trainer/hard_examples.h"
+#include "worker/trainer/models/networks.h"
+#include "worker/trainer/pgd_attack.h"
 #include "worker/trainer/trainer.h"
 
 namespace ham::trainer {
@@ -139,6 +144,25 @@ TEST_F(EvaluatorTest, WrongAtAnyPointOnTheWayIsBrokenWhereAsked) {
     std::erase_if(expected, [&](int64_t row) { return !shorter.contains(row); });
   }
   EXPECT_EQ(on_the_way, expected);
+}
+
+// Every image is near a boundary; nothing moves.
+TEST(EvaluatorPrecisionTest, LogitsOfLowerPrecisionBreakNothing) {
+  at::set_num_threads(1);
+  const auto model = MakePreActResNet18({.image = {1, 8, 8}, .classes = 4, .compute = at::kBFloat16}, 8);
+  ParameterSet weights(model->parameters());
+  weights.Initialize(3);
+  ImageSet images = ToyImages(300, 1);
+  const Batch batch = GatherBatch(images, FirstRows(300));
+  weights.class_bias().copy_(-PaddedLogits(*model, weights, batch.x).mean(0));
+  const std::vector<int64_t> labels = Predictions(PaddedLogits(*model, weights, batch.x));
+  images = MakeImageSet(1, 8, 8, {images.images.begin(), images.images.end()}, labels, images.class_names);
+  const auto ranks = MakeLocalCollective();
+  const EvaluationAttack still{AttackLoss::kCrossEntropy, 2, 1e-9, 1, false, JudgedAt::kAny};
+  const auto counts = Evaluate(*model, weights, images, FirstRows(300), {{"still", 1e-9, {still}}}, 5, *ranks, [] {});
+  ASSERT_TRUE(counts.ok()) << counts.status();
+  EXPECT_EQ(Sum(counts->clean), 300);
+  EXPECT_EQ(Sum(counts->robust[0]), 300);
 }
 
 TEST_F(EvaluatorTest, ANetworkThatSaysNoNumbersIsNeverRight) {
