@@ -1,13 +1,15 @@
 // The engine for a Python that compares.
 //
 //   engine_peer logits|step IN.safetensors OUT.safetensors     engine_step.h
+//   engine_peer time IN.safetensors                            does a step for each line of standard input
 //   engine_peer evaluate WEIGHTS.safetensors DATA_ROOT NAME    prints the error in per cent of cnn-wong-kolter's
-//   weights on
-//       all test images of the data set: PGD-100 on the cross entropy, epsilon 0.1, step 0.01, from the image; wrong at
-//       any point on the way is wrong
+//   weights
+//       on all test images of the data set: PGD-100 on the cross entropy, epsilon 0.1, step 0.01, from the image; wrong
+//       at any point on the way is wrong
 #include <cstdio>
 #include <exception>
 #include <fstream>
+#include <iostream>
 #include <numeric>
 #include <string>
 #include <vector>
@@ -17,6 +19,7 @@
 #include "tests/interop/engine_step.h"
 #include "worker/trainer/data/dataset.h"
 #include "worker/trainer/evaluator.h"
+#include "worker/trainer/stopwatch.h"
 #include "worker/trainer/weights_file.h"
 
 namespace ham::trainer {
@@ -30,6 +33,21 @@ absl::Status Run(const std::string& command, const std::string& in, const std::s
   if (!bytes.ok()) return bytes.status();
   std::ofstream file(out, std::ios::binary);
   return file << *bytes && file.flush() ? absl::OkStatus() : absl::UnavailableError("cannot write " + out);
+}
+
+// A HAM step a line of standard input: prints its seconds and the number of hard rows.
+absl::Status TimeSteps(const std::string& in) {
+  at::set_num_threads(1);
+  const auto content = ReadSafetensors(in);
+  if (!content.ok()) return content.status();
+  for (std::string line; std::getline(std::cin, line);) {
+    Stopwatch watch;
+    const TensorMap step = EngineStep(*content);
+    const double seconds = watch.Lap();
+    std::printf("%.9f %d\n", seconds, static_cast<int>(step.at("x_adv").size(0)));
+    std::fflush(stdout);
+  }
+  return absl::OkStatus();
 }
 
 absl::Status PrintRobustError(const std::string& file, const std::string& data_root, const std::string& name) {
@@ -56,14 +74,15 @@ absl::Status PrintRobustError(const std::string& file, const std::string& data_r
 }  // namespace ham::trainer
 
 int main(int argc, char** argv) {
-  const std::string command = argc >= 4 ? argv[1] : "";
-  const bool evaluate = command == "evaluate" && argc == 5;
-  if (!evaluate && !((command == "logits" || command == "step") && argc == 4)) {
-    std::fprintf(stderr, "usage: engine_peer logits|step IN OUT, or evaluate WEIGHTS DATA_ROOT NAME\n");
+  const std::string command = argc >= 3 ? argv[1] : "";
+  const bool evaluate = command == "evaluate" && argc == 5, time = command == "time" && argc == 3;
+  if (!evaluate && !time && !((command == "logits" || command == "step") && argc == 4)) {
+    std::fprintf(stderr, "usage: engine_peer logits|step IN OUT, time IN, or evaluate WEIGHTS DATA_ROOT NAME\n");
     return 2;
   }
   try {
     const absl::Status status = evaluate ? ham::trainer::PrintRobustError(argv[2], argv[3], argv[4])
+                                : time   ? ham::trainer::TimeSteps(argv[2])
                                          : ham::trainer::Run(command, argv[2], argv[3]);
     if (status.ok()) return 0;
     std::fprintf(stderr, "engine_peer: %s\n", std::string(status.message()).c_str());
