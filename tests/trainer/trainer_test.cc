@@ -3,6 +3,7 @@
 #include <limits>
 #include <list>
 #include <map>
+#include <numeric>
 #include <set>
 
 #include <ATen/Parallel.h>
@@ -98,6 +99,16 @@ class TrainerTest : public ::testing::Test {
       }
     });
     return weights;
+  }
+
+  // A run resumed from `checkpoint` ends with these weights, bit for bit.
+  void ExpectGoesOnTo(const at::Tensor& weights, const Checkpoint& checkpoint, RecordingObserver* after) {
+    const auto local = MakeLocalCollective();
+    Trainer resumed = Make(*local, *after);
+    const absl::Status status = resumed.Restore(checkpoint);
+    ASSERT_TRUE(status.ok()) << status;
+    ASSERT_TRUE(resumed.Run().ok());
+    EXPECT_TRUE(at::equal(resumed.weights().flat(), weights));
   }
 
   TrainSpec spec_ = ToySpec();
@@ -202,6 +213,24 @@ TEST_F(TrainerTest, PartsWithBatchNormAreTheSameOnAnyNumberOfRanks) {
     const at::Tensor together = RunToEnd(3, &three);
     EXPECT_TRUE(at::allclose(together, alone, 1e-9, 1e-11)) << (together - alone).abs().max().item<double>();
   }
+}
+
+// A network without BatchNorm says the same in training as under attack, so that the rows it has right are the same.
+TEST_F(TrainerTest, DroppedRowsCountAsRightWhereTheyAre) {
+  spec_.method.mining_start_epoch = 1;
+  spec_.method.retained_easy_share = 1;
+  const auto right = [&](double drop_share) {
+    spec_.method.drop_share = drop_share;
+    const auto local = MakeLocalCollective();
+    RecordingObserver observer;
+    Trainer trainer = Make(*local, observer);
+    const auto report = trainer.Step(1, trainer.OrderOf(1), 0);
+    EXPECT_TRUE(report.ok()) << report.status();
+    return report->sums.counts.class_right;
+  };
+  const std::vector<int64_t> all = right(0);
+  EXPECT_GT(std::accumulate(all.begin(), all.end(), int64_t{0}), 0);
+  EXPECT_EQ(right(0.5), all);
 }
 
 // All that is new for images: mixed labels and a ball of another norm.
@@ -355,13 +384,9 @@ TEST_F(TrainerTest, ResumesBitForBitWithinAnEpoch) {
   RecordingObserver whole;
   const at::Tensor expected = RunToEnd(1, &whole);
   for (const size_t stop : {0, 1, 2, 4}) {
-    const auto local = MakeLocalCollective();
+    SCOPED_TRACE(::testing::Message() << "after checkpoint " << stop);
     RecordingObserver after;
-    Trainer resumed = Make(*local, after);
-    const absl::Status status = resumed.Restore(whole.checkpoints[stop]);
-    ASSERT_TRUE(status.ok()) << status;
-    ASSERT_TRUE(resumed.Run().ok());
-    EXPECT_TRUE(at::equal(resumed.weights().flat(), expected)) << "after checkpoint " << stop;
+    ExpectGoesOnTo(expected, whole.checkpoints[stop], &after);
     json a = after.Kind("train").back()["train"], b = whole.Kind("train").back()["train"];
     for (const char* measured : {"attack_seconds", "train_seconds", "images_per_second"}) {
       a.erase(measured);
@@ -412,13 +437,9 @@ TEST_F(TrainerTest, ResumesBitForBitWithinAnEpochOfExtraData) {
   const at::Tensor expected = RunToEnd(1, &whole);
   ASSERT_EQ(whole.checkpoints.size(), 9);
   for (const size_t stop : {0, 4, 7}) {  // of the first, second and third epoch
-    const auto local = MakeLocalCollective();
+    SCOPED_TRACE(::testing::Message() << "after checkpoint " << stop);
     RecordingObserver after;
-    Trainer resumed = Make(*local, after);
-    const absl::Status status = resumed.Restore(whole.checkpoints[stop]);
-    ASSERT_TRUE(status.ok()) << status;
-    ASSERT_TRUE(resumed.Run().ok());
-    EXPECT_TRUE(at::equal(resumed.weights().flat(), expected)) << "after checkpoint " << stop;
+    ExpectGoesOnTo(expected, whole.checkpoints[stop], &after);
   }
 }
 

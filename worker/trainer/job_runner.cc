@@ -92,8 +92,7 @@ absl::Status RestoreFrom(const RankJob& job, const RunInputs& inputs, Trainer& t
   if (!made.data_digest.empty() && made.data_digest != now.data_digest) {  // another worker may have the right files
     return absl::FailedPreconditionError(
         absl::StrFormat("cannot resume: the checkpoint was made with other files of the data set %s than lie in %s; "
-                        "bring those back or "
-                        "start anew",
+                        "bring those back or start anew",
                         inputs.spec.data.name, job.data_root));
   }
   const std::vector<std::string> differences = DifferencesOf(made, now);

@@ -16,12 +16,6 @@ double Share(int64_t part, int64_t whole) {
   return whole == 0 ? std::numeric_limits<double>::quiet_NaN() : static_cast<double>(part) / static_cast<double>(whole);
 }
 
-int64_t Total(const std::vector<int64_t>& counts) {
-  int64_t total = 0;
-  for (int64_t count : counts) total += count;
-  return total;
-}
-
 json Shares(const std::vector<int64_t>& parts, const std::vector<int64_t>& wholes) {
   json out = json::array();
   for (size_t i = 0; i < parts.size(); ++i) out.push_back(JsonNumber(Share(parts[i], wholes[i])));
@@ -87,6 +81,12 @@ void TrainWindow::Add(const StepSums& step, const StepSeconds& step_seconds, boo
   skipped_iterations += skipped;
   if (!skipped) gradient_norm += step_gradient_norm;
   sums.counts.Add(step.counts);
+}
+
+int64_t Total(const std::vector<int64_t>& counts) {
+  int64_t total = 0;
+  for (int64_t count : counts) total += count;
+  return total;
 }
 
 json JsonNumber(double value) {

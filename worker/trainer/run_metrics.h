@@ -31,6 +31,9 @@ struct TrainWindow {
   void Add(const StepSums& step, const StepSeconds& step_seconds, bool skipped, double step_gradient_norm);
 };
 
+// Sum of counts.
+int64_t Total(const std::vector<int64_t>& counts);
+
 // A number as protobuf JSON has it: non-finite ones are "NaN", "Infinity", "-Infinity".
 nlohmann::json JsonNumber(double value);
 

@@ -48,9 +48,8 @@ std::vector<uint32_t> AllRows(int64_t count) {
 
 // Rows right under the attack of training / rows.
 double RobustShare(const StepCounts& counts) {
-  const auto right = std::accumulate(counts.class_right.begin(), counts.class_right.end(), int64_t{0});
-  const auto rows = std::accumulate(counts.class_rows.begin(), counts.class_rows.end(), int64_t{0});
-  return static_cast<double>(right) / static_cast<double>(std::max<int64_t>(1, rows));
+  return static_cast<double>(Total(counts.class_right)) /
+         static_cast<double>(std::max<int64_t>(1, Total(counts.class_rows)));
 }
 
 // Of a batch; the last part may have fewer.
@@ -407,14 +406,11 @@ absl::Status Trainer::EvaluateOn(const ImageSet& images, const std::vector<uint3
 }
 
 absl::Status Trainer::WatchOverfitting(const EvaluationCounts& validation) {
-  const auto total = [](const std::vector<int64_t>& rows) {
-    return std::accumulate(rows.begin(), rows.end(), int64_t{});
-  };
   const std::optional<std::string> message = overfitting_.Add({.measure = MeasureOf(spec_, epochs_done_),
                                                                .epoch = epochs_done_,
                                                                .train = train_robust_,
-                                                               .validation = total(validation.robust[0]),
-                                                               .validation_rows = total(validation.rows)});
+                                                               .validation = Total(validation.robust[0]),
+                                                               .validation_rows = Total(validation.rows)});
   if (!message) return absl::OkStatus();
   return Emit("notice", {{"reason", "ROBUST_OVERFITTING"}, {"message", *message}});
 }
