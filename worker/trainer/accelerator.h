@@ -1,0 +1,54 @@
+// A GPU, and what only a program that is linked with CUDA can do with it: ham-trainer-cuda has one, ham-trainer none.
+#pragma once
+
+#include <functional>
+#include <memory>
+#include <string>
+
+#include <c10/core/Device.h>
+
+#include "absl/status/statusor.h"
+#include "worker/trainer/collective.h"
+#include "worker/trainer/key_value_store.h"
+
+namespace ham::trainer {
+
+// The ranks of one attempt.
+struct RankGroup {
+  int rank = 0;                                 // [0, world_size)
+  int world_size = 1;                           // >= 1
+  absl::Duration timeout = absl::Minutes(1);    // silence of a peer; [1 ms, 1 day]
+  absl::Duration patience = absl::Minutes(10);  // of a barrier, and connecting in all; [1 ms, 1 day]
+};
+
+// Work that is recorded once and then launched whole: same kernels, same memory, other numbers in it.
+class RecordedWork {
+ public:
+  virtual ~RecordedWork() = default;
+  virtual void Replay() = 0;
+};
+
+// Used by the training thread only. LibTorch's exceptions pass through.
+class Accelerator {
+ public:
+  virtual ~Accelerator() = default;
+
+  // The first GPU that CUDA_VISIBLE_DEVICES leaves visible.
+  virtual c10::Device device() const = 0;
+  // "NVIDIA H200"
+  virtual const std::string& name() const = 0;
+
+  // Connects this rank with all others by NCCL. `store` is used during this call only and must be shared by the ranks
+  // of this group and no other.
+  virtual absl::StatusOr<std::unique_ptr<Collective>> Connect(const RankGroup& group, KeyValueStore& store) = 0;
+
+  // Runs `work` a few times, so that all it needs is there, and records it. `work` does not wait for the device; what
+  // it reads and writes outside itself stays where it is for as long as the recording lives.
+  virtual std::unique_ptr<RecordedWork> Record(const std::function<void()>& work) = 0;
+};
+
+// That of this program; null in ham-trainer. FailedPrecondition, in one sentence, where there is no driver, one that is
+// too old, no GPU, or one of an architecture that LibTorch has no code for.
+absl::StatusOr<std::unique_ptr<Accelerator>> MakeAccelerator();
+
+}  // namespace ham::trainer
