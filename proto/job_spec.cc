@@ -399,7 +399,7 @@ void ResolveTraining(TrainSpec* train, Checker* check) {
   check->Int("train.batch_size", train->batch_size(), 1, 65536);
   check->Real("train.ema_decay", train->ema_decay(), 0, 1, false, true);
   check->Real("train.label_smoothing", train->label_smoothing(), 0, 1, false, true);
-  check->OneOf("train.precision", train->precision(), {"fp32", "fp64", "bf16"});
+  check->OneOf("train.precision", train->precision(), {"fp32", "tf32", "fp64", "bf16"});
   check->OneOf("train.batch_norm", train->batch_norm(), {"synchronized", "local"});
   check->Int("train.swa_start_epoch", train->swa_start_epoch(), 0, train->epochs());
   if (train->swa_start_epoch() > 0 && train->ema_decay() > 0) {
@@ -522,11 +522,10 @@ void ResolveResources(TrainSpec* train, Checker* check) {
   if (!resources->has_device()) resources->set_device("cpu");
   if (!resources->has_threads_per_rank()) resources->set_threads_per_rank(1);
   check->Int("train.resources.world_size", resources->world_size(), 1, 4096);
-  if (resources->device() == "cuda") {
-    check->Fail("train.resources.device",
-                "train.resources.device is \"cuda\"; this version trains on cpu only, set it to cpu");
-  } else {
-    check->OneOf("train.resources.device", resources->device(), {"cpu"});
+  check->OneOf("train.resources.device", resources->device(), {"cpu", "cuda"});
+  if (train->precision() == "tf32" && resources->device() == "cpu") {
+    check->Fail("train.precision",
+                "train.precision is \"tf32\", which only GPUs have; set it to fp32 or train.resources.device to cuda");
   }
   check->Int("train.resources.threads_per_rank", resources->threads_per_rank(), 1, 1024);
   if (resources->world_size() > train->batch_size() && train->batch_size() > 0) {

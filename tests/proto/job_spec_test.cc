@@ -546,7 +546,6 @@ std::vector<Case> Cases() {
              t->mutable_resources()->set_world_size(3);
            }},
       Case{"train.resources.device", [](T* t) { t->mutable_resources()->set_device("tpu"); }},
-      Case{"train.resources.device", [](T* t) { t->mutable_resources()->set_device("cuda"); }},
       Case{"train.retry.max_attempts", [](T* t) { t->mutable_retry()->set_max_attempts(0); }}};
 }
 

@@ -272,6 +272,8 @@ INSTANTIATE_TEST_SUITE_P(
                       BadStart{SpecWith("/train/data/name", "cifar-10"), "USER", "cifar-10"},
                       BadStart{{{"data_root", "/nowhere"}}, "USER", "fashion-mnist"},
                       BadStart{{{"build_id", "000000000000"}}, "INFRASTRUCTURE", "of build 000000000000"},
+                      BadStart{SpecWith("/train/resources/device", "cuda"), "INFRASTRUCTURE",
+                               "built without CUDA; the worker needs ham-trainer-cuda"},
                       BadStart{{{"resume_manifest", "/nowhere/manifest.json"}}, "INFRASTRUCTURE", "cannot resume"},
                       BadStart{{{"world_size", 2}, {"interface", "no-such-if0"}}, "INFRASTRUCTURE", "\"no-such-if0\""},
                       BadStart{{{"world_size", 2}, {"address", "192.0.2.1"}}, "INFRASTRUCTURE", "192.0.2.1"},

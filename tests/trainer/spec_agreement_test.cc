@@ -93,6 +93,10 @@ std::vector<Range> Ranges() {
       Range{"train.class_bias.fit_rounds", {"0", "100"}, {"-1", "101"}},
       Range{"train.class_bias.fit_step", {"1e-9", "10"}, {"0", "11"}},
       Range{"train.precision", {"fp32", "fp64", "bf16"}, {"tf32"}},
+      Range{"train",
+            {"{data: {name: svhn}, precision: tf32, resources: {device: cuda}}",
+             "{data: {name: svhn}, precision: fp64, resources: {device: cuda}}"},
+            {"{data: {name: svhn}, precision: tf32, resources: {device: cpu}}"}},
       Range{"train.batch_norm", {"synchronized", "local"}, {"global"}},
       Range{"train.swa_start_epoch", {"0", "12"}, {"-1", "13"}},
       Range{"train.data.augmentation.cutmix", {"0", "1"}, {"-0.1", "1.1"}},
@@ -114,7 +118,7 @@ std::vector<Range> Ranges() {
              "[{name: pgd-20, attacks: [{}]}]", "[{name: a, attacks: [{loss: cw}]}]",
              "[{name: a, attacks: [{steps: 0}]}]", "[{name: a, attacks: [{restarts: 101}]}]"}},
       Range{"train.resources.world_size", {"1", "128"}, {"0", "129"}},
-      Range{"train.resources.device", {"cpu"}, {"cuda", "tpu"}},
+      Range{"train.resources.device", {"cpu", "cuda"}, {"tpu"}},
       Range{"train.resources.threads_per_rank", {"1", "1024"}, {"0", "1025"}},
       Range{"train.retry.max_attempts", {"1", "1000"}, {"0", "1001"}}};
 }

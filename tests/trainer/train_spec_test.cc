@@ -55,7 +55,8 @@ json OtherValues() {
   train["accumulation_steps"] = 4;
   train["label_smoothing"] = 0.2;
   train["class_bias"] = {{"running_rate", 0.01}, {"running_decay", 0.9}, {"fit_rounds", 7}, {"fit_step", 0.2}};
-  train["precision"] = "bf16";
+  train["precision"] = "tf32";
+  train["resources"]["device"] = "cuda";
   train["batch_norm"] = "local";
   train["swa_start_epoch"] = 2;
   train["checkpoint"] = {{"every_iterations", 100}, {"keep_every_epochs", 5}};
@@ -120,7 +121,8 @@ TEST(TrainSpecTest, ReadsEveryOption) {
   EXPECT_EQ(parsed->class_bias.running_decay, 0.9);
   EXPECT_EQ(parsed->class_bias.fit_rounds, 7);
   EXPECT_EQ(parsed->class_bias.fit_step, 0.2);
-  EXPECT_EQ(parsed->precision, Precision::kBf16);
+  EXPECT_EQ(parsed->precision, Precision::kTf32);
+  EXPECT_EQ(parsed->device, Device::kCuda);
   EXPECT_EQ(parsed->batch_norm, BatchNormMode::kLocal);
   EXPECT_EQ(parsed->swa_start_epoch, 2);
   EXPECT_EQ(parsed->checkpoint.every_iterations, 100);
@@ -144,6 +146,7 @@ TEST(TrainSpecTest, ReadsEveryChoice) {
   EXPECT_EQ(read("/train/optimizer/schedule", "constant").optimizer.schedule, Schedule::kConstant);
   EXPECT_EQ(read("/train/optimizer/schedule", "one-cycle").optimizer.schedule, Schedule::kOneCycle);
   EXPECT_EQ(read("/train/precision", "fp64").precision, Precision::kFp64);
+  EXPECT_EQ(read("/train/precision", "bf16").precision, Precision::kBf16);
 }
 
 TEST(TrainSpecTest, EveryKeyIsNeeded) {
@@ -218,7 +221,8 @@ TEST(TrainSpecTest, WrongValuesAreNamedByTheirPath) {
       {"/train/class_bias/running_decay", 1.0, "train.class_bias.running_decay is 1; allowed is [0, 1)"},
       {"/train/class_bias/fit_rounds", 101, "train.class_bias.fit_rounds is 101"},
       {"/train/label_smoothing", 1.0, "train.label_smoothing is 1; allowed is [0, 1)"},
-      {"/train/precision", "tf32", "train.precision is \"tf32\""},
+      {"/train/precision", "tf32", "train.precision is \"tf32\", which only GPUs have"},
+      {"/train/precision", "fp16", "train.precision is \"fp16\"; allowed is one of: fp32, tf32, fp64, bf16"},
       {"/train/batch_norm", "global", "train.batch_norm is \"global\""},
       {"/train/swa_start_epoch", 3, "train.swa_start_epoch is 3; allowed is 0 to 2"},
       {"/train/checkpoint/every_iterations", -1, "train.checkpoint.every_iterations is -1"},
@@ -231,7 +235,7 @@ TEST(TrainSpecTest, WrongValuesAreNamedByTheirPath) {
       {"/train/optimizer/milestones", "3", "train.optimizer.milestones is not a list"},
       {"/train/evaluation/suites/0/attacks", json::array(), "train.evaluation.suites[0].attacks is empty"},
       {"/train/evaluation/suites/0/attacks/0/loss", "cw", "train.evaluation.suites[0].attacks[0].loss is \"cw\""},
-      {"/train/resources/device", "cuda", "train.resources.device is \"cuda\""},
+      {"/train/resources/device", "tpu", "train.resources.device is \"tpu\"; allowed is one of: cpu, cuda"},
       {"/train/resources/world_size", 33, "train.resources.world_size is 33"},
   };
   for (const BadValue& bad : cases) {

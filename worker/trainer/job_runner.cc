@@ -260,6 +260,13 @@ absl::Status RunJobOfAgent(AgentChannel& channel, std::atomic<CheckpointKeeper*>
   return observer.WaitForUpload(*kept);
 }
 
+absl::StatusOr<std::unique_ptr<Accelerator>> FindAccelerator() {
+  auto found = MakeAccelerator();
+  if (!found.ok() || *found != nullptr) return found;
+  return absl::FailedPreconditionError(
+      "train.resources.device is cuda, but this program was built without CUDA; the worker needs ham-trainer-cuda");
+}
+
 }  // namespace
 
 const char* FailureClassOf(const absl::Status& status) {
@@ -278,10 +285,15 @@ const char* FailureClassOf(const absl::Status& status) {
 absl::StatusOr<RunInputs> PrepareRun(const RankJob& job) {
   auto spec = ParseTrainSpec(job.spec);
   if (!spec.ok()) return spec.status();
-  RunInputs inputs{*std::move(spec), {}, {}, nullptr};
+  RunInputs inputs{*std::move(spec), {}, {}, nullptr, nullptr};
   inputs.spec.world_size = job.world_size;
   inputs.spec.threads_per_rank = job.threads;
   at::set_num_threads(job.threads);
+  if (inputs.spec.device == Device::kCuda) {
+    auto accelerator = FindAccelerator();
+    if (!accelerator.ok()) return accelerator.status();
+    inputs.accelerator = *std::move(accelerator);
+  }
   const LoadOptions load{.image_size = inputs.spec.data.image_size, .cache_directory = job.data_cache};
   LoadOptions load_train = load;
   load_train.extra = inputs.spec.data.extra;

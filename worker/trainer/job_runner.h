@@ -8,6 +8,7 @@
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
 #include "absl/time/time.h"
+#include "worker/trainer/accelerator.h"
 #include "worker/trainer/collective.h"
 #include "worker/trainer/data/dataset.h"
 #include "worker/trainer/key_value_store.h"
@@ -41,9 +42,11 @@ struct RunInputs {
   ImageSet train;
   ImageSet test;
   std::unique_ptr<Model> model;
+  std::unique_ptr<Accelerator> accelerator;  // null on a CPU
 };
 
-// InvalidArgument, NotFound and DataLoss are the user's or the data's; sets the process's thread count.
+// InvalidArgument, NotFound and DataLoss are the user's or the data's; FailedPrecondition where the spec asks for a
+// GPU and this program or host has none. Sets the process's thread count.
 absl::StatusOr<RunInputs> PrepareRun(const RankJob& job);
 
 // Local for one rank, else Gloo through `store` (not null then).

@@ -399,7 +399,7 @@ EvaluationOptions ReadEvaluation(Section evaluation) {
 
 void ReadResources(Section resources, TrainSpec* out) {
   out->world_size = resources.Int("world_size", 1, 4096);
-  resources.OneOf<int>("device", {{"cpu", 0}});
+  out->device = resources.OneOf<Device>("device", {{"cpu", Device::kCpu}, {"cuda", Device::kCuda}});
   out->threads_per_rank = resources.Int("threads_per_rank", 1, 1024);
   resources.RefuseOthers();
   if (out->world_size > out->batch_size) {
@@ -431,7 +431,11 @@ absl::StatusOr<TrainSpec> ParseTrainSpec(const json& spec) {
   out.label_smoothing = train.Real("label_smoothing", 0, 1, false, true);
   out.class_bias = ReadClassBias(train.Child("class_bias"));
   out.precision = train.OneOf<Precision>(
-      "precision", {{"fp32", Precision::kFp32}, {"fp64", Precision::kFp64}, {"bf16", Precision::kBf16}});
+      "precision",
+      {{"fp32", Precision::kFp32}, {"tf32", Precision::kTf32}, {"fp64", Precision::kFp64}, {"bf16", Precision::kBf16}});
+  if (out.precision == Precision::kTf32 && out.device == Device::kCpu) {
+    train.Fail(train.Path("precision"), "is \"tf32\", which only GPUs have; train.resources.device must be cuda");
+  }
   out.batch_norm = train.OneOf<BatchNormMode>(
       "batch_norm", {{"synchronized", BatchNormMode::kSynchronized}, {"local", BatchNormMode::kLocal}});
   out.swa_start_epoch = train.Int("swa_start_epoch", 0, out.epochs);

@@ -26,7 +26,8 @@ enum class AttackBatchNorm { kEvaluation, kTraining };
 enum class OptimizerKind { kSgd, kAdam, kAdamW };
 enum class Schedule { kConstant, kStep, kCosine, kOneCycle };
 enum class ScheduleBy { kIteration, kEpoch };
-enum class Precision { kFp32, kFp64, kBf16 };
+enum class Precision { kFp32, kTf32, kFp64, kBf16 };  // kTf32: on a GPU only
+enum class Device { kCpu, kCuda };
 enum class BatchNormMode { kSynchronized, kLocal };
 
 struct DataOptions {
@@ -142,6 +143,7 @@ struct TrainSpec {
   uint64_t seed = 0;
   EvaluationOptions evaluation;
   int world_size = 1;
+  Device device = Device::kCpu;
   int threads_per_rank = 1;
   double label_smoothing = 0;
   ClassBiasOptions class_bias;
