@@ -1,0 +1,134 @@
+#include <ATen/cuda/CUDAGraph.h>
+#include <ATen/ops/ones.h>
+#include <c10/cuda/CUDAException.h>
+#include <c10/cuda/CUDAGuard.h>
+#include <c10/cuda/CUDAStream.h>
+#include <cuda_runtime_api.h>
+
+#include <exception>
+#include <utility>
+
+#include "absl/status/status.h"
+#include "absl/strings/str_cat.h"
+#include "worker/trainer/accelerator.h"
+
+namespace ham::trainer {
+namespace {
+
+// So often libraries may choose other kernels and ask for memory before they always do the same.
+constexpr int kWarmUps = 3;
+
+std::string CudaVersion(int version) { return absl::StrCat(version / 1000, ".", version % 1000 / 10); }
+
+class CudaGraph final : public RecordedWork {
+ public:
+  // Leaves no recording half done, whatever `work` throws.
+  CudaGraph(const std::function<void()>& work, at::MempoolId_t pool) {
+    // Other threads go on while this one records: only its own calls must be such as can be recorded.
+    graph_.capture_begin(pool, cudaStreamCaptureModeThreadLocal);
+    try {
+      work();
+    } catch (...) {
+      const std::exception_ptr reason = std::current_exception();
+      try {
+        graph_.capture_end();
+      } catch (const std::exception&) {  // `reason` says more
+      }
+      std::rethrow_exception(reason);
+    }
+    graph_.capture_end();
+  }
+
+  void Replay() override { graph_.replay(); }
+
+ private:
+  at::cuda::CUDAGraph graph_;
+};
+
+class CudaAccelerator final : public Accelerator {
+ public:
+  explicit CudaAccelerator(std::string name)
+      : name_(std::move(name)),
+        recording_stream_(c10::cuda::getStreamFromPool()),
+        pool_(at::cuda::graph_pool_handle()) {}
+
+  c10::Device device() const override { return c10::Device(c10::kCUDA, 0); }
+  const std::string& name() const override { return name_; }
+
+  absl::StatusOr<std::unique_ptr<Collective>> Connect(const RankGroup& group, KeyValueStore&) override {
+    if (group.world_size == 1) return MakeLocalCollective();
+    return absl::FailedPreconditionError(
+        absl::StrCat("resources.world_size is ", group.world_size, ": with device \"cuda\" only 1 is allowed"));
+  }
+
+  // On a stream of its own, because the default one cannot be recorded.
+  std::unique_ptr<RecordedWork> Record(const std::function<void()>& work) override {
+    const c10::cuda::CUDAStream caller = c10::cuda::getCurrentCUDAStream();
+    C10_CUDA_CHECK(cudaStreamSynchronize(caller));
+    std::unique_ptr<RecordedWork> recorded;
+    {
+      const c10::cuda::CUDAStreamGuard guard(recording_stream_);
+      for (int i = 0; i < kWarmUps; ++i) work();
+      recorded = std::make_unique<CudaGraph>(work, pool_);
+    }
+    C10_CUDA_CHECK(cudaStreamSynchronize(recording_stream_));
+    return recorded;
+  }
+
+ private:
+  const std::string name_;
+  const c10::cuda::CUDAStream recording_stream_;
+  // Of what recordings use within themselves; they are replayed one after the other, so all may use the same.
+  const at::MempoolId_t pool_;
+};
+
+// Runs one kernel: only that shows whether LibTorch has code for this GPU.
+absl::Status CheckArchitecture(const cudaDeviceProp& gpu) {
+  try {
+    at::ones({1}, at::kCUDA);
+    C10_CUDA_CHECK(cudaDeviceSynchronize());
+    return absl::OkStatus();
+  } catch (const c10::AcceleratorError& error) {
+    const std::string subject =
+        absl::StrCat("the GPU ", gpu.name, " (compute capability ", gpu.major, ".", gpu.minor, ") cannot be used: ");
+    if (error.get_error_code() == cudaErrorNoKernelImageForDevice) {
+      return absl::FailedPreconditionError(
+          absl::StrCat(subject, "LibTorch has no code for it; use a GPU of compute capability 7.5 or newer"));
+    }
+    return absl::FailedPreconditionError(
+        absl::StrCat(subject, cudaGetErrorString(static_cast<cudaError_t>(error.get_error_code()))));
+  }
+}
+
+}  // namespace
+
+absl::StatusOr<std::unique_ptr<Accelerator>> MakeAccelerator() {
+  int driver = 0;
+  cudaDriverGetVersion(&driver);  // leaves 0 where there is none
+  if (driver == 0) {
+    return absl::FailedPreconditionError(
+        "there is no NVIDIA driver on this host: install one of version 580 or newer, or set train.resources.device to cpu");
+  }
+  int count = 0;
+  const cudaError_t error = cudaGetDeviceCount(&count);
+  if (error == cudaErrorInsufficientDriver) {
+    return absl::FailedPreconditionError(absl::StrCat("the NVIDIA driver of this host is too old, it is for CUDA ",
+                                                      CudaVersion(driver), ": this program needs CUDA ",
+                                                      CudaVersion(CUDART_VERSION), ", driver 580 or newer"));
+  }
+  if (error == cudaErrorNoDevice || (error == cudaSuccess && count == 0)) {
+    return absl::FailedPreconditionError(
+        "there is no NVIDIA GPU that this process may use: see nvidia-smi and CUDA_VISIBLE_DEVICES, or set "
+        "train.resources.device to cpu");
+  }
+  cudaDeviceProp gpu{};
+  const cudaError_t unusable = error == cudaSuccess ? cudaGetDeviceProperties(&gpu, 0) : error;
+  if (unusable != cudaSuccess) {
+    return absl::FailedPreconditionError(
+        absl::StrCat("the NVIDIA GPU cannot be used: ", cudaGetErrorString(unusable), "; see nvidia-smi"));
+  }
+  if (absl::Status status = CheckArchitecture(gpu); !status.ok()) return status;
+  return std::make_unique<CudaAccelerator>(gpu.name);
+}
+
+}  // namespace ham::trainer
