@@ -1,20 +1,24 @@
 #!/usr/bin/env bash
 # Builds ham and runs all its tests; about 12 minutes on two cores, can be run again and again.
-#   tests/run.sh [--long] [--label LABEL]
+#   tests/run.sh [--cuda-build] [--long] [--label LABEL]
+# --cuda-build fetches what ham-trainer-cuda is linked with (2.5 GB, once). Where that is, the program is built and, as far
+# as it can be without a GPU, tested.
 # --long adds tests/long_checks.sh: sanitizer builds, clang -Wthread-safety and clang-tidy, more simulation seeds, fuzzers;
 # about 90 minutes more.
-# --label runs only the tests of one CTest label (unit, simulation, integration, e2e).
+# --label runs only the tests of one CTest label (unit, simulation, integration, e2e, cuda).
 # The last line is `N passed, N failed, N skipped`; each skip is listed with its reason. With CI set, a skip
 # that tests/allowed_skips does not name counts as a failure.
 set -euo pipefail
 cd "$(dirname "$0")/.."
+cuda=AUTO
 long=
 label=()
 while [ $# -gt 0 ]; do
   case $1 in
+    --cuda-build) cuda=ON; shift ;;
     --long) long=1; shift ;;
     --label) label=(-L "^${2:?--label needs a label}\$"); shift 2 ;;
-    *) sed -n '2,9p' "$0"; exit 2 ;;
+    *) sed -n '2,11p' "$0"; exit 2 ;;
   esac
 done
 step() { printf '\n== %s (at %d s)\n' "$1" "$SECONDS"; }
@@ -22,8 +26,9 @@ step "Debian packages"
 deploy/install_packages.sh tests
 step "LibTorch"
 deploy/get_libtorch.sh
+[ "$cuda" = AUTO ] || deploy/get_libtorch.sh --cuda
 step "build"
-deploy/build.sh -DHAM_TESTS=ON
+deploy/build.sh -DHAM_TESTS=ON -DHAM_CUDA=$cuda
 step "tests"
 results=$PWD/build/test-results
 rm -rf "$results"

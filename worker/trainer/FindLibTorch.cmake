@@ -17,8 +17,23 @@ set(LIBTORCH_CUDA_ROOT ${_libtorch_cache}/ham/libtorch-2.11.0-cuda
 unset(_libtorch_cache)
 set(HAM_CUDA AUTO CACHE STRING "Build ham-trainer-cuda: ON, OFF, or AUTO, where LIBTORCH_CUDA_ROOT holds its libraries")
 
-foreach(_file torch/include/torch/headeronly/version.h torch/lib/libtorch_cpu.so torch/lib/libc10.so torch/lib/libgomp.so.1
-        nvidia/cu13/lib/libcudart.so.13 nvidia/cu13/lib/libcupti.so.13)
+# What the programs load, and what an installation therefore holds.
+set(LIBTORCH_FILES torch/lib/libtorch_cpu.so torch/lib/libc10.so torch/lib/libgomp.so.1 nvidia/cu13/lib/libcudart.so.13
+    nvidia/cu13/lib/libcupti.so.13)
+set(LIBTORCH_CUDA_FILES ${LIBTORCH_FILES}
+    torch/lib/libtorch_cuda.so torch/lib/libc10_cuda.so torch/lib/libtorch_nvshmem.so torch/lib/libtorch_cuda_linalg.so
+    torch/lib/libcaffe2_nvrtc.so nvidia/nccl/lib/libnccl.so.2 nvidia/cusparselt/lib/libcusparseLt.so.0
+    nvidia/nvshmem/lib/libnvshmem_host.so.3)
+foreach(_name cublas.so.13 cublasLt.so.13 cufft.so.12 cufile.so.0 curand.so.10 cusolver.so.12 cusparse.so.12 nvJitLink.so.13
+        nvrtc.so.13 nvrtc-builtins.so.13.0)
+  list(APPEND LIBTORCH_CUDA_FILES nvidia/cu13/lib/lib${_name})
+endforeach()
+foreach(_name "" _adv _cnn _engines_precompiled _engines_runtime_compiled _graph _heuristic _ops)
+  list(APPEND LIBTORCH_CUDA_FILES nvidia/cudnn/lib/libcudnn${_name}.so.9)
+endforeach()
+unset(_name)
+
+foreach(_file torch/include/torch/headeronly/version.h ${LIBTORCH_FILES})
   if(NOT EXISTS ${LIBTORCH_ROOT}/${_file})
     message(FATAL_ERROR "LibTorch is missing: there is no ${LIBTORCH_ROOT}/${_file}. Run deploy/get_libtorch.sh, set "
                         "LIBTORCH_ROOT to the folder it filled, or configure with -DHAM_TRAINER=OFF.")
@@ -37,9 +52,8 @@ if(HAM_CUDA STREQUAL AUTO AND (HAM_SANITIZE OR HAM_FUZZ))
   message(STATUS "No ham-trainer-cuda: HAM_SANITIZE and HAM_FUZZ are for the CPU program, unless HAM_CUDA is ON")
 elseif(HAM_CUDA)
   set(_missing "")
-  foreach(_file torch/include/torch/headeronly/version.h torch/lib/libtorch_cuda.so torch/lib/libc10_cuda.so
-          nvidia/nccl/lib/libnccl.so.2 nvidia/nccl/include/nccl.h nvidia/cudnn/lib/libcudnn.so.9
-          nvidia/cu13/lib/libcublas.so.13 nvidia/cu13/include/crt/host_defines.h)
+  foreach(_file torch/include/torch/headeronly/version.h nvidia/nccl/include/nccl.h
+          nvidia/cu13/include/crt/host_defines.h ${LIBTORCH_CUDA_FILES})
     if(NOT _missing AND NOT EXISTS ${LIBTORCH_CUDA_ROOT}/${_file})
       set(_missing ${LIBTORCH_CUDA_ROOT}/${_file})
     endif()
@@ -97,11 +111,10 @@ else()
   target_link_libraries(LibTorch::CUDA INTERFACE LibTorch::torch_cuda LibTorch::nccl)
 endif()
 
-# The wheel's libraries that a CPU program loads, in the wheel's own layout: their RPATHs are relative.
-function(ham_install_libtorch destination)
-  set(lib ${LIBTORCH_ROOT}/torch/lib)
-  install(FILES ${lib}/libtorch_cpu.so ${lib}/libc10.so ${lib}/libgomp.so.1
-          DESTINATION ${destination}/torch/lib)
-  install(FILES ${LIBTORCH_ROOT}/nvidia/cu13/lib/libcudart.so.13 ${LIBTORCH_ROOT}/nvidia/cu13/lib/libcupti.so.13
-          DESTINATION ${destination}/nvidia/cu13/lib)
+# ham_install_libtorch(COMPONENT DESTINATION ROOT FILE...): in the wheel's own layout, because its RPATHs are relative.
+function(ham_install_libtorch component destination root)
+  foreach(file IN LISTS ARGN)
+    get_filename_component(folder ${file} DIRECTORY)
+    install(FILES ${root}/${file} DESTINATION ${destination}/${folder} COMPONENT ${component})
+  endforeach()
 endfunction()
