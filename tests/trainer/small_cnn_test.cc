@@ -88,6 +88,34 @@ TEST(ReluPoolTest, EqualsReluThenPoolAlsoAtTiesAndZeros) {
   EXPECT_TRUE(at::equal(ReluPoolBackward(pooled, gradient), torch::autograd::grad({expected}, {leaf}, {gradient})[0]));
 }
 
+struct BlockSizes {
+  int64_t channels, outputs;
+};
+
+class ConvolveReluPoolTest : public ::testing::TestWithParam<BlockSizes> {};
+
+// In float64, where the order of sums cannot tell.
+TEST_P(ConvolveReluPoolTest, EqualsConvolutionReluAndPoolBothWays) {
+  const auto [channels, outputs] = GetParam();
+  const auto images = [](int64_t rows, const ImageShape& shape) {
+    at::Tensor out = NewImages(rows, shape, at::kDouble);
+    out.copy_(at::randn(out.sizes(), at::kDouble));
+    return out;
+  };
+  const at::Tensor x = images(3, {channels, 6, 4}), weight = images(outputs, {channels, 3, 3});
+  const at::Tensor bias = at::randn({outputs}, at::kDouble), gradient = images(3, {outputs, 3, 2});
+  const at::Tensor leaf = x.clone().set_requires_grad(true);
+  const at::Tensor expected =
+      at::max_pool2d(at::relu(at::convolution(leaf, weight, bias, {1, 1}, {1, 1}, {1, 1}, false, {0, 0}, 1)), {2, 2});
+  const ReluPooled pooled = ConvolveReluPool(x, weight, bias);
+  EXPECT_TRUE(at::allclose(pooled.values, expected.detach(), 1e-12, 1e-12));
+  EXPECT_TRUE(at::allclose(ConvolveReluPoolBackward(pooled, gradient, weight),
+                           torch::autograd::grad({expected}, {leaf}, {gradient})[0], 1e-12, 1e-12));
+}
+
+INSTANTIATE_TEST_SUITE_P(Sizes, ConvolveReluPoolTest,
+                         ::testing::Values(BlockSizes{1, 16}, BlockSizes{3, 4}, BlockSizes{16, 33}, BlockSizes{5, 9}));
+
 TEST(ModelTest, KnownModelsHaveTheParametersTheyPromise) {
   const auto small = MakeModel("cnn-16-32", {.image = {1, 28, 28}});
   ASSERT_TRUE(small.ok());

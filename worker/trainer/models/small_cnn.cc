@@ -5,7 +5,6 @@
 #include <utility>
 
 #include <ATen/ops/addmm.h>
-#include <ATen/ops/convolution.h>
 #include <ATen/ops/convolution_backward.h>
 #include <ATen/ops/empty.h>
 #include <ATen/ops/mm.h>
@@ -28,10 +27,6 @@ struct Activations {
   at::Tensor hidden;  // [N, hidden], after ReLU
   at::Tensor logits;
 };
-
-at::Tensor Convolve(const at::Tensor& x, const at::Tensor& weight, const at::Tensor& bias) {
-  return at::convolution(x, weight, bias, {1, 1}, {1, 1}, {1, 1}, false, {0, 0}, 1);
-}
 
 std::tuple<at::Tensor, at::Tensor, at::Tensor> ConvolveBackward(const at::Tensor& gradient, const at::Tensor& x,
                                                                 const at::Tensor& weight, bool input, bool weights) {
@@ -78,11 +73,8 @@ class SmallCnn : public Model {
                              TrainingPass*) const override {
     const Activations saved = Forward(weights, x);
     const at::Tensor d_pooled2 = BackwardToBlock2(weights, saved, loss(saved.logits)).second;
-    const at::Tensor d_conv2 = ReluPoolBackward(saved.block2, d_pooled2);
-    const at::Tensor d_pooled1 =
-        std::get<0>(ConvolveBackward(d_conv2, saved.block1.values, weights[kConv2Weight], true, false));
-    const at::Tensor d_conv1 = ReluPoolBackward(saved.block1, d_pooled1);
-    return std::get<0>(ConvolveBackward(d_conv1, x, weights[kConv1Weight], true, false));
+    const at::Tensor d_pooled1 = ConvolveReluPoolBackward(saved.block2, d_pooled2, weights[kConv2Weight]);
+    return ConvolveReluPoolBackward(saved.block1, d_pooled1, weights[kConv1Weight]);
   }
 
   void DoWeightGradients(const ParameterSet& weights, const at::Tensor& x, const LogitsGradient& loss, TrainingPass*,
@@ -110,8 +102,8 @@ class SmallCnn : public Model {
 
   Activations Forward(const ParameterSet& weights, const at::Tensor& x) const {
     Activations out;
-    out.block1 = ReluPool(Convolve(x, weights[kConv1Weight], weights[kConv1Bias]));
-    out.block2 = ReluPool(Convolve(out.block1.values, weights[kConv2Weight], weights[kConv2Bias]));
+    out.block1 = ConvolveReluPool(x, weights[kConv1Weight], weights[kConv1Bias]);
+    out.block2 = ConvolveReluPool(out.block1.values, weights[kConv2Weight], weights[kConv2Bias]);
     out.hidden = at::addmm(weights[kFc1Bias], AsRows(out.block2.values), AsRows(weights[kFc1Weight]).t()).relu_();
     out.logits = at::addmm(weights[kFc2Bias], out.hidden, weights[kFc2Weight].t());
     return out;
