@@ -11,6 +11,7 @@ inline constexpr size_t kMostManifestBytes = 1 << 20;  // of a checkpoint
 // The coordinator keeps and shows these as they come, so each has a bound.
 inline constexpr int kMostDataSets = 1000;          // of one worker
 inline constexpr size_t kMostInventoryBytes = 255;  // of a device's id or name, of a data set's name
+inline constexpr size_t kMostGpuBytes = 4096;       // of a slot's Gpu: room for links to kMostSlots
 inline constexpr size_t kMostIdentifierBytes = 64;  // of worker_id, incarnation, build_id, a data set's digest
 
 inline bool IsWorkerNameCharacter(char c) { return (c >= 'a' && c <= 'z') || (c >= '0' && c <= '9'); }

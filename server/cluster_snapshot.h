@@ -12,6 +12,7 @@
 
 #include "absl/time/time.h"
 #include "ham/v1/metrics.pb.h"
+#include "ham/v1/worker_service.pb.h"
 #include "server/coordinator.h"
 
 namespace ham::server {
@@ -29,6 +30,7 @@ struct ClusterSnapshot {
   std::vector<WorkerView> workers;  // by name
   std::array<int64_t, ham::v1::Job::State_ARRAYSIZE> jobs_by_state{};
   std::map<std::string, std::shared_ptr<const JobMetrics>> metrics;  // by job name
+  std::map<std::string, std::vector<ham::v1::GpuReading>> gpus;      // of connected workers, by worker_id
   int64_t attempts_started = 0;                                      // since the coordinator started
   int64_t commits = 0;
   int64_t failed_commits = 0;

@@ -364,17 +364,12 @@ absl::StatusOr<std::string> CoordinatorLoop::ApplyCreate(const NewJob& job) {
 void CoordinatorLoop::Apply(Event event, Done done) {
   const bool durable = std::holds_alternative<CancelJob>(event) || std::holds_alternative<CheckpointCommitted>(event) ||
                        std::holds_alternative<JobUnreadable>(event);
-  size_t bytes = 0;
-  if (const auto* beat = std::get_if<WorkerBeat>(&event)) {
-    for (const ham::v1::ObservedRank& rank : beat->observed) bytes += rank.ByteSizeLong();
-  }
   auto shared = std::make_shared<const Event>(std::move(event));
   Post({.run = [this, shared, done]() -> Completion {
           const absl::Status status = ApplyEvent(*shared);
           return [status, done](const absl::Status& commit) { done(status.ok() ? commit : status); };
         },
         .refuse = done,
-        .bytes = bytes,
         .durable = durable});
 }
 
@@ -416,6 +411,23 @@ void CoordinatorLoop::Register(ham::v1::RegisterWorker registration, std::shared
     };
   };
   Post({.run = run, .refuse = [done](const absl::Status& status) { done(status); }, .bytes = bytes});
+}
+
+void CoordinatorLoop::Beat(const std::string& worker_id, int64_t session, ham::v1::Beat beat, Done done) {
+  const size_t bytes = beat.ByteSizeLong();
+  auto shared = std::make_shared<const ham::v1::Beat>(std::move(beat));
+  Post({.run = [this, worker_id, session, shared, done]() -> Completion {
+          const absl::Status status =
+              ApplyEvent(WorkerBeat{.worker_id = worker_id,
+                                    .session = session,
+                                    .observed = {shared->observed().begin(), shared->observed().end()},
+                                    .desired_version = shared->desired_version()});
+          // Of no interest to the core.
+          if (status.ok()) gpus_[worker_id].assign(shared->gpus().begin(), shared->gpus().end());
+          return [status, done](const absl::Status& commit) { done(status.ok() ? commit : status); };
+        },
+        .refuse = done,
+        .bytes = bytes});
 }
 
 void CoordinatorLoop::Disconnected(const std::string& worker_id, int64_t session, const WorkerStream* stream) {
@@ -601,6 +613,13 @@ void CoordinatorLoop::PublishSnapshot(absl::Duration now) {
   auto snapshot = std::make_shared<ClusterSnapshot>(counters_);
   snapshot->workers = core_.Workers();
   snapshot->metrics = metrics_;
+  std::map<std::string, std::vector<ham::v1::GpuReading>> gpus;
+  for (const WorkerView& worker : snapshot->workers) {
+    const auto found = gpus_.find(worker.row.worker_id);
+    if (worker.connected && found != gpus_.end()) gpus.insert(gpus_.extract(found));
+  }
+  gpus_ = std::move(gpus);  // what others said is old
+  snapshot->gpus = gpus_;
   snapshot->store_failed = store_failed_;
   parts_.snapshot->Set(std::move(snapshot));
   snapshot_due_ = snapshot_dirty_ = false;

@@ -105,6 +105,8 @@ class CoordinatorLoop {
   // this worker was ended.
   void Register(ham::v1::RegisterWorker registration, std::shared_ptr<WorkerStream> stream,
                 std::function<void(absl::StatusOr<int64_t> session)> done);
+  // Sent by a worker with a current session; ABORTED else.
+  void Beat(const std::string& worker_id, int64_t session, ham::v1::Beat beat, Done done);
   // The stream is over; nothing happens when a newer one has taken its place.
   void Disconnected(const std::string& worker_id, int64_t session, const WorkerStream* stream);
   // Records of a rank. Answered once durable; fenced when the attempt is no longer the sender's.
@@ -180,6 +182,7 @@ class CoordinatorLoop {
   // For the snapshot.
   std::map<std::string, ham::v1::Job::State> states_;
   std::map<std::string, std::shared_ptr<const JobMetrics>> metrics_;
+  std::map<std::string, std::vector<ham::v1::GpuReading>> gpus_;  // of the newest beats, by worker_id
   std::multimap<absl::Duration, std::string> metrics_end_;
   ClusterSnapshot counters_;
   bool snapshot_due_ = true;    // something that should show at once

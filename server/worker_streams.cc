@@ -108,16 +108,14 @@ class ControlStream final : public ControlReactor {
   }
 
   void Beat() {
-    WorkerBeat beat{worker_id_, session_, {}, incoming_.beat().desired_version()};
-    beat.observed.assign(incoming_.beat().observed().begin(), incoming_.beat().observed().end());
     // The loop may end the stream while it applies the beat: what answers must not need the stream.
-    loop_->Apply(std::move(beat),
-                 [loop = loop_, id = worker_id_, session = session_, outbox = outbox_](const absl::Status& status) {
-                   // A beat that was refused because of load is made good by the next.
-                   if (!absl::IsAborted(status)) return outbox->Read();
-                   loop->Disconnected(id, session, outbox.get());
-                   outbox->End(status);
-                 });
+    loop_->Beat(worker_id_, session_, std::move(*incoming_.mutable_beat()),
+                [loop = loop_, id = worker_id_, session = session_, outbox = outbox_](const absl::Status& status) {
+                  // A beat that was refused because of load is made good by the next.
+                  if (!absl::IsAborted(status)) return outbox->Read();
+                  loop->Disconnected(id, session, outbox.get());
+                  outbox->End(status);
+                });
   }
 
   CoordinatorLoop* const loop_;
@@ -194,6 +192,8 @@ absl::Status CheckRegistration(const ham::v1::RegisterWorker& registration) {
     check(slot.device_id().size() <= kMostInventoryBytes, "slots.device_id", "device_id must have at most 255 bytes");
     check(slot.device_name().size() <= kMostInventoryBytes, "slots.device_name",
           "device_name must have at most 255 bytes");
+    check(slot.gpu().ByteSizeLong() <= kMostGpuBytes, "slots.gpu",
+          absl::StrCat("what is said of a GPU must have at most ", kMostGpuBytes, " bytes"));
   }
   check(registration.data_sets_size() <= kMostDataSets, "data_sets",
         absl::StrCat("data_sets has ", registration.data_sets_size(), " entries: at most ", kMostDataSets,

@@ -226,6 +226,29 @@ TEST_F(AgentTest, TellsTheRanksOfAGangByWhichAddressThisHostIsReached) {
   EXPECT_EQ(ExitOf("tells-alone").message(), "address ");
 }
 
+TEST_F(AgentTest, RunsTheTrainerOfTheSlotsDevice) {
+  config_.trainer = folder_ / "trainer";
+  for (const char* name : {"trainer", "trainer-cuda"}) fs::create_symlink(HAM_SCRIPTED_TRAINER, folder_ / name);
+  config_.slots[1].set_device("cuda");
+  config_.slots[1].set_device_id("GPU-1");
+  StartAgent();
+  coordinator_.Desire({MakeAssignment("shows-cpu", 0), MakeAssignment("shows-gpu", 1)});
+  EXPECT_EQ(ExitOf("shows-cpu").message(), "trainer sees \"\"");
+  EXPECT_EQ(ExitOf("shows-gpu").message(), "trainer-cuda sees \"GPU-1\"");
+}
+
+TEST_F(AgentTest, BeatsCarryWhatItsGpusMeasure) {
+  config_.slots[1].set_device("cuda");
+  config_.slots[1].set_device_id("GPU-1");
+  config_.gpu_monitor.library = HAM_SCRIPTED_NVML;
+  StartAgent();
+  ASSERT_TRUE(coordinator_.Await([](const Seen& seen) { return !seen.gpus.empty(); }));
+  const std::vector<ham::v1::GpuReading> gpus = coordinator_.seen().gpus;
+  ASSERT_EQ(gpus.size(), 1);
+  EXPECT_EQ(gpus[0].slot(), 1);
+  EXPECT_EQ(gpus[0].memory_used_bytes(), int64_t{2} << 30);
+}
+
 TEST_F(AgentTest, TellsHowRanksEnd) {
   StartAgent();
   coordinator_.Desire({MakeAssignment("fails", 0), MakeAssignment("crashes", 1)});

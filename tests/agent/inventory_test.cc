@@ -37,13 +37,14 @@ class CapturedLog {
 // A program in a folder of its own.
 class Program {
  public:
-  explicit Program(const std::string& script) {
+  explicit Program(const std::string& script, const std::string& name = "trainer") : name_(name) {
     ham::testing::WriteTestFile(path(), "#!/bin/sh\n" + script + "\n");
     EXPECT_EQ(::chmod(path().c_str(), 0700), 0);
   }
-  std::string path() const { return folder_ / "trainer"; }
+  std::string path() const { return folder_ / name_; }
 
  private:
+  const std::string name_;
   const TemporaryDirectory folder_;
 };
 
@@ -107,6 +108,36 @@ TEST(Inventory, AMissingTrainerIsNamed) {
   EXPECT_TRUE(absl::IsNotFound(status)) << status;
   EXPECT_NE(status.message().find("/nonexistent/ham-trainer"), std::string::npos) << status;
   EXPECT_NE(status.message().find("--trainer"), std::string::npos) << status;
+}
+
+std::vector<ham::v1::Slot> TwoGpus() { return std::vector<ham::v1::Slot>(2); }
+
+TEST(Inventory, GpusNeedTheirTrainer) {
+  const Program program(absl::StrCat("echo '", VersionJson(), "'"), "trainer-cuda");
+  const std::string trainer = program.path().substr(0, program.path().size() - std::string("-cuda").size());
+  auto gpus = UsableGpus(TwoGpus(), trainer);
+  ASSERT_TRUE(gpus.ok()) << gpus.status();
+  EXPECT_EQ(gpus->size(), 2);
+  CapturedLog log;
+  gpus = UsableGpus(TwoGpus(), "/nonexistent/trainer");
+  ASSERT_TRUE(gpus.ok()) << gpus.status();
+  EXPECT_TRUE(gpus->empty());
+  for (const char* part : {"2 GPUs", "/nonexistent/trainer-cuda", "install ham-trainer-cuda", "--no-gpu"}) {
+    EXPECT_NE(log.text().find(part), std::string::npos) << log.text();
+  }
+  EXPECT_TRUE(UsableGpus({}, "/nonexistent/trainer").ok());
+}
+
+TEST(Inventory, ATrainerOfGpusThatCannotServeIsAnError) {
+  const Program other(R"(echo '{"build_id":"000000000000"}')", "t-cuda");
+  const Program broken("echo no libnccl.so.2 >&2; exit 127", "t-cuda");
+  for (const Program* program : {&other, &broken}) {
+    const std::string path = program->path();
+    const absl::Status status = UsableGpus(TwoGpus(), path.substr(0, path.size() - 5)).status();
+    EXPECT_FALSE(status.ok());
+    EXPECT_NE(status.message().find(path), std::string::npos) << status;
+    EXPECT_NE(status.message().find("--no-gpu"), std::string::npos) << status;
+  }
 }
 
 TEST(RunProgram, GivesOutputOrExitStatusAndErrors) {

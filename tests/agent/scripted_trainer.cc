@@ -10,6 +10,8 @@
 //   babbles     sends what is no frame
 //   saves       writes a checkpoint, waits until it is uploaded, then done
 //   resumes     sends the epoch of the manifest it was given as a metric, then done
+//   tells       fails with the address by which other hosts reach it
+//   shows       fails with its name and the GPUs it sees
 //   meets       sets rendezvous key k to the rank's number, reads it back, then done
 //
 // HAM_SCRIPTED_FIRST_FRAME in its environment: "foreign", it is of another build; "mute", it says nothing at all.
@@ -34,6 +36,7 @@ using ham::ipc::WriteFrame;
 using nlohmann::json;
 
 int g_fd = -1;
+std::string g_program;
 
 void Send(const json& frame) {
   if (!WriteFrame(g_fd, frame).ok()) std::_Exit(3);  // the agent is gone
@@ -125,6 +128,14 @@ int Run(const std::string& what, const json& start) {
     Send({{"type", "failed"}, {"class", "USER"}, {"message", "address " + start.at("address").get<std::string>()}});
     return 1;
   }
+  if (what == "shows") {  // which program it is, and which GPUs it sees
+    const char* gpus = std::getenv("CUDA_VISIBLE_DEVICES");
+    Send({{"type", "failed"},
+          {"class", "USER"},
+          {"message",
+           g_program.substr(g_program.rfind('/') + 1) + " sees \"" + (gpus == nullptr ? "all" : gpus) + "\""}});
+    return 1;
+  }
   if (what == "saves") return Save(start);
   if (what == "meets") return Meet(start);
   if (what == "resumes") {
@@ -139,6 +150,7 @@ int Run(const std::string& what, const json& start) {
 
 int main(int argc, char** argv) {
   if (argc != 3 || std::string(argv[1]) != "--agent-fd") return 2;
+  g_program = argv[0];
   g_fd = std::atoi(argv[2]);
   const char* first = std::getenv("HAM_SCRIPTED_FIRST_FRAME");
   const std::string special = first == nullptr ? "" : first;

@@ -196,6 +196,55 @@ TEST_F(MetricsEndpointTest, ShowsTheClusterAndItsJobsUntilSomeTimeAfterTheirEnd)
   EXPECT_TRUE(Eventually([&] { return Scrape().count("ham_job_iteration" + job) == 0; }));
 }
 
+TEST_F(MetricsEndpointTest, ShowsGpusUntilTheirWorkerIsGone) {
+  server_.options.metrics_listen = "127.0.0.1:0";
+  ASSERT_TRUE(server_.Start().ok());
+  worker_.emplace(server_, "a", 1);
+  ham::v1::Slot* slot = worker_->registration.add_slots();
+  slot->set_index(1);
+  slot->set_device("cuda");
+  slot->set_device_id("GPU-1");
+  slot->set_memory_bytes(80);
+  ASSERT_TRUE(worker_->Connect().ok());
+  ham::v1::AgentMessage message;
+  for (const int index : {0, 1, 1, 2}) {  // a CPU slot, the GPU twice, and no slot
+    ham::v1::GpuReading* reading = message.mutable_beat()->add_gpus();
+    reading->set_slot(index);
+    reading->set_memory_used_bytes(40);
+    reading->set_utilization(0.75);
+    reading->set_power_watts(400.5);
+    reading->set_temperature_celsius(61);
+    reading->set_ecc_errors(3);
+    reading->mutable_throttle()->set_power_cap(true);
+  }
+  worker_->Send(message);
+  ASSERT_TRUE(Shows("ham_gpu_power_watts{worker=\"a\",gpu=\"GPU-1\"}", 400.5));
+  const auto gpu_series = [this] {
+    std::map<std::string, double> series = Scrape();
+    std::erase_if(series, [](const auto& entry) { return entry.first.rfind("ham_gpu_", 0) != 0; });
+    return series;
+  };
+  const std::string of_gpu = "{worker=\"a\",gpu=\"GPU-1\"";
+  EXPECT_THAT(gpu_series(), ::testing::UnorderedElementsAreArray(std::map<std::string, double>{
+                                {"ham_gpu_memory_bytes" + of_gpu + "}", 80},
+                                {"ham_gpu_memory_used_bytes" + of_gpu + "}", 40},
+                                {"ham_gpu_utilization_ratio" + of_gpu + "}", 0.75},
+                                {"ham_gpu_power_watts" + of_gpu + "}", 400.5},
+                                {"ham_gpu_temperature_celsius" + of_gpu + "}", 61},
+                                {"ham_gpu_ecc_errors_total" + of_gpu + "}", 3},
+                                {"ham_gpu_throttled" + of_gpu + ",reason=\"hardware_thermal\"}", 0},
+                                {"ham_gpu_throttled" + of_gpu + ",reason=\"software_thermal\"}", 0},
+                                {"ham_gpu_throttled" + of_gpu + ",reason=\"power_brake\"}", 0},
+                                {"ham_gpu_throttled" + of_gpu + ",reason=\"power_cap\"}", 1}}));
+  // What a GPU does not tell has no series.
+  message.mutable_beat()->clear_gpus();
+  message.mutable_beat()->add_gpus()->set_slot(1);
+  worker_->Send(message);
+  EXPECT_TRUE(Eventually([&] { return gpu_series().size() == 1; }));
+  worker_->Disconnect();
+  EXPECT_TRUE(Eventually([&] { return gpu_series().empty(); }));
+}
+
 TEST(CollectMetrics, LeavesOutClassesBeyondTheBudget) {
   auto metrics = std::make_shared<server::JobMetrics>();
   ham::v1::SuiteMetrics* suite = metrics->evaluation.emplace().add_suites();

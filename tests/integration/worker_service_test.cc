@@ -178,6 +178,8 @@ TEST_F(WorkerServiceTest, RefusesRegistrationsThatNoWorkerSends) {
       {"register.slots.index", [](auto* in) { *in->add_slots() = in->slots(0); }},
       {"register.slots.device", [](auto* in) { in->mutable_slots(0)->set_device("abacus"); }},
       {"register.slots.device_name", [](auto* in) { in->mutable_slots(0)->set_device_name(std::string(300, 'n')); }},
+      {"register.slots.gpu",
+       [](auto* in) { in->mutable_slots(0)->mutable_gpu()->set_driver_version(std::string(5000, '1')); }},
       {"register.slots",
        [](auto* in) {
          for (int i = 1; i < 1025; ++i) {

@@ -167,11 +167,20 @@ class LoopTest : public ::testing::Test {
     job.row.data_set = "d";
     return CreateJobAndWait(&*loop_, job).status();
   }
-  WorkerBeat BeatOf(const std::string& worker, const std::vector<ObservedRank>& observed) {
-    return {"id-" + worker, sessions_[worker], observed, 0};
+  void Beat(const std::string& worker, const std::vector<ObservedRank>& observed, CoordinatorLoop::Done done) {
+    ham::v1::Beat beat;
+    beat.mutable_observed()->Assign(observed.begin(), observed.end());
+    loop_->Beat("id-" + worker, sessions_[worker], std::move(beat), std::move(done));
   }
   absl::Status Beat(const std::string& worker, const std::vector<ObservedRank>& observed) {
-    return ApplyAndWait(&*loop_, BeatOf(worker, observed));
+    absl::Status result;
+    absl::Notification over;
+    Beat(worker, observed, [&](const absl::Status& status) {
+      result = status;
+      over.Notify();
+    });
+    over.WaitForNotification();
+    return result;
   }
   // Waits until all that was posted is done, and what that posted.
   void Settle() {
@@ -253,7 +262,7 @@ TEST_F(LoopTest, JudgesNoSilenceWhileBeatsWait) {
   });
   held.WaitForNotification();
   loop_->Inspect([](const absl::StatusOr<CoordinatorLoop::View>&) {});
-  loop_->Apply(BeatOf("a", {Rank("j", 1, 0, ObservedRank::RUNNING)}), [](const absl::Status&) {});
+  Beat("a", {Rank("j", 1, 0, ObservedRank::RUNNING)}, [](const absl::Status&) {});
   clock_.Advance(absl::Seconds(4));
   go_on.Notify();
   Settle();
@@ -335,8 +344,8 @@ TEST_F(LoopTest, CountsBeatsAndRegistrationsInTheBoundOfTheQueue) {
   });
   held.WaitForNotification();
   absl::Status beat;
-  loop_->Apply(BeatOf("a", {Rank(std::string(5000, 'j'), 1, 0, ObservedRank::RUNNING)}),
-               [&](const absl::Status& status) { beat = status; });
+  Beat("a", {Rank(std::string(5000, 'j'), 1, 0, ObservedRank::RUNNING)},
+       [&](const absl::Status& status) { beat = status; });
   EXPECT_EQ(ReasonOf(beat), "QUEUE_FULL");
   absl::Status registered;
   ham::v1::RegisterWorker large = Registration("b");

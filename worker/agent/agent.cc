@@ -30,6 +30,7 @@ Agent::Agent(AgentConfig config, std::function<void(const absl::Status&)> ended)
       incarnation_(RandomId()),
       link_(config_.connection),
       launcher_(std::make_unique<TrainerLauncher>(config_.worker_id)),
+      gpu_monitor_(config_.slots, config_.gpu_monitor),
       core_(config_.assignments, absl::ZeroDuration()) {
   host_.link = &link_;
   host_.launcher = launcher_.get();
@@ -192,6 +193,7 @@ void Agent::SendBeat() {
   ham::v1::Beat beat;
   beat.set_desired_version(desired_version_);
   for (ham::v1::ObservedRank& rank : core_.Observed()) *beat.add_observed() = std::move(rank);
+  for (ham::v1::GpuReading& reading : gpu_monitor_.Newest()) *beat.add_gpus() = std::move(reading);
   control_->Beat(stream_, std::move(beat));
 }
 

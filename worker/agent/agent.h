@@ -16,6 +16,7 @@
 #include "worker/agent/assignments.h"
 #include "worker/agent/control_stream.h"
 #include "worker/agent/coordinator_link.h"
+#include "worker/agent/gpu_monitor.h"
 #include "worker/agent/rank.h"
 #include "worker/agent/report_stream.h"
 
@@ -27,7 +28,7 @@ struct AgentConfig {
   std::string worker_id;
   std::string name;
   std::string state_dir;  // held by a StateDirectory; STATE_DIR/work is empty
-  std::string trainer;
+  std::string trainer;    // of CPU slots
   std::string data_root;
   std::string data_interface;
   std::vector<ham::v1::Slot> slots;
@@ -35,6 +36,7 @@ struct AgentConfig {
   AssignmentOptions assignments;
   ControlOptions control;
   Backoff::Options backoff;  // of reports and transfers
+  GpuMonitorOptions gpu_monitor;
 };
 
 class Agent {
@@ -82,6 +84,7 @@ class Agent {
   CoordinatorLink link_;
   std::unique_ptr<TrainerLauncher> launcher_;
   RankHost host_;
+  GpuMonitor gpu_monitor_;
 
   // thread_ only.
   Assignments core_;

@@ -17,6 +17,7 @@
 #include "absl/time/clock.h"
 #include "proto/version.h"
 #include "worker/agent/child_process.h"
+#include "worker/agent/slots.h"
 #include "worker/ipc/frame.h"
 
 namespace ham::agent {
@@ -131,6 +132,19 @@ absl::Status CheckTrainer(const std::string& trainer) {
                         absl::StrCat(text.status().message(), "; name the trainer program with --trainer"));
   }
   return CheckVersionOutput(trainer, *text);
+}
+
+absl::StatusOr<std::vector<ham::v1::Slot>> UsableGpus(std::vector<ham::v1::Slot> gpus, const std::string& trainer) {
+  if (gpus.empty()) return gpus;
+  const absl::Status status = CheckTrainer(CudaTrainer(trainer));
+  if (status.ok()) return gpus;
+  if (!absl::IsNotFound(status)) {
+    return absl::Status(status.code(), absl::StrCat(status.message(), ", or give --no-gpu"));
+  }
+  spdlog::warn(
+      "{} GPUs are not offered ({}): install ham-trainer-cuda of this build beside ham-trainer, or give --no-gpu",
+      gpus.size(), std::string(status.message()));
+  return std::vector<ham::v1::Slot>();
 }
 
 absl::StatusOr<std::vector<ham::v1::DataSet>> ParseInspectOutput(const std::string& trainer, const std::string& text) {

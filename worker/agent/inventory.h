@@ -15,6 +15,10 @@ namespace ham::agent {
 // Unavailable when it cannot be run.
 absl::Status CheckTrainer(const std::string& trainer);
 
+// `gpus`, or none, and a line in the log, where the trainer of GPUs is not installed beside `trainer`. Errors of
+// CheckTrainer where it is installed.
+absl::StatusOr<std::vector<ham::v1::Slot>> UsableGpus(std::vector<ham::v1::Slot> gpus, const std::string& trainer);
+
 // Runs `TRAINER data inspect`. Data sets that are broken are logged with the reason and left out.
 absl::StatusOr<std::vector<ham::v1::DataSet>> InspectData(const std::string& trainer, const std::string& data_root);
 

@@ -15,6 +15,7 @@
 #include "proto/version.h"
 #include "worker/agent/agent.h"
 #include "worker/agent/inventory.h"
+#include "worker/agent/nvml.h"
 #include "worker/agent/options.h"
 #include "worker/agent/slots.h"
 #include "worker/agent/trainer_process.h"
@@ -39,8 +40,10 @@ absl::StatusOr<AgentConfig> Prepare(const AgentOptions& options, const StateDire
   if (absl::Status status = CheckTrainer(options.trainer); !status.ok()) return status;
   if (absl::Status status = KillLeftTrainers(directory.worker_id(), kCleanTimeout); !status.ok()) return status;
   if (absl::Status status = RemoveAllWork(directory.path()); !status.ok()) return status;
-  absl::StatusOr<std::vector<ham::v1::Slot>> slots = ListSlots(options.slots, options.no_gpu);
-  if (!slots.ok()) return slots.status();
+  absl::StatusOr<std::vector<ham::v1::Slot>> gpus = std::vector<ham::v1::Slot>();
+  if (!options.no_gpu) gpus = ListGpus();
+  if (gpus.ok()) gpus = UsableGpus(*std::move(gpus), options.trainer);
+  if (!gpus.ok()) return gpus.status();
   absl::StatusOr<std::vector<ham::v1::DataSet>> data_sets = InspectData(options.trainer, options.data_root);
   if (!data_sets.ok()) return data_sets.status();
   config.connection = *std::move(connection);
@@ -50,7 +53,7 @@ absl::StatusOr<AgentConfig> Prepare(const AgentOptions& options, const StateDire
   config.trainer = options.trainer;
   config.data_root = options.data_root;
   config.data_interface = options.data_interface;
-  config.slots = *std::move(slots);
+  config.slots = MakeSlots(options.slots, *std::move(gpus));
   config.data_sets = *std::move(data_sets);
   return config;
 }

@@ -65,7 +65,8 @@ CommandLine ParseCommandLine(int argc, const char* const* argv) {
                  "Ranks that may run on CPUs at the same time (default: one a core, none where there are GPUs)")
       ->check(CLI::Range(0, kMostSlots));
   app.add_option("--data-root", options.data_root, "Folder with the data sets")->capture_default_str();
-  app.add_option("--trainer", options.trainer, "Trainer program (default: ham-trainer beside this one)");
+  app.add_option("--trainer", options.trainer,
+                 "Trainer program (default: ham-trainer beside this one); that of GPUs is its name and -cuda");
   app.add_option(
       "--data-interface", options.data_interface,
       "Network interface for traffic between ranks, which is not encrypted (default: that towards the coordinator)");

@@ -13,7 +13,7 @@ struct AgentOptions {
   std::string state_dir;  // id, spools and work folders; one agent a directory
   int slots = -1;         // CPU slots; -1 = as many as there are cores, or none where there are GPUs
   std::string data_root = "/usr/share/datasets";
-  std::string trainer;         // default: ham-trainer beside this program
+  std::string trainer;         // default: ham-trainer beside this program; see CudaTrainer
   std::string data_interface;  // network interface of gang traffic; "" = that towards the coordinator
   bool no_gpu = false;
 };

@@ -28,7 +28,7 @@ namespace ham::agent {
 struct RankHost {
   const CoordinatorLink* link = nullptr;  // outlives the ranks
   TrainerLauncher* launcher = nullptr;    // the same
-  std::string trainer;                    // program
+  std::string trainer;                    // program of CPU slots; see TrainerOf
   std::string data_root;
   std::string data_interface;
   absl::Duration hello_timeout = absl::Minutes(1);  // from the start of the process to its first frame
@@ -85,7 +85,7 @@ class Rank {
   ExitFacts facts_;              // thread_ only
   std::string resume_manifest_;  // thread_ only
   RendezvousRelay relay_;
-  CallCancel cancel_;                         // of downloads and uploads
+  CallCancel cancel_;                             // of downloads and uploads
   std::unique_ptr<CheckpointUploader> uploader_;  // thread_ only
 
   absl::Mutex write_mutex_;  // one frame at a time to the trainer

@@ -1,22 +1,23 @@
-// What ranks may run on: GPUs found by NVML, and CPU slots.
+// What ranks run on: CPU slots and GPUs.
 #pragma once
 
 #include <string>
+#include <utility>
 #include <vector>
 
-#include "absl/status/statusor.h"
 #include "ham/v1/cluster_service.pb.h"
 
 namespace ham::agent {
 
-// CPU slots first, then GPUs, numbered from 0. `cpu_slots` -1 means one a core, or none where there are GPUs.
-// Unavailable when NVML is there but fails: its answer says what to do, or --no-gpu.
-absl::StatusOr<std::vector<ham::v1::Slot>> ListSlots(int cpu_slots, bool no_gpu);
+// CPU slots first, then `gpus` (as ListGpus gives them), numbered from 0. `cpu_slots` -1 means one a core, or none
+// where there are GPUs.
+std::vector<ham::v1::Slot> MakeSlots(int cpu_slots, std::vector<ham::v1::Slot> gpus);
 
-// GPUs by UUID, as `library` (NVML) lists them; empty if the library is not installed. index is not set.
-absl::StatusOr<std::vector<ham::v1::Slot>> ListGpus(const std::string& library = "libnvidia-ml.so.1");
+// The trainer of GPUs lies beside that of CPUs: its name and "-cuda".
+std::string CudaTrainer(const std::string& trainer);
 
-// Environment by which a trainer sees just its slot.
+// The program of a rank in `slot`, and the environment by which it sees just its slot.
+std::string TrainerOf(const ham::v1::Slot& slot, const std::string& trainer);
 std::vector<std::pair<std::string, std::string>> SlotEnvironment(const ham::v1::Slot& slot);
 
 }  // namespace ham::agent

@@ -1,0 +1,191 @@
+#include "worker/agent/nvml.h"
+
+#include <dlfcn.h>
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+
+#include <string>
+
+#include "absl/time/clock.h"
+#include "tests/agent/scripted_nvml.h"
+#include "worker/agent/gpu_monitor.h"
+#include "worker/agent/slots.h"
+
+namespace ham::agent {
+namespace {
+
+using ham::testing::NvmlScript;
+using ::testing::ElementsAre;
+using ::testing::HasSubstr;
+using ::testing::IsEmpty;
+using ::testing::SizeIs;
+
+NvmlScript* Script() {
+  static NvmlScript* const script =
+      reinterpret_cast<NvmlScript* (*)()>(::dlsym(::dlopen(HAM_SCRIPTED_NVML, RTLD_NOW), "ham_nvml_script"))();
+  return script;
+}
+
+class GpuTest : public ::testing::Test {
+ protected:
+  ~GpuTest() override {
+    Script()->failing = "";
+    Hang(false);
+  }
+  static void Fail(const char* call, int code) {
+    Script()->code = code;
+    Script()->failing = call;
+  }
+  static void Hang(bool on) {
+    Script()->hangs = on;
+    Script()->hangs.notify_all();
+  }
+};
+
+TEST_F(GpuTest, AreListedWithAllThatIsKnown) {
+  const auto gpus = ListGpus(HAM_SCRIPTED_NVML);
+  ASSERT_TRUE(gpus.ok()) << gpus.status();
+  ASSERT_EQ(gpus->size(), 3);
+  const ham::v1::Slot& second = gpus->at(1);
+  EXPECT_EQ(second.index(), 1);
+  EXPECT_EQ(second.device(), "cuda");
+  EXPECT_EQ(second.device_id(), "GPU-1");
+  EXPECT_EQ(second.device_name(), "Scripted GPU");
+  EXPECT_EQ(second.memory_bytes(), int64_t{80} << 30);
+  EXPECT_EQ(second.gpu().pci_bus_id(), "00000000:01:00.0");
+  EXPECT_EQ(second.gpu().compute_capability(), "9.0");
+  EXPECT_EQ(second.gpu().driver_version(), "580.1");
+  EXPECT_THAT(second.gpu().nvlink_slots(), ElementsAre(0));
+  EXPECT_THAT(gpus->at(0).gpu().nvlink_slots(), ElementsAre(1));
+  EXPECT_THAT(gpus->at(2).gpu().nvlink_slots(), IsEmpty());
+}
+
+TEST_F(GpuTest, LinksAreNumberedAsSlotsAre) {
+  const auto gpus = ListGpus(HAM_SCRIPTED_NVML);
+  ASSERT_TRUE(gpus.ok()) << gpus.status();
+  const std::vector<ham::v1::Slot> slots = MakeSlots(2, *gpus);
+  ASSERT_EQ(slots.size(), 5);
+  EXPECT_EQ(slots[3].index(), 3);
+  EXPECT_EQ(slots[3].device_id(), "GPU-1");
+  EXPECT_THAT(slots[3].gpu().nvlink_slots(), ElementsAre(2));
+  EXPECT_EQ(MakeSlots(-1, *gpus).size(), 3) << "no CPU slots beside GPUs unless asked for";
+}
+
+TEST_F(GpuTest, AreRead) {
+  const auto nvml = Nvml::Open(HAM_SCRIPTED_NVML);
+  ASSERT_TRUE(nvml.ok()) << nvml.status();
+  const auto reading = (*nvml)->Read("GPU-1");
+  ASSERT_TRUE(reading.ok()) << reading.status();
+  EXPECT_EQ(reading->memory_used_bytes(), int64_t{2} << 30);
+  EXPECT_EQ(reading->utilization(), 0.51);
+  EXPECT_EQ(reading->power_watts(), 400.501);
+  EXPECT_EQ(reading->temperature_celsius(), 61);
+  EXPECT_EQ(reading->ecc_errors(), 8);
+  EXPECT_FALSE(reading->throttle().hardware_thermal());
+  EXPECT_TRUE(reading->throttle().software_thermal());
+  EXPECT_TRUE(reading->throttle().power_brake());
+  EXPECT_FALSE(reading->throttle().power_cap());
+  const auto first = (*nvml)->Read("GPU-0");
+  ASSERT_TRUE(first.ok()) << first.status();
+  EXPECT_TRUE(first->throttle().hardware_thermal());
+  EXPECT_TRUE(first->throttle().power_cap());
+  EXPECT_FALSE(first->throttle().power_brake());
+}
+
+// A driver that lacks newer functions, or a GPU that lacks a sensor: that is left out, and no error.
+TEST_F(GpuTest, WhatIsNotToldIsLeftOut) {
+  const auto gpus = ListGpus(HAM_SCRIPTED_NVML_PLAIN);
+  ASSERT_TRUE(gpus.ok()) << gpus.status();
+  ASSERT_EQ(gpus->size(), 3);
+  EXPECT_EQ(gpus->at(1).device_id(), "GPU-1");
+  EXPECT_EQ(gpus->at(1).gpu().ByteSizeLong(), 0);
+  const auto nvml = Nvml::Open(HAM_SCRIPTED_NVML_PLAIN);
+  ASSERT_TRUE(nvml.ok()) << nvml.status();
+  const auto reading = (*nvml)->Read("GPU-0");
+  ASSERT_TRUE(reading.ok()) << reading.status();
+  EXPECT_TRUE(reading->has_memory_used_bytes());
+  EXPECT_FALSE(reading->has_utilization() || reading->has_power_watts() || reading->has_temperature_celsius() ||
+               reading->has_ecc_errors() || reading->has_throttle());
+}
+
+TEST_F(GpuTest, NoLibraryOrNoDriverMeansNone) {
+  auto gpus = ListGpus("/nonexistent/libnvidia-ml.so.1");
+  ASSERT_TRUE(gpus.ok()) << gpus.status();
+  EXPECT_TRUE(gpus->empty());
+  Fail("init", 9);
+  gpus = ListGpus(HAM_SCRIPTED_NVML);
+  ASSERT_TRUE(gpus.ok()) << gpus.status();
+  EXPECT_TRUE(gpus->empty());
+}
+
+TEST_F(GpuTest, AFailureSaysWhatToDo) {
+  for (const char* call : {"init", "count", "handle", "name", "uuid", "memory"}) {
+    Fail(call, 15);
+    const absl::Status status = ListGpus(HAM_SCRIPTED_NVML).status();
+    EXPECT_TRUE(absl::IsUnavailable(status)) << call << " " << status;
+    EXPECT_THAT(std::string(status.message()), HasSubstr("15"));
+    EXPECT_THAT(std::string(status.message()), HasSubstr("--no-gpu"));
+  }
+}
+
+TEST_F(GpuTest, AnOldLibraryIsNamed) {
+  const absl::Status status = ListGpus(HAM_SCRIPTED_NVML_OLD).status();
+  EXPECT_TRUE(absl::IsUnavailable(status)) << status;
+  EXPECT_THAT(std::string(status.message()), HasSubstr("nvmlDeviceGetUUID"));
+}
+
+class GpuMonitorTest : public GpuTest {
+ protected:
+  GpuMonitorTest() {
+    slots_ = MakeSlots(1, ListGpus(HAM_SCRIPTED_NVML).value_or(std::vector<ham::v1::Slot>()));
+    options_.library = HAM_SCRIPTED_NVML;
+    options_.period = absl::Milliseconds(1);
+  }
+  // Waits at most 20 s until so many GPUs answer.
+  static bool AwaitReadings(const GpuMonitor& monitor, size_t count) {
+    const absl::Time deadline = absl::Now() + absl::Seconds(20);
+    while (monitor.Newest().size() != count) {
+      if (absl::Now() > deadline) return false;
+    }
+    return true;
+  }
+
+  std::vector<ham::v1::Slot> slots_;
+  GpuMonitorOptions options_;
+};
+
+TEST_F(GpuMonitorTest, ReadsEachGpuOfTheWorker) {
+  const GpuMonitor monitor(slots_, options_);
+  ASSERT_TRUE(AwaitReadings(monitor, 3));
+  EXPECT_EQ(monitor.Newest()[1].slot(), 2);
+  EXPECT_EQ(monitor.Newest()[1].memory_used_bytes(), int64_t{2} << 30);
+}
+
+TEST_F(GpuMonitorTest, OneThatFailsIsLeftOutUntilItAnswersAgain) {
+  const GpuMonitor monitor(slots_, options_);
+  ASSERT_TRUE(AwaitReadings(monitor, 3));
+  Fail("memory", 15);
+  EXPECT_TRUE(AwaitReadings(monitor, 0));
+  Fail("", 0);
+  EXPECT_TRUE(AwaitReadings(monitor, 3));
+}
+
+TEST_F(GpuMonitorTest, NvmlThatHangsIsSilenceAndHoldsUpNothing) {
+  options_.stale_after = absl::Milliseconds(20);
+  {
+    const GpuMonitor monitor(slots_, options_);
+    ASSERT_TRUE(AwaitReadings(monitor, 3));
+    Hang(true);
+    EXPECT_TRUE(AwaitReadings(monitor, 0));
+  }  // ends all the same
+  Hang(false);
+}
+
+TEST_F(GpuMonitorTest, WithoutGpusOrWithoutNvmlThereIsNothing) {
+  EXPECT_THAT(GpuMonitor(MakeSlots(2, {}), options_).Newest(), IsEmpty());
+  Fail("init", 15);
+  EXPECT_THAT(GpuMonitor(slots_, options_).Newest(), IsEmpty());
+}
+
+}  // namespace
+}  // namespace ham::agent
