@@ -19,17 +19,21 @@ TEST(RunMetricsTest, NonFiniteNumbersAreStrings) {
   EXPECT_EQ(JsonNumber(0.5), 0.5);
 }
 
+// data, start, attack, mining, train, all-reduce, update, evaluation.
+constexpr PhaseSeconds kSeconds = {{0.5, 0.25, 1.25, 0.5, 0.75, 0.5, 0.25, 9}};
+
 TEST(RunMetricsTest, TrainMetricsAreOverTheWholeWindow) {
   TrainWindow window;
-  window.Add({.loss = 6, .weight = 2, .rows = 10, .hard_rows = 2, .kept_rows = 2}, {1, 0.5, 0.1, 2}, false, 3);
-  window.Add({.loss = std::nan(""), .weight = 4, .rows = 10, .hard_rows = 3, .kept_rows = 4, .finite = false},
-             {1, 0.5, 0.1, 2}, true, 5);
+  window.Add({.loss = 6, .weight = 2, .rows = 10, .hard_rows = 2, .kept_rows = 2}, false, 3);
+  window.Add({.loss = std::nan(""), .weight = 4, .rows = 10, .hard_rows = 3, .kept_rows = 4, .finite = false}, true, 5);
+  window.seconds = kSeconds;
   const json metrics = TrainMetricsJson(window, 0.1, 99, true, false);
   EXPECT_EQ(metrics["loss"], 3);
   EXPECT_EQ(metrics["hard_share"], 0.25);
   EXPECT_EQ(metrics["kept_share"], 0.3);
   EXPECT_EQ(metrics["images_per_second"], 5);
   EXPECT_EQ(metrics["attack_seconds"], 2);
+  EXPECT_EQ(metrics["train_seconds"], 1.5);
   EXPECT_EQ(metrics["iterations"], 2);
   EXPECT_EQ(metrics["skipped_iterations"], 1);
   EXPECT_EQ(metrics["total_iterations"], 99);
@@ -38,7 +42,8 @@ TEST(RunMetricsTest, TrainMetricsAreOverTheWholeWindow) {
 
 TEST(RunMetricsTest, LossIsNanWhenNothingWasKept) {
   TrainWindow window;
-  window.Add({.rows = 10}, {1, 1, 0, 2}, true, 1);
+  window.Add({.rows = 10}, true, 1);
+  window.seconds = kSeconds;
   EXPECT_EQ(TrainMetricsJson(window, 0.1, 9, false, false)["loss"], "NaN");
 }
 
@@ -67,9 +72,10 @@ TEST(RunMetricsTest, SummaryHasTheHardShareOfMinedEpochs) {
 
 TEST(MetricTextTest, IsOneReadableLine) {
   TrainWindow window;
-  window.Add({.rows = 10}, {1, 1, 0, 2}, true, 1);
+  window.Add({.rows = 10}, true, 1);
+  window.seconds = kSeconds;
   EXPECT_EQ(MetricText({{"epoch", 1}, {"iteration", 2}, {"train", TrainMetricsJson(window, 0.1, 9, true, true)}}),
-            "epoch 1  iteration 2  epoch loss NaN  hard 0.0 %  kept 0.0 %  5 images/s");
+            "epoch 1  iteration 2  epoch loss NaN  hard 0.0 %  kept 0.0 %  2.5 images/s");
   const EvaluationCounts counts{{10, 10}, {9, 8}, {{5, 4}}};
   EXPECT_EQ(MetricText({{"epoch", 1},
                         {"iteration", 2},

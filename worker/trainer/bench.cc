@@ -25,9 +25,9 @@ void Print(const TrainWindow& window, double seconds, bool as_json) {
   if (as_json) {
     const nlohmann::json out = {{"images_per_second", rate},
                                 {"seconds", seconds},
-                                {"attack_seconds", window.seconds.attack},
-                                {"train_seconds", window.seconds.train},
-                                {"reduce_seconds", window.seconds.reduce},
+                                {"attack_seconds", window.seconds.Attack()},
+                                {"train_seconds", window.seconds.Train()},
+                                {"reduce_seconds", window.seconds[Phase::kAllReduce]},
                                 {"iterations", window.iterations},
                                 {"hard_share", hard}};
     std::printf("%s\n", out.dump().c_str());
@@ -35,8 +35,8 @@ void Print(const TrainWindow& window, double seconds, bool as_json) {
   }
   std::printf(
       "%.1f images/s  %d iterations in %.2f s: attack %.2f s, train %.2f s (of it all-reduce %.2f s), hard %.1f %%\n",
-      rate, static_cast<int>(window.iterations), seconds, window.seconds.attack, window.seconds.train,
-      window.seconds.reduce, 100 * hard);
+      rate, static_cast<int>(window.iterations), seconds, window.seconds.Attack(), window.seconds.Train(),
+      window.seconds[Phase::kAllReduce], 100 * hard);
 }
 
 }  // namespace
@@ -63,11 +63,13 @@ absl::Status RunBench(const RankJob& job, const std::string& rendezvous_dir, int
     if (i == 0) {
       if (absl::Status status = (*collective)->Barrier(); !status.ok()) return status;
       watch.Lap();
+      trainer.profile().Take();
     }
     auto step = trainer.Step(epoch, order, (i + kWarmUpIterations) % whole_batches * batch);
     if (!step.ok()) return step.status();
-    if (i >= 0) window.Add(step->sums, step->seconds, step->skipped, step->gradient_norm);
+    if (i >= 0) window.Add(step->sums, step->skipped, step->gradient_norm);
   }
+  window.seconds = trainer.profile().Take();
   if (job.rank == 0) Print(window, watch.Lap(), json);
   return absl::OkStatus();
 }

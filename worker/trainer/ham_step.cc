@@ -14,6 +14,10 @@
 namespace ham::trainer {
 namespace {
 
+void Enter(const StepContext& context, Phase phase) {
+  if (context.profile != nullptr) context.profile->Enter(phase);
+}
+
 // The most rows that a rank has of one global batch.
 int64_t RankCapacity(const StepContext& context) {
   const int64_t ranks = context.collective.world_size();
@@ -97,13 +101,17 @@ absl::StatusOr<AttackedBatch> AttackKept(const StepContext& context, const Param
     observed = false;
   };
   ascent.steps = stage.steps - method.mining_step;
+  Enter(context, Phase::kAttack);
+  counts->passes[kInputGradientPass] += rows.clean.rows() * ascent.steps;
   auto x_adv = Ascend(context.model, weights, rows.clean, rows.x, ascent, context.tick);
   if (!x_adv.ok()) return x_adv.status();
+  Enter(context, Phase::kMining);
   AttackedBatch out{std::move(rows.clean), {}, {}, {}};
   out.kept.x = *std::move(x_adv);
   at::Tensor last;
   if (method.drop_share > 0 || (method.weight_mode != WeightMode::kEqual && ascent.steps > 0)) {
     last = PaddedLogits(context.model, weights, out.kept.x);
+    counts->passes[kForwardPass] += out.kept.rows();
     if (ascent.steps > 0) rows.trace.Observe(last);
   }
   out.weights = rows.trace.Weights(method.mining_step);
@@ -142,6 +150,7 @@ absl::StatusOr<AttackedBatch> AttackAndMine(const StepContext& context, Paramete
   const TrainSpec& spec = context.spec;
   const MethodOptions& method = spec.method;
   const AttackStage stage = StageAt(spec.attack, context.epoch);
+  Enter(context, Phase::kAttack);
   std::optional<ParameterSet> scratch;
   TrainingModeAttack training{SynchronizedRanks(context, *weights), nullptr, weights};
   Ascent ascent{spec.attack.loss, {spec.attack.norm, stage.epsilon}, stage.step_size, stage.steps};
@@ -150,7 +159,9 @@ absl::StatusOr<AttackedBatch> AttackAndMine(const StepContext& context, Paramete
     ascent.training = &training;
   }
   for (int64_t row = 0; row < batch.rows(); ++row) ++counts->class_rows[batch.labels.const_data_ptr<int64_t>()[row]];
-  if (!IsMining(spec, context.epoch)) {
+  const bool mining = IsMining(spec, context.epoch);
+  counts->passes[kInputGradientPass] += batch.rows() * (mining ? method.mining_step : stage.steps);
+  if (!mining) {
     auto x_adv = Ascend(context.model, *weights, batch, start, ascent, context.tick);
     if (!x_adv.ok()) return x_adv.status();
     for (size_t c = 0; c < counts->class_rows.size(); ++c) counts->class_hard[c] = counts->class_rows[c];
@@ -162,6 +173,8 @@ absl::StatusOr<AttackedBatch> AttackAndMine(const StepContext& context, Paramete
   ascent.steps = method.mining_step;
   auto x_mined = Ascend(context.model, *weights, batch, start, ascent, context.tick);
   if (!x_mined.ok()) return x_mined.status();
+  Enter(context, Phase::kMining);
+  counts->passes[kForwardPass] += batch.rows();
   const at::Tensor logits = PaddedLogits(context.model, *weights, *x_mined);
   context.tick();
   trace.Observe(logits);
@@ -192,6 +205,7 @@ absl::Status ComputeGradients(const StepContext& context, const ParameterSet& we
   gradients->flat().zero_();
   const Batch& kept = attacked.kept;
   sums->counts.kept_by_rank[context.collective.rank()] += kept.rows();
+  sums->counts.passes[kTrainingPass] += kept.rows();
   Collective* const ranks = SynchronizedRanks(context, weights);
   if (kept.rows() == 0 && ranks == nullptr) return absl::OkStatus();
   const Batch padded = kept.rows() > 0 ? PadRows(kept) : Filler(context.model.image_shape(), weights.type());

@@ -20,6 +20,7 @@
 #include "worker/trainer/gradient_reducer.h"
 #include "worker/trainer/hard_examples.h"
 #include "worker/trainer/models/model.h"
+#include "worker/trainer/step_profile.h"
 #include "worker/trainer/train_spec.h"
 
 namespace ham::trainer {
@@ -29,7 +30,8 @@ struct StepContext {
   int epoch;  // 1-based
   const Model& model;
   Collective& collective;
-  std::function<void()> tick;  // called after each attack step and pass
+  std::function<void()> tick;      // called after each attack step and pass
+  StepProfile* profile = nullptr;  // told of each phase it enters; null: nobody asks
 };
 
 // Where BatchNorm meets the other ranks; null where it does not.

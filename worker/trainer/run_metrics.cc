@@ -65,7 +65,7 @@ double RankSkew(const std::vector<int64_t>& kept_by_rank) {
 
 }  // namespace
 
-void TrainWindow::Add(const StepSums& step, const StepSeconds& step_seconds, bool skipped, double step_gradient_norm) {
+void TrainWindow::Add(const StepSums& step, bool skipped, double step_gradient_norm) {
   if (step.finite) {
     sums.loss += step.loss;
     sums.weight += step.weight;
@@ -73,10 +73,6 @@ void TrainWindow::Add(const StepSums& step, const StepSeconds& step_seconds, boo
   sums.rows += step.rows;
   sums.hard_rows += step.hard_rows;
   sums.kept_rows += step.kept_rows;
-  seconds.attack += step_seconds.attack;
-  seconds.train += step_seconds.train;
-  seconds.reduce += step_seconds.reduce;
-  seconds.total += step_seconds.total;
   ++iterations;
   skipped_iterations += skipped;
   if (!skipped) gradient_norm += step_gradient_norm;
@@ -104,10 +100,7 @@ json WindowJson(const TrainWindow& window) {
           {"hard_rows", window.sums.hard_rows},
           {"kept_rows", window.sums.kept_rows},
           {"counts", counts},
-          {"attack_seconds", window.seconds.attack},
-          {"train_seconds", window.seconds.train},
-          {"reduce_seconds", window.seconds.reduce},
-          {"total_seconds", window.seconds.total},
+          {"phase_seconds", window.seconds.seconds},
           {"iterations", window.iterations},
           {"skipped_iterations", window.skipped_iterations},
           {"gradient_norm", window.gradient_norm}};
@@ -123,10 +116,7 @@ TrainWindow WindowOf(const json& window) {
   for (size_t i = 0; i < StepCounts::Members.size(); ++i) {
     window.at("counts").at(i).get_to(out.sums.counts.*StepCounts::Members[i]);
   }
-  window.at("attack_seconds").get_to(out.seconds.attack);
-  window.at("train_seconds").get_to(out.seconds.train);
-  window.at("reduce_seconds").get_to(out.seconds.reduce);
-  window.at("total_seconds").get_to(out.seconds.total);
+  window.at("phase_seconds").get_to(out.seconds.seconds);
   window.at("iterations").get_to(out.iterations);
   window.at("skipped_iterations").get_to(out.skipped_iterations);
   window.at("gradient_norm").get_to(out.gradient_norm);
@@ -140,9 +130,9 @@ json TrainMetricsJson(const TrainWindow& window, double learning_rate, int64_t t
               {"learning_rate", learning_rate},
               {"hard_share", JsonNumber(Share(sums.hard_rows, sums.rows))},
               {"kept_share", JsonNumber(Share(sums.kept_rows, sums.rows))},
-              {"images_per_second", JsonNumber(static_cast<double>(sums.rows) / window.seconds.total)},
-              {"attack_seconds", window.seconds.attack},
-              {"train_seconds", window.seconds.train},
+              {"images_per_second", JsonNumber(static_cast<double>(sums.rows) / window.seconds.Step())},
+              {"attack_seconds", window.seconds.Attack()},
+              {"train_seconds", window.seconds.Train()},
               {"iterations", window.iterations},
               {"skipped_iterations", window.skipped_iterations},
               {"total_iterations", total_iterations},

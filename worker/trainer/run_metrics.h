@@ -9,26 +9,19 @@
 #include <nlohmann/json.hpp>
 #include "worker/trainer/evaluator.h"
 #include "worker/trainer/gradient_reducer.h"
+#include "worker/trainer/step_profile.h"
 
 namespace ham::trainer {
 
-// Wall seconds of one step on this rank.
-struct StepSeconds {
-  double attack = 0;
-  double train = 0;   // forward, backward, all-reduce and update
-  double reduce = 0;  // of these, in the all-reduce
-  double total = 0;   // with gathering the images
-};
-
 // Steps added up, between two points.
 struct TrainWindow {
-  StepSums sums;  // loss and weight of finite steps only
-  StepSeconds seconds;
+  StepSums sums;         // loss and weight of finite steps only
+  PhaseSeconds seconds;  // of this rank; added by whoever has them
   int64_t iterations = 0;
   int64_t skipped_iterations = 0;
   double gradient_norm = 0;  // sum over iterations that were not skipped
 
-  void Add(const StepSums& step, const StepSeconds& step_seconds, bool skipped, double step_gradient_norm);
+  void Add(const StepSums& step, bool skipped, double step_gradient_norm);
 };
 
 // Sum of counts.

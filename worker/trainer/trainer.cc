@@ -152,7 +152,11 @@ void Trainer::NoteInexact(const std::vector<std::string>& reasons) {
 }
 
 StepContext Trainer::ContextOf(int epoch) {
-  return {spec_, epoch, model_, collective_, [this] { tick_error_.Update(Tick()); }};
+  const auto tick = [this] {
+    profile_.EndPart();
+    tick_error_.Update(Tick());
+  };
+  return {spec_, epoch, model_, collective_, tick, &profile_};
 }
 
 std::vector<uint32_t> Trainer::OrderOf(int epoch) const {
@@ -167,32 +171,32 @@ std::vector<uint32_t> Trainer::RowsOf(const std::vector<uint32_t>& order, int64_
 
 absl::Status Trainer::StepPart(int epoch, const std::vector<uint32_t>& order, int64_t position, int part,
                                ParameterSet* attacked_weights, StepSums* local, StepReport* report) {
+  profile_.Enter(Phase::kData);
   const Batch batch = InType(pipeline_.Take(epoch, RowsOf(order, position, part)), weights_.type());
   if (part + 1 < spec_.accumulation_steps) {
     pipeline_.Prepare(epoch, RowsOf(order, position, part + 1));
   } else if (const int64_t next = position + spec_.batch_size; next < static_cast<int64_t>(order.size())) {
     pipeline_.Prepare(epoch, RowsOf(order, next, 0));
   }
-  Stopwatch watch;
   const StepContext context = ContextOf(epoch);
+  profile_.Enter(Phase::kStart);
   auto attacked = AttackAndMine(context, attacked_weights, batch, StartPoint(spec_, epoch, batch), &local->counts);
   if (!attacked.ok()) return attacked.status();
-  report->seconds.attack += watch.Lap();
   local->rows += batch.rows();
   local->hard_rows += attacked->mined.hard_count;
   local->kept_rows += attacked->kept.rows();
+  profile_.Enter(Phase::kTrain);
   absl::Status status = ComputeGradients(context, weights_, *attacked, &reducer_.gradients(), local);
   if (!status.ok()) return status;
   if (spec_.accumulation_steps > 1) reducer_.AddPart(attacked->kept.rows());
   report->kept.insert(report->kept.end(), attacked->kept.ids.begin(), attacked->kept.ids.end());
-  report->seconds.train += watch.Lap();
   return absl::OkStatus();
 }
 
 // The algorithm box. Everything before Reduce is of this rank's rows, everything after is equal on all ranks.
 absl::StatusOr<StepReport> Trainer::Step(int epoch, const std::vector<uint32_t>& order, int64_t position) {
   StepReport report;
-  Stopwatch total;
+  profile_.Enter(Phase::kData);
   ParameterSet attacked_weights = spec_.attack.weights == AttackWeights::kAverage ? average_.Or(weights_) : weights_;
   const at::Tensor before = attacked_weights.statistics().clone();  // which an attack in training mode moves
   StepSums local{.counts = reducer_.NewCounts()};
@@ -201,10 +205,10 @@ absl::StatusOr<StepReport> Trainer::Step(int epoch, const std::vector<uint32_t>&
     absl::Status status = StepPart(epoch, order, position, part, &attacked_weights, &local, &report);
     if (!status.ok()) return status;
   }
-  Stopwatch watch;
+  profile_.Enter(Phase::kAllReduce);
   auto global = reducer_.Reduce(local, collective_);
   if (!global.ok()) return global.status();
-  report.seconds.reduce = watch.Elapsed();
+  profile_.Enter(Phase::kUpdate);
 
   report.sums = *global;
   report.skipped = IsSkipped(spec_, epoch, *global);
@@ -221,8 +225,7 @@ absl::StatusOr<StepReport> Trainer::Step(int epoch, const std::vector<uint32_t>&
     average_.AfterUpdate(weights_);
   }
   ++position_.iteration;
-  report.seconds.train += watch.Lap();
-  report.seconds.total = total.Lap();
+  profile_.Leave();
   if (!tick_error_.ok()) return tick_error_;
   return report;
 }
@@ -264,8 +267,8 @@ absl::Status Trainer::TrainEpoch(int epoch) {
     position_.phase = "train";
     if (absl::Status status = Tick(); !status.ok()) return status;
     epoch_position_ = std::min(rows, epoch_position_ + spec_.batch_size);
-    window.Add(step->sums, step->seconds, step->skipped, step->gradient_norm);
-    epoch_.Add(step->sums, step->seconds, step->skipped, step->gradient_norm);
+    window.Add(step->sums, step->skipped, step->gradient_norm);
+    epoch_.Add(step->sums, step->skipped, step->gradient_norm);
     learning_rate = step->learning_rate;
     non_finite_in_a_row_ = step->sums.finite ? 0 : non_finite_in_a_row_ + 1;
     if (non_finite_in_a_row_ >= kMostNonFiniteInARow) {
@@ -275,6 +278,7 @@ absl::Status Trainer::TrainEpoch(int epoch) {
     }
     if (epoch_position_ == rows) break;
     if (since_point.Elapsed() >= kSecondsBetweenPoints) {
+      TakeSeconds(&window);
       if (absl::Status status =
               Emit("train", TrainMetricsJson(window, learning_rate, total_iterations_, false, IsMining(spec_, epoch)));
           !status.ok()) {
@@ -285,19 +289,28 @@ absl::Status Trainer::TrainEpoch(int epoch) {
     }
     const int64_t every = spec_.checkpoint.every_iterations;
     if (every > 0 && position_.iteration % every == 0) {
+      TakeSeconds(&window);
       if (absl::Status status = SaveIfConverging(); !status.ok()) return status;
       position_.phase = "train";
     }
   }
+  TakeSeconds(&window);
   const bool mining = IsMining(spec_, epoch);
   train_robust_ = RobustShare(epoch_.sums.counts);
-  totals_.attack_seconds += epoch_.seconds.attack;
-  totals_.train_seconds += epoch_.seconds.train;
+  totals_.attack_seconds += epoch_.seconds.Attack();
+  totals_.train_seconds += epoch_.seconds.Train();
   if (mining) {
     totals_.mined_rows += epoch_.sums.rows;
     totals_.hard_rows += epoch_.sums.hard_rows;
   }
   return Emit("train", TrainMetricsJson(std::exchange(epoch_, {}), learning_rate, total_iterations_, true, mining));
+}
+
+// Of the steps since the last call; `window` is not the epoch's.
+void Trainer::TakeSeconds(TrainWindow* window) {
+  const PhaseSeconds taken = profile_.Take();
+  window->seconds.Add(taken);
+  epoch_.seconds.Add(taken);
 }
 
 absl::Status Trainer::Diverged(const std::string& what) const {

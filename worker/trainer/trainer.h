@@ -62,7 +62,6 @@ absl::StatusOr<RunData> ChooseRows(const DataOptions& options, const ImageSet& t
 
 struct StepReport {
   StepSums sums;  // global
-  StepSeconds seconds;
   bool skipped = false;
   double learning_rate = 0;
   double gradient_norm = 0;    // L2, of the trained parameters
@@ -104,6 +103,8 @@ class Trainer {
 
   const ParameterSet& weights() const { return weights_; }
   int64_t iteration() const { return position_.iteration; }
+  // Of the steps; told of attack steps and passes as parts.
+  StepProfile& profile() { return profile_; }
 
  private:
   // This rank's rows of part `part` of the batch at `position`.
@@ -112,6 +113,7 @@ class Trainer {
   absl::Status StepPart(int epoch, const std::vector<uint32_t>& order, int64_t position, int part,
                         ParameterSet* attacked_weights, StepSums* local, StepReport* report);
   absl::Status TrainEpoch(int epoch);
+  void TakeSeconds(TrainWindow* window);
   absl::Status SaveIfConverging();
   absl::Status FinishWeights();
   StepContext ContextOf(int epoch);
@@ -143,6 +145,7 @@ class Trainer {
   int epochs_done_ = 0;
   int64_t epoch_position_ = 0;  // rows of the next epoch's order that are done
   TrainWindow epoch_;           // of these
+  StepProfile profile_;
   int non_finite_in_a_row_ = 0;
   double train_robust_ = 0;  // of the last whole epoch
   OverfittingWatch overfitting_;
