@@ -37,9 +37,12 @@ TEST(Slots, AreAsManyAsCoresUnlessSaid) {
 
 TEST(Slots, ATrainerSeesJustItsSlot) {
   ham::v1::Slot slot;
-  EXPECT_EQ(SlotEnvironment(slot).at(0), std::make_pair(std::string("CUDA_VISIBLE_DEVICES"), std::string()));
+  EXPECT_EQ(SlotEnvironment(slot, "").at(0), std::make_pair(std::string("CUDA_VISIBLE_DEVICES"), std::string()));
   slot.set_device_id("GPU-1");
-  EXPECT_EQ(SlotEnvironment(slot).at(0).second, "GPU-1");
+  EXPECT_EQ(SlotEnvironment(slot, "").at(0).second, "GPU-1");
+  EXPECT_EQ(SlotEnvironment(slot, "").size(), 1);
+  EXPECT_EQ(SlotEnvironment(slot, "eth1").at(1),
+            std::make_pair(std::string("NCCL_SOCKET_IFNAME"), std::string("=eth1")));
 }
 
 TEST(Slots, GpusHaveATrainerOfTheirOwn) {

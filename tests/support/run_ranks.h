@@ -100,7 +100,7 @@ class ThreadGroup {
 class ThreadCollective final : public trainer::Collective {
  public:
   ThreadCollective(int rank, int world_size, absl::Duration timeout, ThreadGroup& group)
-      : Collective(rank, world_size, timeout, timeout), group_(group) {}
+      : Collective({rank, world_size, timeout, timeout}), group_(group) {}
   ~ThreadCollective() override { group_.Leave(rank()); }
 
  private:

@@ -14,6 +14,7 @@
 #include <iterator>
 #include <random>
 #include <set>
+#include <thread>
 
 #include <ATen/ops/allclose.h>
 #include <gmock/gmock.h>
@@ -23,6 +24,7 @@
 #include "absl/strings/str_cat.h"
 #include "proto/version.h"
 #include "tests/support/npz_file.h"
+#include "tests/support/run_ranks.h"
 #include "tests/support/seed.h"
 #include "tests/support/temporary_directory.h"
 #include "tests/support/toy_spec_json.h"
@@ -652,6 +654,52 @@ TEST_F(AloneTest, BenchAndVersionPrintJson) {
   EXPECT_GT(bench["images_per_second"], 0);
   EXPECT_EQ(bench["iterations"], 3);
   EXPECT_GT(bench["attack_seconds"], bench["reduce_seconds"]);
+}
+
+// A GPU whose ranks NCCL answers as the test says.
+class ScriptedAccelerator final : public Accelerator {
+ public:
+  explicit ScriptedAccelerator(absl::Status answer) : answer_(std::move(answer)) {}
+  c10::Device device() const override { return c10::kCPU; }
+  const std::string& name() const override { return name_; }
+  absl::StatusOr<std::unique_ptr<Collective>> Connect(const RankGroup& group, KeyValueStore&) override {
+    EXPECT_EQ(group.world_size, 2);
+    return answer_;
+  }
+  std::unique_ptr<RecordedWork> Record(const std::function<void()>&) override { return nullptr; }
+
+ private:
+  const absl::Status answer_;
+  const std::string name_ = "scripted";
+};
+
+TEST(ConnectRanksTest, RanksThatShareAGpuMeetOverGloo) {
+  ham::testing::MemoryStore store;
+  std::vector<std::thread> ranks;
+  for (int rank = 0; rank < 2; ++rank) {
+    ranks.emplace_back([&store, rank] {
+      RankJob job;
+      job.rank = rank;
+      job.world_size = 2;
+      ScriptedAccelerator accelerator(absl::AlreadyExistsError("both are on GPU-0"));
+      auto connected = ConnectRanks(job, &accelerator, &store);
+      ASSERT_TRUE(connected.ok()) << connected.status();
+      double sum = rank + 1;
+      EXPECT_TRUE((*connected)->AllReduceSum(&sum, 1).ok());
+      EXPECT_EQ(sum, 3);
+    });
+  }
+  for (std::thread& rank : ranks) rank.join();
+}
+
+TEST(ConnectRanksTest, AnotherErrorOfNcclStands) {
+  ham::testing::MemoryStore store;
+  RankJob job;
+  job.world_size = 2;
+  ScriptedAccelerator accelerator(absl::FailedPreconditionError("rank 1 has NCCL 2.27.3"));
+  EXPECT_TRUE(absl::IsFailedPrecondition(ConnectRanks(job, &accelerator, &store).status()));
+  job.world_size = 1;
+  EXPECT_TRUE(ConnectRanks(job, &accelerator, nullptr).ok());
 }
 
 TEST(FailureClassTest, FollowsTheCode) {

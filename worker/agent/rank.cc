@@ -124,8 +124,9 @@ absl::Status Rank::StartProcess() {
     absl::MutexLock lock(&mutex_);
     if (stopped_) return absl::CancelledError("the rank was stopped before its trainer started");
   }
-  absl::StatusOr<std::unique_ptr<TrainerProcess>> process = host_.launcher->Start(
-      {TrainerOf(slot_, host_.trainer), "--agent-fd", absl::StrCat(kTrainerSocket)}, SlotEnvironment(slot_));
+  absl::StatusOr<std::unique_ptr<TrainerProcess>> process =
+      host_.launcher->Start({TrainerOf(slot_, host_.trainer), "--agent-fd", absl::StrCat(kTrainerSocket)},
+                            SlotEnvironment(slot_, host_.data_interface));
   if (!process.ok()) return process.status();
   absl::MutexLock lock(&mutex_);
   process_ = *std::move(process);

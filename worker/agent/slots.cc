@@ -53,9 +53,13 @@ std::string TrainerOf(const ham::v1::Slot& slot, const std::string& trainer) {
   return slot.device() == "cuda" ? CudaTrainer(trainer) : trainer;
 }
 
-std::vector<std::pair<std::string, std::string>> SlotEnvironment(const ham::v1::Slot& slot) {
+std::vector<std::pair<std::string, std::string>> SlotEnvironment(const ham::v1::Slot& slot,
+                                                                 const std::string& data_interface) {
   // An empty list hides every GPU from a CPU rank.
-  return {{"CUDA_VISIBLE_DEVICES", slot.device_id()}};
+  std::vector<std::pair<std::string, std::string>> environment = {{"CUDA_VISIBLE_DEVICES", slot.device_id()}};
+  // '=': this one, not all whose names begin so.
+  if (!data_interface.empty()) environment.emplace_back("NCCL_SOCKET_IFNAME", "=" + data_interface);
+  return environment;
 }
 
 }  // namespace ham::agent

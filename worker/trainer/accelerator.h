@@ -13,14 +13,6 @@
 
 namespace ham::trainer {
 
-// The ranks of one attempt.
-struct RankGroup {
-  int rank = 0;                                 // [0, world_size)
-  int world_size = 1;                           // >= 1
-  absl::Duration timeout = absl::Minutes(1);    // silence of a peer; [1 ms, 1 day]
-  absl::Duration patience = absl::Minutes(10);  // of a barrier, and connecting in all; [1 ms, 1 day]
-};
-
 // Work that is recorded once and then launched whole: same kernels, same memory, other numbers in it.
 class RecordedWork {
  public:
@@ -38,8 +30,8 @@ class Accelerator {
   // "NVIDIA H200"
   virtual const std::string& name() const = 0;
 
-  // Connects this rank with all others by NCCL. `store` is used during this call only and must be shared by the ranks
-  // of this group and no other.
+  // Connects this rank with all others by NCCL; see ConnectNccl. AlreadyExists, on all ranks, when two of them are on
+  // one GPU.
   virtual absl::StatusOr<std::unique_ptr<Collective>> Connect(const RankGroup& group, KeyValueStore& store) = 0;
 
   // Runs `work` a few times, so that all it needs is there, and records it. `work` does not wait for the device; what

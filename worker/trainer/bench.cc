@@ -45,7 +45,7 @@ absl::Status RunBench(const RankJob& job, const std::string& rendezvous_dir, int
   auto inputs = PrepareRun(job);
   if (!inputs.ok()) return inputs.status();
   auto store = job.world_size > 1 ? MakeFileStore(rendezvous_dir) : nullptr;
-  auto collective = ConnectRanks(job, store.get());
+  auto collective = ConnectRanks(job, inputs->accelerator.get(), store.get());
   if (!collective.ok()) return collective.status();
   SilentObserver observer;
   auto data = ChooseRows(inputs->spec.data, inputs->train, inputs->test);

@@ -1,6 +1,7 @@
 #include "worker/trainer/collective.h"
 
 #include <ATen/core/Tensor.h>
+#include <ATen/ops/empty.h>
 
 #include <cstring>
 
@@ -11,11 +12,12 @@ namespace {
 
 class LocalCollective final : public Collective {
  public:
-  LocalCollective() : Collective(0, 1, absl::InfiniteDuration(), absl::InfiniteDuration()) {}
+  LocalCollective() : Collective({.timeout = absl::InfiniteDuration(), .patience = absl::InfiniteDuration()}) {}
 
  private:
   absl::Status DoAllReduceSum(float*, int64_t) override { return absl::OkStatus(); }
   absl::Status DoAllReduceSum(double*, int64_t) override { return absl::OkStatus(); }
+  absl::Status DoAllReduceSumOnDevice(at::Tensor&) override { return absl::OkStatus(); }
   absl::Status DoAllGather(const void* in, size_t bytes, void* out) override {
     if (bytes > 0) std::memcpy(out, in, bytes);
     return absl::OkStatus();
@@ -24,6 +26,20 @@ class LocalCollective final : public Collective {
 };
 
 }  // namespace
+
+absl::Status CheckGroup(const RankGroup& group) {
+  if (group.world_size < 1 || group.rank < 0 || group.rank >= group.world_size) {
+    return absl::FailedPreconditionError(absl::StrCat("rank ", group.rank, " of ", group.world_size,
+                                                      ": a rank is in [0, world_size), and world_size at least 1"));
+  }
+  for (const absl::Duration timeout : {group.timeout, group.patience}) {
+    if (timeout < absl::Milliseconds(1) || timeout > absl::Hours(24)) {
+      return absl::FailedPreconditionError(
+          absl::StrCat("collective timeout ", absl::FormatDuration(timeout), ": allowed are 1ms to 24h"));
+    }
+  }
+  return absl::OkStatus();
+}
 
 absl::Status Collective::Run(const std::function<absl::Status()>& operation) {
   if (!first_error_.ok()) return first_error_;
@@ -41,14 +57,29 @@ absl::Status Collective::AllReduceSum(double* data, int64_t count) {
 
 absl::Status Collective::AllReduceSum(at::Tensor& flat) {
   return Run([&]() -> absl::Status {
-    if (!flat.defined() || !flat.is_cpu() || !flat.is_contiguous()) {
-      return absl::InternalError("only a contiguous tensor on the CPU can be summed over ranks");
+    if (!flat.defined() || !flat.is_contiguous()) {
+      return absl::InternalError("only a contiguous tensor can be summed over ranks");
     }
-    if (flat.scalar_type() == at::kFloat) return DoAllReduceSum(flat.mutable_data_ptr<float>(), flat.numel());
-    if (flat.scalar_type() == at::kDouble) return DoAllReduceSum(flat.mutable_data_ptr<double>(), flat.numel());
-    return absl::InternalError(absl::StrCat("only float32 and float64 tensors are summed over ranks, not ",
-                                            c10::toString(flat.scalar_type())));
+    if (flat.scalar_type() != at::kFloat && flat.scalar_type() != at::kDouble) {
+      return absl::InternalError(absl::StrCat("only float32 and float64 tensors are summed over ranks, not ",
+                                              c10::toString(flat.scalar_type())));
+    }
+    return flat.is_cpu() ? SumOnHost(flat) : DoAllReduceSumOnDevice(flat);
   });
+}
+
+absl::Status Collective::SumOnHost(at::Tensor& flat) {
+  if (flat.scalar_type() == at::kFloat) return DoAllReduceSum(flat.mutable_data_ptr<float>(), flat.numel());
+  return DoAllReduceSum(flat.mutable_data_ptr<double>(), flat.numel());
+}
+
+absl::Status Collective::DoAllReduceSumOnDevice(at::Tensor& flat) {
+  // Pinned memory is copied faster, and LibTorch keeps what it once had.
+  at::Tensor host = at::empty({flat.numel()}, flat.options().device(at::kCPU).pinned_memory(true));
+  host.copy_(flat);
+  absl::Status status = SumOnHost(host);
+  if (status.ok()) flat.copy_(host);
+  return status;
 }
 
 absl::Status Collective::AllGather(const void* in, size_t bytes, void* out) {

@@ -26,23 +26,33 @@ class Tensor;
 
 namespace ham::trainer {
 
+// The ranks of one attempt, seen by one of them.
+struct RankGroup {
+  int rank = 0;                                 // [0, world_size)
+  int world_size = 1;                           // >= 1
+  absl::Duration timeout = absl::Minutes(1);    // silence of a peer; [1 ms, 1 day]
+  absl::Duration patience = absl::Minutes(10);  // of a barrier, and connecting in all; [1 ms, 1 day]
+};
+// FailedPrecondition names what is out of range.
+absl::Status CheckGroup(const RankGroup& group);
+
 class Collective {
  public:
-  Collective(int rank, int world_size, absl::Duration timeout, absl::Duration patience)
-      : rank_(rank), world_size_(world_size), timeout_(timeout), patience_(patience) {}
+  explicit Collective(const RankGroup& group) : group_(group) {}
   virtual ~Collective() = default;
   Collective(const Collective&) = delete;
   Collective& operator=(const Collective&) = delete;
 
-  int rank() const { return rank_; }
-  int world_size() const { return world_size_; }
-  absl::Duration timeout() const { return timeout_; }
-  absl::Duration patience() const { return patience_; }
+  int rank() const { return group_.rank; }
+  int world_size() const { return group_.world_size; }
+  absl::Duration timeout() const { return group_.timeout; }
+  absl::Duration patience() const { return group_.patience; }
 
   // Replaces `data` by the sum over ranks. The result is equal bit for bit on all ranks, and the same in
   // every run with this world size.
   absl::Status AllReduceSum(double* data, int64_t count);
-  // `flat`: contiguous CPU tensor, float32 or float64; summed in place.
+  // `flat`: contiguous tensor, float32 or float64, on the CPU or a GPU; summed in place. On a GPU it is as of the
+  // current stream, which is waited for.
   absl::Status AllReduceSum(at::Tensor& flat);
   // `out` receives world_size * bytes bytes, rank by rank. `in` and `out` do not overlap.
   absl::Status AllGather(const void* in, size_t bytes, void* out);
@@ -56,16 +66,17 @@ class Collective {
  protected:
   virtual absl::Status DoAllReduceSum(float* data, int64_t count) = 0;
   virtual absl::Status DoAllReduceSum(double* data, int64_t count) = 0;
+  // Of a tensor on a GPU: by way of host memory, unless overridden.
+  virtual absl::Status DoAllReduceSumOnDevice(at::Tensor& flat);
   virtual absl::Status DoAllGather(const void* in, size_t bytes, void* out) = 0;
   virtual absl::Status DoBarrier() = 0;
 
  private:
   absl::Status Run(const std::function<absl::Status()>& operation);
 
-  const int rank_;
-  const int world_size_;
-  const absl::Duration timeout_;
-  const absl::Duration patience_;
+  absl::Status SumOnHost(at::Tensor& flat);
+
+  const RankGroup group_;
   std::atomic<int64_t> sequence_{0};
   absl::Status first_error_;  // touched by the calling thread only
 };

@@ -18,7 +18,7 @@
 #include "absl/strings/numbers.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/strip.h"
-#include "worker/trainer/stopwatch.h"
+#include "worker/trainer/rank_store.h"
 
 namespace ham::trainer {
 namespace {
@@ -32,20 +32,14 @@ struct StoreError : std::exception {
 // Gloo's view of our store. Gloo's keys are "rank_R" (host name) and "R" (addresses) for rank R.
 class StoreAdapter final : public gloo::rendezvous::Store {
  public:
-  StoreAdapter(KeyValueStore& store, absl::Duration timeout) : store_(store), timeout_(timeout) {}
+  StoreAdapter(KeyValueStore& store, absl::Duration patience) : store_(store, patience) {}
 
   void set(const std::string& key, const std::vector<char>& data) override {
     const absl::Status status = store_.Set(Name(key), std::string(data.begin(), data.end()));
     if (!status.ok()) throw StoreError(status);
   }
   std::vector<char> get(const std::string& key) override {
-    const absl::Duration left = timeout_ - absl::Seconds(waited_.Elapsed());
-    absl::StatusOr<std::string> value = absl::DeadlineExceededError("");
-    if (left > absl::ZeroDuration()) value = store_.Get(Name(key), left);
-    if (absl::IsDeadlineExceeded(value.status())) {
-      throw StoreError(absl::DeadlineExceededError(absl::StrCat(
-          "rank ", absl::StripPrefix(key, "rank_"), " did not come up within ", absl::FormatDuration(timeout_))));
-    }
+    const absl::StatusOr<std::string> value = store_.Get(Name(key), std::string(absl::StripPrefix(key, "rank_")));
     if (!value.ok()) throw StoreError(value.status());
     return {value->begin(), value->end()};
   }
@@ -57,15 +51,13 @@ class StoreAdapter final : public gloo::rendezvous::Store {
  private:
   static std::string Name(const std::string& key) { return "gloo-" + key; }
 
-  KeyValueStore& store_;
-  const absl::Duration timeout_;
-  const Stopwatch waited_;
+  RankStore store_;
 };
 
 class GlooCollective final : public Collective {
  public:
   GlooCollective(const GlooOptions& options, std::shared_ptr<gloo::Context> context)
-      : Collective(options.rank, options.world_size, options.timeout, options.patience), context_(std::move(context)) {}
+      : Collective(options), context_(std::move(context)) {}
 
  private:
   template <typename T>
@@ -137,20 +129,6 @@ class GlooCollective final : public Collective {
   const std::shared_ptr<gloo::Context> context_;
 };
 
-absl::Status CheckOptions(const GlooOptions& options) {
-  if (options.world_size < 1 || options.rank < 0 || options.rank >= options.world_size) {
-    return absl::FailedPreconditionError(absl::StrCat("rank ", options.rank, " of ", options.world_size,
-                                                      ": a rank is in [0, world_size), and world_size at least 1"));
-  }
-  for (const absl::Duration timeout : {options.timeout, options.patience}) {
-    if (timeout < absl::Milliseconds(1) || timeout > absl::Hours(24)) {
-      return absl::FailedPreconditionError(
-          absl::StrCat("collective timeout ", absl::FormatDuration(timeout), ": allowed are 1ms to 24h"));
-    }
-  }
-  return absl::OkStatus();
-}
-
 absl::StatusOr<std::shared_ptr<gloo::transport::Device>> MakeDevice(const GlooOptions& options) {
   gloo::transport::tcp::attr attributes;
   attributes.iface = options.interface;
@@ -168,7 +146,7 @@ absl::StatusOr<std::shared_ptr<gloo::transport::Device>> MakeDevice(const GlooOp
 }  // namespace
 
 absl::StatusOr<std::unique_ptr<Collective>> ConnectGloo(const GlooOptions& options, KeyValueStore& store) {
-  if (absl::Status status = CheckOptions(options); !status.ok()) return status;
+  if (absl::Status status = CheckGroup(options); !status.ok()) return status;
   if (options.world_size == 1) return MakeLocalCollective();
   std::signal(SIGPIPE, SIG_IGN);  // Gloo writes to sockets without MSG_NOSIGNAL; a lost peer must be an error
   absl::StatusOr<std::shared_ptr<gloo::transport::Device>> device = MakeDevice(options);

@@ -1,4 +1,4 @@
-// Collective over TCP by Gloo, for ranks on CPUs. Traffic is not encrypted.
+// Collective over TCP by Gloo, in host memory. Traffic is not encrypted.
 #pragma once
 
 #include <memory>
@@ -12,13 +12,9 @@
 
 namespace ham::trainer {
 
-struct GlooOptions {
-  int rank = 0;                                 // [0, world_size)
-  int world_size = 1;                           // >= 1
-  std::string interface;                        // network interface to bind, for example "eth0"; "" = `address`
-  std::string address;                          // or name to bind; "" = loopback, for ranks of one host
-  absl::Duration timeout = absl::Minutes(1);    // silence of a peer; [1 ms, 1 day]
-  absl::Duration patience = absl::Minutes(10);  // of a barrier, and connecting in all; [1 ms, 1 day]
+struct GlooOptions : RankGroup {
+  std::string interface;  // network interface to bind, for example "eth0"; "" = `address`
+  std::string address;    // or name to bind; "" = loopback, for ranks of one host
 };
 
 // Connects this rank with all others (full mesh). `store` is used during this call only and must be shared

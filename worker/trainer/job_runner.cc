@@ -243,7 +243,7 @@ absl::Status RunJobOfAgent(AgentChannel& channel, std::atomic<CheckpointKeeper*>
   if (absl::Status status = AgentObserver(channel, nullptr, nullptr).OnTick({}); !status.ok()) return status;
   auto inputs = PrepareRun(*job);
   if (!inputs.ok()) return inputs.status();
-  auto collective = ConnectRanks(*job, &channel.store());
+  auto collective = ConnectRanks(*job, inputs->accelerator.get(), &channel.store());
   if (!collective.ok()) return collective.status();
   // Lives until the process ends: the channel's thread may still call it then.
   auto* kept =
@@ -322,15 +322,20 @@ absl::StatusOr<RunInputs> PrepareRun(const RankJob& job) {
   return inputs;
 }
 
-absl::StatusOr<std::unique_ptr<Collective>> ConnectRanks(const RankJob& job, KeyValueStore* store) {
+absl::StatusOr<std::unique_ptr<Collective>> ConnectRanks(const RankJob& job, Accelerator* accelerator,
+                                                         KeyValueStore* store) {
   if (job.world_size == 1) return MakeLocalCollective();
-  return ConnectGloo({.rank = job.rank,
-                      .world_size = job.world_size,
-                      .interface = job.interface,
-                      .address = job.address,
-                      .timeout = job.collective_timeout,
-                      .patience = job.collective_patience},
-                     *store);
+  const RankGroup group{.rank = job.rank,
+                        .world_size = job.world_size,
+                        .timeout = job.collective_timeout,
+                        .patience = job.collective_patience};
+  if (accelerator != nullptr) {
+    auto connected = accelerator->Connect(group, *store);
+    if (!absl::IsAlreadyExists(connected.status())) return connected;
+    std::fprintf(stderr, "ham-trainer: %s; sums go through host memory\n",
+                 std::string(connected.status().message()).c_str());
+  }
+  return ConnectGloo({group, job.interface, job.address}, *store);
 }
 
 int RunUnderAgent(int fd) {
@@ -364,7 +369,7 @@ absl::Status RunAlone(const RankJob& job, const std::string& rendezvous_dir, boo
     auto inputs = PrepareRun(job);
     if (!inputs.ok()) return inputs.status();
     auto store = job.world_size > 1 ? MakeFileStore(rendezvous_dir) : nullptr;
-    auto collective = ConnectRanks(job, store.get());
+    auto collective = ConnectRanks(job, inputs->accelerator.get(), store.get());
     if (!collective.ok()) return collective.status();
     CheckpointKeeper keeper(CheckpointDirectory(job), /*uploads=*/false, inputs->spec.checkpoint.keep_every_epochs);
     CheckpointWriter checkpoints(CheckpointDirectory(job), InfoOf(job, *inputs), inputs->spec.epochs, keeper, nullptr);

@@ -49,8 +49,10 @@ struct RunInputs {
 // GPU and this program or host has none. Sets the process's thread count.
 absl::StatusOr<RunInputs> PrepareRun(const RankJob& job);
 
-// Local for one rank, else Gloo through `store` (not null then).
-absl::StatusOr<std::unique_ptr<Collective>> ConnectRanks(const RankJob& job, KeyValueStore* store);
+// Local for one rank; else through `store` (not null then): NCCL between GPUs, Gloo between CPUs and where ranks share
+// a GPU. `accelerator` is null on a CPU.
+absl::StatusOr<std::unique_ptr<Collective>> ConnectRanks(const RankJob& job, Accelerator* accelerator,
+                                                         KeyValueStore* store);
 
 // The name of the FailureClass (proto/ham/v1/job.proto) for an error that ended a run.
 const char* FailureClassOf(const absl::Status& status);

@@ -11,6 +11,7 @@
 #include "absl/status/status.h"
 #include "absl/strings/str_cat.h"
 #include "worker/trainer/accelerator.h"
+#include "worker/trainer/cuda/nccl_collective.h"
 
 namespace ham::trainer {
 namespace {
@@ -55,10 +56,8 @@ class CudaAccelerator final : public Accelerator {
   c10::Device device() const override { return c10::Device(c10::kCUDA, 0); }
   const std::string& name() const override { return name_; }
 
-  absl::StatusOr<std::unique_ptr<Collective>> Connect(const RankGroup& group, KeyValueStore&) override {
-    if (group.world_size == 1) return MakeLocalCollective();
-    return absl::FailedPreconditionError(
-        absl::StrCat("resources.world_size is ", group.world_size, ": with device \"cuda\" only 1 is allowed"));
+  absl::StatusOr<std::unique_ptr<Collective>> Connect(const RankGroup& group, KeyValueStore& store) override {
+    return ConnectNccl(group, device(), MakeNcclCalls(device()), store);
   }
 
   // On a stream of its own, because the default one cannot be recorded.
