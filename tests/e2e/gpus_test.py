@@ -1,0 +1,68 @@
+"""GPUs through the control plane. A scripted library stands in the place of NVML, and ham-trainer in that of
+ham-trainer-cuda: it has no CUDA, and says so."""
+import json
+import os
+import pathlib
+import sys
+import tempfile
+import unittest
+import urllib.request
+
+sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1] / "support"))
+import xml_runner  # noqa: E402
+from cluster import BIN, Cluster, spec, wait_for  # noqa: E402
+
+
+class Gpus(unittest.TestCase):
+    def setUp(self):
+        folder = tempfile.TemporaryDirectory(prefix="ham-gpus-")
+        self.addCleanup(folder.cleanup)
+        self.path = pathlib.Path(folder.name)
+        (self.path / "libnvidia-ml.so.1").symlink_to(os.environ["HAM_SCRIPTED_NVML"])
+        self.cluster = Cluster(workers=0)
+        self.addCleanup(self.cluster.__exit__, None)
+        self.cluster.environment["LD_LIBRARY_PATH"] = str(self.path)
+
+    def start_worker(self, *programs):
+        for program in programs:
+            (self.path / program).symlink_to(BIN / "ham-trainer")
+        worker = self.cluster.start_worker("gpu-host", options=["--trainer", self.path / "ham-trainer"])
+        wait_for(lambda: self.slots() or worker.poll() is not None, "the worker")
+        self.assertIsNone(worker.poll(), (self.cluster.path / "gpu-host.log").read_text())
+
+    def slots(self):
+        workers = json.loads(self.cluster.hamctl("workers", "-o", "json").stdout).get("workers", [])
+        return workers[0]["slots"] if workers else []
+
+    def series(self):
+        text = urllib.request.urlopen(f"http://{self.cluster.metrics}/metrics", timeout=10).read().decode()
+        return dict(line.rsplit(" ", 1) for line in text.splitlines() if line.startswith("ham_gpu_"))
+
+    def test_are_shown_and_measured_until_their_worker_goes(self):
+        self.start_worker("ham-trainer", "ham-trainer-cuda")
+        slots = self.slots()
+        self.assertEqual([slot["device"] for slot in slots], ["cpu", "cuda", "cuda", "cuda"])
+        self.assertEqual(slots[1]["gpu"], {"pci_bus_id": "00000000:00:00.0", "compute_capability": "9.0",
+                                           "driver_version": "580.1", "nvlink_slots": [2]})
+        power = 'ham_gpu_power_watts{worker="gpu-host",gpu="GPU-0"}'
+        wait_for(lambda: self.series().get(power) == "400.5", power)
+        self.cluster.workers["gpu-host"].terminate()
+        wait_for(lambda: not self.series(), "the series to go")
+
+    def test_take_jobs_that_ask_for_them(self):
+        self.start_worker("ham-trainer", "ham-trainer-cuda")
+        job = self.cluster.submit(spec(resources={"world_size": 3, "device": "cuda"}, retry={"max_attempts": 1}))
+        ended = self.cluster.wait_state(job, "FAILED", "SUCCEEDED")
+        self.assertEqual(ended["failure_class"], "INFRASTRUCTURE")
+        self.assertIn("the worker needs ham-trainer-cuda", ended["state_message"])
+
+    def test_are_not_offered_without_their_trainer(self):
+        self.start_worker("ham-trainer")
+        self.assertEqual([slot["device"] for slot in self.slots()], ["cpu"])
+        self.assertIn("3 GPUs are not offered", (self.cluster.path / "gpu-host.log").read_text())
+        job = self.cluster.submit(spec(resources={"device": "cuda"}))
+        wait_for(lambda: self.cluster.job(job)["state_reason"] == "NO_WORKER_FITS", "NO_WORKER_FITS")
+
+
+if __name__ == "__main__":
+    xml_runner.main()
