@@ -6,7 +6,7 @@
   pytorch_peer.py record MODEL WIDTH OUT.safetensors the same step, float64, for interop_test.cc
   pytorch_peer.py convert IN.pth OUT.safetensors     a state dict
 
-Needs torch and numpy. CPU, one thread, seeds fixed.
+Needs torch. CPU, one thread, seeds fixed.
 """
 import json
 import pathlib
@@ -15,7 +15,6 @@ import subprocess
 import sys
 import tempfile
 
-import numpy
 import torch
 from torch import nn
 from torch.nn import functional as F
@@ -188,8 +187,9 @@ def read(path):
     for name, entry in header.items():
         if name != "__metadata__":
             begin, end = (8 + length + offset for offset in entry["data_offsets"])
-            numbers = numpy.frombuffer(raw[begin:end], {"F64": "<f8", "F32": "<f4", "I64": "<i8"}[entry["dtype"]])
-            out[name] = torch.from_numpy(numbers.copy()).reshape(entry["shape"])
+            dtype = {"F64": torch.float64, "F32": torch.float32, "I64": torch.int64}[entry["dtype"]]
+            out[name] = torch.tensor([], dtype=dtype).reshape(entry["shape"]) if begin == end else (
+                torch.frombuffer(bytearray(raw[begin:end]), dtype=dtype).reshape(entry["shape"]))
     return out
 
 

@@ -6,12 +6,10 @@
 #include <atomic>
 #include <cstdio>
 #include <functional>
-#include <new>
 #include <utility>
 
 #include <ATen/Parallel.h>
 
-#include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_format.h"
 #include "absl/strings/str_join.h"
@@ -23,6 +21,7 @@
 #include "worker/trainer/checkpoint_keeper.h"
 #include "worker/trainer/checkpoint_writer.h"
 #include "worker/trainer/cpu_identity.h"
+#include "worker/trainer/exception_status.h"
 #include "worker/trainer/gloo_collective.h"
 #include "worker/trainer/metric_text.h"
 #include "worker/trainer/stopwatch.h"
@@ -47,14 +46,8 @@ void PrintError(const absl::Status& status) {
 absl::Status WithoutExceptions(const std::function<absl::Status()>& run) {
   try {
     return run();
-  } catch (const std::bad_alloc&) {
-    return absl::ResourceExhaustedError("the host has no memory for this rank");
   } catch (const std::exception& error) {
-    const std::string text = error.what();
-    if (absl::StrContains(text, "can't allocate memory")) {  // LibTorch's allocator
-      return absl::ResourceExhaustedError("the host has no memory for this rank");
-    }
-    return absl::InternalError("the trainer failed: " + text.substr(0, text.find('\n')));
+    return StatusOfException(error);
   }
 }
 
