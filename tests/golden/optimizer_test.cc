@@ -62,7 +62,7 @@ void ExpectPyTorchs(const TensorMap& golden, const Case& test, double tolerance)
   Optimizer optimizer(test.options, Specs(), type);
   for (int64_t update = 0; update < golden.at("rates").numel(); ++update) {
     fill(golden.at("gradients").const_data_ptr<double>() + update * elements, gradients);
-    optimizer.Update(gradients, golden.at("rates").const_data_ptr<double>()[update], &weights);
+    optimizer.Update(gradients, GradientNorm(gradients), golden.at("rates").const_data_ptr<double>()[update], &weights);
     const double* expected = golden.at(test.name).const_data_ptr<double>() + update * elements;
     for (int64_t i = 0; i < weights.size(); ++i) {
       const double value = static_cast<double>(weights.flat().template data_ptr<T>()[i]);

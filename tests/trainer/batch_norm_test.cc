@@ -1,5 +1,7 @@
 #include "worker/trainer/models/batch_norm.h"
 
+#include <optional>
+#include <tuple>
 #include <vector>
 
 #include <ATen/TensorOperators.h>
@@ -18,6 +20,7 @@
 
 #include "tests/support/run_ranks.h"
 #include "tests/support/torch_seed.h"
+#include "worker/trainer/device.h"
 
 namespace ham::trainer {
 namespace {
@@ -101,7 +104,17 @@ class BatchNormTest : public ::testing::Test {
   BatchNormTest() { ham::testing::SeedTorch(); }
 };
 
-TEST_F(BatchNormTest, ForwardAndBackwardArePyTorchs) {
+// By the host's loops, and as on a device.
+class BatchNormBothWaysTest : public BatchNormTest, public ::testing::WithParamInterface<bool> {
+ protected:
+  BatchNormBothWaysTest() {
+    if (GetParam()) as_device_.emplace();
+  }
+  std::optional<HostAsDevice> as_device_;
+};
+INSTANTIATE_TEST_SUITE_P(OnDevice, BatchNormBothWaysTest, ::testing::Bool());
+
+TEST_P(BatchNormBothWaysTest, ForwardAndBackwardArePyTorchs) {
   // Fewer and more pixels than one block of partial sums.
   for (const int64_t rows : {1, 2, 16, 90}) {
     const Example in = MakeExample(rows);
@@ -110,7 +123,7 @@ TEST_F(BatchNormTest, ForwardAndBackwardArePyTorchs) {
   }
 }
 
-TEST_F(BatchNormTest, PaddedRowsCountForNothing) {
+TEST_P(BatchNormBothWaysTest, PaddedRowsCountForNothing) {
   const Example in = MakeExample(11);
   TrainingPass pass{.rows = 11};
   const Normalized expected = Ours(in, &pass);
@@ -118,7 +131,7 @@ TEST_F(BatchNormTest, PaddedRowsCountForNothing) {
   EXPECT_EQ(Distance(padded.d_x.narrow(0, 11, 5), at::zeros({5, kChannels, kHeight, kWidth}, at::kDouble)), 0);
   padded.y = padded.y.narrow(0, 0, 11);
   padded.d_x = padded.d_x.narrow(0, 0, 11);
-  ExpectNear(padded, expected, 0);
+  ExpectNear(padded, expected, GetParam() ? 1e-12 : 0);  // the device has another way without padding
 }
 
 // Cancellation: the variance is a millionth of the square of the mean.
@@ -132,11 +145,14 @@ TEST_F(BatchNormTest, AMeanFarFromZeroTakesNoPrecision) {
   EXPECT_LE(Distance(ours.d_x, expected.d_x), 1e-5);
 }
 
-// Rows of each rank; they are shared out in order.
-class RankedBatchNormTest : public BatchNormTest, public ::testing::WithParamInterface<std::vector<int64_t>> {};
+// Rows of each rank; they are shared out in order. Whether as on a device.
+class RankedBatchNormTest : public BatchNormTest,
+                            public ::testing::WithParamInterface<std::tuple<std::vector<int64_t>, bool>> {};
 
 TEST_P(RankedBatchNormTest, RanksTogetherAreOneRank) {
-  const std::vector<int64_t> share = GetParam();
+  const std::vector<int64_t> share = std::get<0>(GetParam());
+  std::optional<HostAsDevice> as_device;
+  if (std::get<1>(GetParam())) as_device.emplace();
   int64_t total = 0;
   for (const int64_t rows : share) total += rows;
   const Example in = MakeExample(total);
@@ -170,10 +186,12 @@ TEST_P(RankedBatchNormTest, RanksTogetherAreOneRank) {
 }
 
 INSTANTIATE_TEST_SUITE_P(Shares, RankedBatchNormTest,
-                         ::testing::Values(std::vector<int64_t>{7, 6}, std::vector<int64_t>{1, 9, 4},
-                                           std::vector<int64_t>{5, 0, 8}, std::vector<int64_t>{0, 0, 3}));
+                         ::testing::Combine(::testing::Values(std::vector<int64_t>{7, 6}, std::vector<int64_t>{1, 9, 4},
+                                                              std::vector<int64_t>{5, 0, 8},
+                                                              std::vector<int64_t>{0, 0, 3}),
+                                            ::testing::Bool()));
 
-TEST_F(BatchNormTest, ALostRankEndsInTheStatus) {
+TEST_P(BatchNormBothWaysTest, ALostRankEndsInTheStatus) {
   const Example in = MakeExample(4);
   ham::testing::RunRanks(2, [&](Collective& ranks) {
     if (ranks.rank() == 1) return;

@@ -79,7 +79,7 @@ TEST_F(MixedBatchTest, BelongsToTheRowNotToItsPlace) {
   EXPECT_TRUE(at::equal(all.targets[1], some.targets[1]));
   const Batch selected = SelectRows(all, {0, 1, 0, 1});
   EXPECT_TRUE(at::equal(selected.targets[0], some.targets[1]));
-  const Batch padded = PadRows(InType(some, at::kDouble));
+  const Batch padded = PadRows(Converted(some, at::kDouble));
   EXPECT_EQ(padded.targets.size(0), kMinimumRows);
   EXPECT_EQ(padded.targets.scalar_type(), at::kDouble);
   EXPECT_TRUE(at::equal(padded.targets[kMinimumRows - 1], padded.targets[0]));

@@ -31,13 +31,13 @@ TEST(OptimizerTest, GoesOnExactlyFromExportedState) {
     const OptimizerOptions options{.name = kind};
     Optimizer first(options, kSpecs), second(options, kSpecs);
     ParameterSet a = Values({1, 2, 3});
-    first.Update(Values(kGradients[0]), 0.1, &a);
+    first.Update(Values(kGradients[0]), 1, 0.1, &a);
     TensorMap state;
     first.Export(&state);
     ASSERT_TRUE(second.Import(state, first.updates()).ok());
     ParameterSet b = a.Clone();
-    first.Update(Values(kGradients[1]), 0.1, &a);
-    second.Update(Values(kGradients[1]), 0.1, &b);
+    first.Update(Values(kGradients[1]), 1, 0.1, &a);
+    second.Update(Values(kGradients[1]), 1, 0.1, &b);
     for (int i = 0; i < 3; ++i) EXPECT_EQ(a.flat().data_ptr<float>()[i], b.flat().data_ptr<float>()[i]);
     state.erase("momentum.w");
     EXPECT_EQ(second.Import(state, 1).code(), absl::StatusCode::kInvalidArgument);

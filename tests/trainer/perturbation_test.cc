@@ -96,7 +96,7 @@ std::vector<double> Distances(const Ball& ball, StartDistribution distribution, 
                                        std::vector<int64_t>(rows, 0), {"a", "b"});
   std::vector<uint32_t> ids(rows);
   for (int64_t row = 0; row < rows; ++row) ids[row] = static_cast<uint32_t>(row);
-  const Batch batch = InType(GatherBatch(images, ids), at::kDouble);
+  const Batch batch = Converted(GatherBatch(images, ids), at::kDouble);
   const at::Tensor moved = RandomStart(batch, ball, kKey, distribution) - batch.x;
   std::vector<double> out;
   for (int64_t row = 0; row < rows; ++row) {

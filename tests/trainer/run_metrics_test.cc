@@ -24,8 +24,15 @@ constexpr PhaseSeconds kSeconds = {{0.5, 0.25, 1.25, 0.5, 0.75, 0.5, 0.25, 9}};
 
 TEST(RunMetricsTest, TrainMetricsAreOverTheWholeWindow) {
   TrainWindow window;
-  window.Add({.loss = 6, .weight = 2, .rows = 10, .hard_rows = 2, .kept_rows = 2}, false, 3);
-  window.Add({.loss = std::nan(""), .weight = 4, .rows = 10, .hard_rows = 3, .kept_rows = 4, .finite = false}, true, 5);
+  window.Add({.loss = 6, .weight = 2, .rows = 10, .hard_rows = 2, .kept_rows = 2, .gradient_norm = 3}, false);
+  window.Add({.loss = std::nan(""),
+              .weight = 4,
+              .rows = 10,
+              .hard_rows = 3,
+              .kept_rows = 4,
+              .finite = false,
+              .gradient_norm = 5},
+             true);
   window.seconds = kSeconds;
   const json metrics = TrainMetricsJson(window, 0.1, 99, true, false);
   EXPECT_EQ(metrics["loss"], 3);
@@ -42,7 +49,7 @@ TEST(RunMetricsTest, TrainMetricsAreOverTheWholeWindow) {
 
 TEST(RunMetricsTest, LossIsNanWhenNothingWasKept) {
   TrainWindow window;
-  window.Add({.rows = 10}, true, 1);
+  window.Add({.rows = 10, .gradient_norm = 1}, true);
   window.seconds = kSeconds;
   EXPECT_EQ(TrainMetricsJson(window, 0.1, 9, false, false)["loss"], "NaN");
 }
@@ -72,7 +79,7 @@ TEST(RunMetricsTest, SummaryHasTheHardShareOfMinedEpochs) {
 
 TEST(MetricTextTest, IsOneReadableLine) {
   TrainWindow window;
-  window.Add({.rows = 10}, true, 1);
+  window.Add({.rows = 10, .gradient_norm = 1}, true);
   window.seconds = kSeconds;
   EXPECT_EQ(MetricText({{"epoch", 1}, {"iteration", 2}, {"train", TrainMetricsJson(window, 0.1, 9, true, true)}}),
             "epoch 1  iteration 2  epoch loss NaN  hard 0.0 %  kept 0.0 %  2.5 images/s");

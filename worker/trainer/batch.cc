@@ -2,30 +2,49 @@
 
 #include <algorithm>
 #include <cassert>
+#include <numeric>
 
-#include <ATen/ops/cat.h>
 #include <ATen/ops/empty.h>
-#include <ATen/ops/empty_like.h>
+#include <ATen/ops/index_select.h>
+#include <ATen/ops/tensor.h>
 #include <ATen/ops/zeros.h>
 
 #include "worker/trainer/data/cut_mix.h"
+#include "worker/trainer/device.h"
 
 namespace ham::trainer {
 namespace {
 
 // As tensor, but with `rows` rows; not initialised.
 at::Tensor NewLike(const at::Tensor& tensor, int64_t rows) {
-  if (tensor.dim() == 4) return NewImages(rows, {tensor.size(1), tensor.size(2), tensor.size(3)}, tensor.scalar_type());
+  if (tensor.dim() == 4) return NewImages(rows, {tensor.size(1), tensor.size(2), tensor.size(3)}, tensor.options());
   assert(tensor.is_contiguous());
   std::vector<int64_t> sizes = tensor.sizes().vec();
   sizes[0] = rows;
   return at::empty(sizes, tensor.options());
 }
 
-void CopyRow(const at::Tensor& from, int64_t from_row, const at::Tensor& to, int64_t to_row) {
-  const int64_t bytes = RowBytes(to);
-  std::copy_n(static_cast<const char*>(from.const_data_ptr()) + from_row * bytes, bytes,
-              static_cast<char*>(to.data_ptr()) + to_row * bytes);
+// [N, elements of a row], the same memory.
+at::Tensor AsRows(const at::Tensor& tensor) {
+  const int64_t width = RowBytes(tensor) / static_cast<int64_t>(tensor.element_size());
+  return tensor.as_strided({tensor.size(0), width}, {width, 1});
+}
+
+// Rows `rows` of a tensor [N, ...], in that order; the layout of images is kept.
+at::Tensor TakeRows(const at::Tensor& tensor, const std::vector<int64_t>& rows) {
+  at::Tensor out = NewLike(tensor, static_cast<int64_t>(rows.size()));
+  if (!OnHost(tensor)) {
+    at::Tensor flat = AsRows(out);
+    at::index_select_out(flat, AsRows(tensor), 0, ToDevice(at::tensor(rows, at::kLong), tensor.device()));
+    return out;
+  }
+  const int64_t bytes = RowBytes(tensor);
+  char* to = static_cast<char*>(out.data_ptr());
+  for (const int64_t row : rows) {
+    std::copy_n(static_cast<const char*>(tensor.const_data_ptr()) + row * bytes, bytes, to);
+    to += bytes;
+  }
+  return out;
 }
 
 // Puts boxes of other images into those of `batch` and mixes their labels.
@@ -80,24 +99,26 @@ Batch GatherAugmented(const ImageSet& data, const std::vector<uint32_t>& ids, co
   return out;
 }
 
-Batch InType(Batch batch, at::ScalarType type) {
+Batch Converted(Batch batch, const at::TensorOptions& options) {
+  const at::ScalarType type = c10::typeMetaToScalarType(options.dtype());
   if (batch.x.scalar_type() != type) {
     at::Tensor x = NewImages(batch.rows(), {batch.x.size(1), batch.x.size(2), batch.x.size(3)}, type);
     x.copy_(batch.x);
     batch.x = std::move(x);
     if (batch.targets.defined()) batch.targets = batch.targets.to(type);
   }
+  batch.x = ToDevice(batch.x, options.device());
+  if (batch.targets.defined()) batch.targets = ToDevice(batch.targets, options.device());
   return batch;
 }
 
 at::Tensor SelectRows(const at::Tensor& tensor, const std::vector<uint8_t>& keep) {
   assert(static_cast<int64_t>(keep.size()) == tensor.size(0));
-  at::Tensor out = NewLike(tensor, std::count_if(keep.begin(), keep.end(), [](uint8_t k) { return k != 0; }));
-  int64_t next = 0;
+  std::vector<int64_t> rows;
   for (size_t row = 0; row < keep.size(); ++row) {
-    if (keep[row]) CopyRow(tensor, static_cast<int64_t>(row), out, next++);
+    if (keep[row]) rows.push_back(static_cast<int64_t>(row));
   }
-  return out;
+  return TakeRows(tensor, rows);
 }
 
 Batch SelectRows(const Batch& batch, const std::vector<uint8_t>& keep) {
@@ -113,9 +134,9 @@ at::Tensor PadRows(const at::Tensor& tensor) {
   const int64_t rows = tensor.size(0);
   assert(rows >= 1);
   if (rows >= kMinimumRows) return tensor;
-  at::Tensor out = NewLike(tensor, kMinimumRows);
-  for (int64_t row = 0; row < kMinimumRows; ++row) CopyRow(tensor, row < rows ? row : 0, out, row);
-  return out;
+  std::vector<int64_t> padded(kMinimumRows);
+  std::iota(padded.begin(), padded.begin() + rows, 0);
+  return TakeRows(tensor, padded);
 }
 
 Batch PadRows(const Batch& batch) {
@@ -131,8 +152,8 @@ std::vector<uint32_t> RankRows(const std::vector<uint32_t>& order, int64_t posit
   return out;
 }
 
-Batch Filler(const ImageShape& shape, at::ScalarType type) {
-  Batch out{NewImages(kMinimumRows, shape, type), at::zeros({kMinimumRows}, at::kLong), {}};
+Batch Filler(const ImageShape& shape, const at::TensorOptions& options) {
+  Batch out{NewImages(kMinimumRows, shape, options), at::zeros({kMinimumRows}, at::kLong), {}};
   out.x.zero_();
   return out;
 }

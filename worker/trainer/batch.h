@@ -15,18 +15,18 @@
 
 namespace ham::trainer {
 
-// N rows; after PadBatch some of them repeat row 0 and must be ignored.
+// N rows; after PadRows some of them repeat row 0 and must be ignored. x and targets are on one device.
 struct Batch {
   at::Tensor x;               // [N, C, H, W], layout of NewImages()
-  at::Tensor labels;          // [N] int64; of a mixed image that of the larger area
+  at::Tensor labels;          // [N] int64, on the host; of a mixed image that of the larger area
   std::vector<uint32_t> ids;  // [N] row numbers in the data set: what randomness is keyed by
   // [N, K] of x's type: share of each class in each label; undefined where every label is the whole truth.
   at::Tensor targets = {};
   int64_t rows() const { return static_cast<int64_t>(ids.size()); }
 };
 
-// The images in float32 or float64; unchanged if they are.
-Batch InType(Batch batch, at::ScalarType type);
+// The images and targets in this type, on this device; unchanged if they are. Does not wait for the device.
+Batch Converted(Batch batch, const at::TensorOptions& options);
 
 // Images of `ids` in float32, pixels divided by 255.
 Batch GatherBatch(const ImageSet& data, const std::vector<uint32_t>& ids);
@@ -49,7 +49,7 @@ at::Tensor PadRows(const at::Tensor& tensor);
 Batch PadRows(const Batch& batch);
 
 // kMinimumRows images of zeros, label 0, no ids: what a rank without rows works on where all must take part.
-Batch Filler(const ImageShape& shape, at::ScalarType type);
+Batch Filler(const ImageShape& shape, const at::TensorOptions& options);
 
 // Position `position` of the epoch's order: rank `rank` gets rows position + rank, position + rank + world_size,
 // ... of the next `batch_size` (fewer at the end of the epoch; may be none).

@@ -50,7 +50,7 @@ absl::Status RunBench(const RankJob& job, const std::string& rendezvous_dir, int
   SilentObserver observer;
   auto data = ChooseRows(inputs->spec.data, inputs->train, inputs->test);
   if (!data.ok()) return data.status();
-  Trainer trainer(inputs->spec, *inputs->model, *data, **collective, observer);
+  Trainer trainer(inputs->spec, *inputs->model, *data, **collective, observer, DeviceOf(*inputs));
   if (absl::Status status = trainer.Check(); !status.ok()) return status;
   const int epoch = inputs->spec.epochs;
   const int64_t batch = inputs->spec.batch_size;
@@ -67,7 +67,7 @@ absl::Status RunBench(const RankJob& job, const std::string& rendezvous_dir, int
     }
     auto step = trainer.Step(epoch, order, (i + kWarmUpIterations) % whole_batches * batch);
     if (!step.ok()) return step.status();
-    if (i >= 0) window.Add(step->sums, step->skipped, step->gradient_norm);
+    if (i >= 0) window.Add(step->sums, step->skipped);
   }
   window.seconds = trainer.profile().Take();
   if (job.rank == 0) Print(window, watch.Lap(), json);

@@ -1,9 +1,14 @@
 #include "worker/trainer/class_bias.h"
 
 #include <ATen/ops/add.h>
+#include <ATen/ops/mean.h>
+#include <ATen/ops/tensor.h>
 #include <ATen/ops/zeros_like.h>
 
+#include "worker/trainer/device.h"
+
 namespace ham::trainer {
+
 void RunningClassBias::Update(const std::vector<int64_t>& class_rows, const std::vector<int64_t>& class_right,
                               ParameterSet* weights) {
   double sum = 0, seen = 0;
@@ -18,15 +23,13 @@ void RunningClassBias::Update(const std::vector<int64_t>& class_rows, const std:
     }
   }
   if (seen == 0) return;
-  VisitReal(weights->type(), [&]<typename T>(T) {
-    T* bias = weights->class_bias().data_ptr<T>();
-    double total = 0;
-    for (size_t c = 0; c < robust_.size(); ++c) {
-      if (robust_[c] >= 0) bias[c] += static_cast<T>(rate_ * (sum / seen - robust_[c]));
-      total += bias[c];
-    }
-    for (size_t c = 0; c < robust_.size(); ++c) bias[c] -= static_cast<T>(total / static_cast<double>(robust_.size()));
-  });
+  std::vector<double> change(robust_.size());
+  for (size_t c = 0; c < robust_.size(); ++c) {
+    if (robust_[c] >= 0) change[c] = rate_ * (sum / seen - robust_[c]);
+  }
+  const at::Tensor& bias = weights->class_bias();
+  bias.add_(ToDevice(at::tensor(change, weights->type()), weights->device()));
+  bias.sub_(at::mean(bias, at::kDouble));
 }
 
 void FoldClassBias(const std::string& output_bias, TensorMap* model, TensorMap* state) {

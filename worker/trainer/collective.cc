@@ -6,6 +6,7 @@
 #include <cstring>
 
 #include "absl/strings/str_cat.h"
+#include "worker/trainer/device.h"
 
 namespace ham::trainer {
 namespace {
@@ -74,11 +75,9 @@ absl::Status Collective::SumOnHost(at::Tensor& flat) {
 }
 
 absl::Status Collective::DoAllReduceSumOnDevice(at::Tensor& flat) {
-  // Pinned memory is copied faster, and LibTorch keeps what it once had.
-  at::Tensor host = at::empty({flat.numel()}, flat.options().device(at::kCPU).pinned_memory(true));
-  host.copy_(flat);
-  absl::Status status = SumOnHost(host);
-  if (status.ok()) flat.copy_(host);
+  at::Tensor on_host = ToHost(flat);
+  absl::Status status = SumOnHost(on_host);
+  if (status.ok()) flat.copy_(ToDevice(on_host, flat.device()), /*non_blocking=*/true);
   return status;
 }
 

@@ -4,6 +4,7 @@
 #include <utility>
 
 #include "worker/trainer/batch.h"
+#include "worker/trainer/device.h"
 #include "worker/trainer/hard_examples.h"
 #include "worker/trainer/pgd_attack.h"
 
@@ -57,9 +58,9 @@ class Shard {
   void MarkIfBroken(const at::Tensor& x, const at::Tensor& logits, const Batch& batch,
                     std::vector<uint8_t>* broken) const {
     std::vector<uint8_t> proposed = *broken;
-    MarkWrong(Predictions(logits), batch, &proposed);
+    MarkWrong(Predictions(ToHost(logits)), batch, &proposed);
     if (proposed == *broken) return;
-    MarkWrong(Predictions(PaddedLogits(model_, weights_, x.narrow(0, 0, batch.rows()))), batch, broken);
+    MarkWrong(Predictions(ToHost(PaddedLogits(model_, weights_, x.narrow(0, 0, batch.rows())))), batch, broken);
   }
 
   static void MarkWrong(const std::vector<int64_t>& predictions, const Batch& batch, std::vector<uint8_t>* broken) {
@@ -77,11 +78,11 @@ class Shard {
       const size_t begin = std::min(ids.size(), static_cast<size_t>(block * kBatchRows));
       const size_t end = std::min(ids.size(), begin + kBatchRows);
       if (begin == end) continue;
-      const Batch batch = InType(GatherBatch(data_, {ids.begin() + begin, ids.begin() + end}), weights_.type());
+      const Batch batch = Converted(GatherBatch(data_, {ids.begin() + begin, ids.begin() + end}), weights_.options());
       std::vector<uint8_t> broken(end - begin, 0);
       const absl::StatusOr<at::Tensor> x = perturb(batch, &broken);
       if (!x.ok()) return x.status();
-      MarkWrong(Predictions(PaddedLogits(model_, weights_, *x)), batch, &broken);
+      MarkWrong(Predictions(ToHost(PaddedLogits(model_, weights_, *x))), batch, &broken);
       for (size_t i = begin; i < end; ++i) {
         if (broken[i - begin] == 0) out.push_back(ids[i]);
       }

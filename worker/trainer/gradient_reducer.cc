@@ -3,8 +3,18 @@
 #include <cmath>
 #include <utility>
 
+#include <ATen/TensorOperators.h>
+#include <ATen/ops/cat.h>
 #include <ATen/ops/empty_like.h>
+#include <ATen/ops/linalg_vector_norm.h>
+#include <ATen/ops/ones_like.h>
+#include <ATen/ops/tensor.h>
+#include <ATen/ops/where.h>
 #include <ATen/ops/zeros.h>
+
+#include "worker/trainer/device.h"
+#include "worker/trainer/device_ops.h"
+#include "worker/trainer/optimizer.h"
 
 namespace ham::trainer {
 namespace {
@@ -30,14 +40,11 @@ bool AllFinite(const at::Tensor& flat) {
   });
 }
 
-GradientReducer::GradientReducer(const std::vector<ParameterSpec>& specs, const StepCounts& counts, at::ScalarType type)
+GradientReducer::GradientReducer(const std::vector<ParameterSpec>& specs, const StepCounts& counts,
+                                 const at::TensorOptions& options)
     : no_counts_(counts),
-      bucket_(at::zeros({ParameterCount(specs) + kSums + counts.size()}, type)),
+      bucket_(at::zeros({ParameterCount(specs) + kSums + counts.size()}, options)),
       gradients_(specs, bucket_.narrow(0, 0, ParameterCount(specs))) {}
-
-absl::StatusOr<StepSums> GradientReducer::Reduce(const StepSums& local, Collective& collective) {
-  return VisitReal(bucket_.scalar_type(), [&]<typename T>(T) { return ReduceAs<T>(local, collective); });
-}
 
 void GradientReducer::WeighStatistics(int64_t rows) { gradients_.statistics().mul_(static_cast<double>(rows)); }
 
@@ -52,46 +59,97 @@ void GradientReducer::AddPart(int64_t kept_rows) {
   in_parts_ = true;
 }
 
-template <typename T>
-absl::StatusOr<StepSums> GradientReducer::ReduceAs(const StepSums& local, Collective& collective) {
-  const int64_t trained = gradients_.trained_size(), size = gradients_.size();
-  const int64_t behind = trained + gradients_.statistics_size();
-  T* gradient = bucket_.data_ptr<T>();
-  T* sums = gradient + size;
+at::Tensor GradientReducer::Pack(const StepSums& local) const {
+  std::vector<double> sums(kSums);
+  sums[kLoss] = local.loss;
+  sums[kWeight] = local.weight;
+  sums[kRows] = static_cast<double>(local.rows);
+  sums[kHardRows] = static_cast<double>(local.hard_rows);
+  sums[kKeptRows] = static_cast<double>(local.kept_rows);
+  for (const auto member : StepCounts::Members) {
+    sums.insert(sums.end(), (local.counts.*member).begin(), (local.counts.*member).end());
+  }
+  return at::tensor(sums, bucket_.scalar_type());
+}
+
+StepSums GradientReducer::Unpack(const at::Tensor& sums) const {
+  const at::Tensor as_double = sums.to(at::kDouble);
+  const double* next = as_double.const_data_ptr<double>();
+  StepSums out{.loss = next[kLoss],
+               .weight = next[kWeight],
+               .rows = std::lround(next[kRows]),
+               .hard_rows = std::lround(next[kHardRows]),
+               .kept_rows = std::lround(next[kKeptRows]),
+               .finite = next[kNonFiniteRanks] == 0 && std::isfinite(next[kLoss]),
+               .counts = no_counts_};
+  next += kSums;
+  for (const auto member : StepCounts::Members) {
+    for (int64_t& count : out.counts.*member) count = std::lround(*next++);
+  }
+  return out;
+}
+
+absl::StatusOr<StepSums> GradientReducer::Reduce(const StepSums& local, Collective& collective) {
   if (std::exchange(in_parts_, false)) {
     gradients_.flat().copy_(parts_);
   } else {
     WeighStatistics(local.kept_rows);
   }
+  return OnHost(bucket_) ? ReduceOnHost(local, collective) : ReduceOnDevice(local, collective);
+}
+
+absl::StatusOr<StepSums> GradientReducer::ReduceOnHost(const StepSums& local, Collective& collective) {
+  const int64_t trained = gradients_.trained_size(), size = gradients_.size();
   const bool finite = local.finite && std::isfinite(local.loss) && AllFinite(gradients_.flat());
-  const auto scale = [&](int64_t begin, int64_t end, T factor) {
-    for (int64_t i = begin; i < end; ++i) gradient[i] *= factor;
-  };
-  sums[kLoss] = static_cast<T>(local.loss);
-  sums[kWeight] = static_cast<T>(local.weight);
-  sums[kRows] = static_cast<T>(local.rows);
-  sums[kHardRows] = static_cast<T>(local.hard_rows);
-  sums[kKeptRows] = static_cast<T>(local.kept_rows);
-  sums[kNonFiniteRanks] = finite ? 0 : 1;
-  T* next = sums + kSums;
-  for (const auto member : StepCounts::Members) {
-    for (int64_t count : local.counts.*member) *next++ = static_cast<T>(count);
-  }
+  const at::Tensor sums = bucket_.narrow(0, size, bucket_.numel() - size);
+  sums.copy_(Pack(local));
+  sums.narrow(0, kNonFiniteRanks, 1).fill_(finite ? 0 : 1);
   if (absl::Status status = collective.AllReduceSum(bucket_); !status.ok()) return status;
-  StepSums global;
-  global.counts = local.counts;
-  next = sums + kSums;
-  for (const auto member : StepCounts::Members) {
-    for (int64_t& count : global.counts.*member) count = std::lround(*next++);
+  StepSums global = Unpack(sums);
+  VisitReal(bucket_.scalar_type(), [&]<typename T>(T) {
+    T* gradient = bucket_.data_ptr<T>();
+    const T* total = gradient + size;
+    const auto scale = [&](int64_t begin, int64_t end, T factor) {
+      for (int64_t i = begin; i < end; ++i) gradient[i] *= factor;
+    };
+    if (global.weight > 0) scale(0, trained, T{1} / total[kWeight]);
+    if (global.kept_rows > 0) scale(trained, trained + gradients_.statistics_size(), T{1} / total[kKeptRows]);
+  });
+  global.finite = global.finite && AllFinite(gradients_.flat());
+  global.gradient_norm = GradientNorm(gradients_);
+  return global;
+}
+
+// The same; the host waits for the device once, at the end.
+absl::StatusOr<StepSums> GradientReducer::ReduceOnDevice(const StepSums& local, Collective& collective) {
+  const int64_t size = gradients_.size(), classes = static_cast<int64_t>(local.counts.class_rows.size());
+  const at::Tensor sums = bucket_.narrow(0, size, bucket_.numel() - size);
+  sums.copy_(ToDevice(Pack(local), bucket_.device()), /*non_blocking=*/true);
+  if (local.on_device.defined()) {  // in the order of StepCounts::Members
+    const at::Tensor &found = local.on_device, counts = sums.narrow(0, kSums, sums.numel() - kSums);
+    sums.narrow(0, kLoss, 1).add_(found.narrow(0, 0, 1));
+    counts.narrow(0, 2 * classes, classes).add_(found.narrow(0, 1, classes));
+    const auto boundary = static_cast<int64_t>(local.counts.boundary.size());
+    counts.narrow(0, 3 * classes + boundary, classes * kConfidenceBins)
+        .add_(found.narrow(0, 1 + classes, classes * kConfidenceBins));
   }
-  global.loss = sums[kLoss];
-  global.weight = sums[kWeight];
-  global.rows = std::lround(sums[kRows]);
-  global.hard_rows = std::lround(sums[kHardRows]);
-  global.kept_rows = std::lround(sums[kKeptRows]);
-  if (global.weight > 0) scale(0, trained, T{1} / sums[kWeight]);
-  if (global.kept_rows > 0) scale(trained, behind, T{1} / sums[kKeptRows]);
-  global.finite = sums[kNonFiniteRanks] == 0 && std::isfinite(sums[kLoss]) && AllFinite(gradients_.flat());
+  const at::Tensor loss = sums.narrow(0, kLoss, 1);
+  sums.narrow(0, kNonFiniteRanks, 1).copy_(1 - device::AllFinite(gradients_.flat()) * device::AllFinite(loss));
+  if (absl::Status status = collective.AllReduceSum(bucket_); !status.ok()) return status;
+  const auto divide = [&](const at::Tensor& numbers, Sum by) {
+    const at::Tensor divisor = sums.narrow(0, by, 1);
+    numbers.div_(at::where(divisor > 0, divisor, at::ones_like(divisor)));
+  };
+  const at::Tensor trained = gradients_.flat().narrow(0, 0, gradients_.trained_size());
+  divide(trained, kWeight);
+  divide(gradients_.statistics(), kKeptRows);
+  const at::Tensor norm = at::linalg_vector_norm(trained, 2, {}, false, at::kDouble),
+                   finite = device::AllFinite(gradients_.flat());
+  const at::Tensor all = ToHost(at::cat({sums.to(at::kDouble), norm.view(1), finite.view(1)}));
+  StepSums global = Unpack(all.narrow(0, 0, sums.numel()));
+  const double* last = all.const_data_ptr<double>() + sums.numel();
+  global.gradient_norm = last[0];
+  global.finite = global.finite && last[1] > 0;
   return global;
 }
 

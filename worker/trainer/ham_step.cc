@@ -5,7 +5,15 @@
 #include <optional>
 #include <utility>
 
+#include <ATen/TensorOperators.h>
+#include <ATen/ops/cat.h>
+#include <ATen/ops/stack.h>
+#include <ATen/ops/tensor.h>
+#include <ATen/ops/unbind.h>
+
 #include "worker/trainer/boundary_trace.h"
+#include "worker/trainer/device.h"
+#include "worker/trainer/device_ops.h"
 #include "worker/trainer/global_selection.h"
 #include "worker/trainer/ham_loss.h"
 #include "worker/trainer/pgd_attack.h"
@@ -31,6 +39,22 @@ AttackedBatch KeepAll(const Batch& batch, at::Tensor x_adv) {
           .x_mined = {},
           .mined = {std::vector<uint8_t>(rows, 1), std::vector<uint8_t>(rows, 1), rows, rows}};
 }
+
+// Logits of iterates, which are looked at later and together: each look at a device's numbers waits for it.
+class IterateLogits {
+ public:
+  // The first `rows` count.
+  void Add(const at::Tensor& logits, int64_t rows) { kept_.push_back(logits.narrow(0, 0, rows).clone()); }
+
+  // Those added since the last time, in order, on the host.
+  std::vector<at::Tensor> Take() {
+    if (kept_.empty()) return {};
+    return ToHost(at::stack(std::exchange(kept_, {}))).unbind(0);
+  }
+
+ private:
+  std::vector<at::Tensor> kept_;
+};
 
 // Adds the easy rows of the global batch that were classified most confidently at x_M.
 absl::Status RetainConfident(const StepContext& context, const at::Tensor& logits, const Batch& batch, Mined* mined) {
@@ -90,14 +114,34 @@ void CountTrained(const at::Tensor& logits, const at::Tensor& labels, StepCounts
   }
 }
 
+// The same of rows on a device, for its end of the step: adds to sums->on_device.
+at::Tensor LossOnDevice(const Batch& padded, int64_t rows, const std::vector<double>& weights, double label_smoothing,
+                        const at::Tensor& logits, StepSums* sums) {
+  std::vector<double> padded_weights = weights;
+  padded_weights.resize(padded.labels.size(0));
+  const at::Device device = logits.device();
+  const at::Tensor targets =
+      padded.targets.defined() ? padded.targets : device::OneHot(padded.labels, logits.size(1), logits.options());
+  device::Loss loss = device::SumCrossEntropy(
+      logits, targets, ToDevice(at::tensor(padded_weights, at::kDouble), device), label_smoothing);
+  const at::Tensor counts =
+      device::CountTrained(logits.narrow(0, 0, rows), ToDevice(padded.labels.narrow(0, 0, rows), device));
+  const at::Tensor found = at::cat({loss.sum.view(1), counts});
+  sums->on_device = sums->on_device.defined() ? sums->on_device + found : found;
+  for (const double weight : weights) sums->weight += weight;
+  return std::move(loss.gradient);
+}
+
 // The rest of the attack, from x_M on. ascent: as in the mining phase.
 absl::StatusOr<AttackedBatch> AttackKept(const StepContext& context, const ParameterSet& weights,
                                          const AttackStage& stage, Ascent ascent, RowsUnderAttack rows,
                                          StepCounts* counts) {
   const MethodOptions& method = context.spec.method;
+  const bool weighted = method.weight_mode != WeightMode::kEqual;
+  IterateLogits iterates;
   bool observed = true;  // x_M was
   ascent.observe = [&](const at::Tensor&, const at::Tensor& logits) {
-    if (!observed) rows.trace.Observe(logits);
+    if (weighted && !observed) iterates.Add(logits, rows.clean.rows());
     observed = false;
   };
   ascent.steps = stage.steps - method.mining_step;
@@ -108,15 +152,18 @@ absl::StatusOr<AttackedBatch> AttackKept(const StepContext& context, const Param
   Enter(context, Phase::kMining);
   AttackedBatch out{std::move(rows.clean), {}, {}, {}};
   out.kept.x = *std::move(x_adv);
-  at::Tensor last;
-  if (method.drop_share > 0 || (method.weight_mode != WeightMode::kEqual && ascent.steps > 0)) {
-    last = PaddedLogits(context.model, weights, out.kept.x);
+  std::vector<at::Tensor> seen;
+  if (method.drop_share > 0 || (weighted && ascent.steps > 0)) {
     counts->passes[kForwardPass] += out.kept.rows();
-    if (ascent.steps > 0) rows.trace.Observe(last);
+    iterates.Add(PaddedLogits(context.model, weights, out.kept.x), out.kept.rows());
+    seen = iterates.Take();
+  }
+  if (weighted && ascent.steps > 0) {
+    for (const at::Tensor& logits : seen) rows.trace.Observe(logits);
   }
   out.weights = rows.trace.Weights(method.mining_step);
   if (method.drop_share > 0) {
-    if (absl::Status status = DropConfident(context, last, &out, counts); !status.ok()) return status;
+    if (absl::Status status = DropConfident(context, seen.back(), &out, counts); !status.ok()) return status;
   }
   return out;
 }
@@ -169,15 +216,18 @@ absl::StatusOr<AttackedBatch> AttackAndMine(const StepContext& context, Paramete
   }
 
   BoundaryTrace trace(batch.labels, method.weight_mode);
-  ascent.observe = [&](const at::Tensor&, const at::Tensor& logits) { trace.Observe(logits); };
+  IterateLogits iterates;
+  ascent.observe = [&](const at::Tensor&, const at::Tensor& logits) { iterates.Add(logits, batch.rows()); };
   ascent.steps = method.mining_step;
   auto x_mined = Ascend(context.model, *weights, batch, start, ascent, context.tick);
   if (!x_mined.ok()) return x_mined.status();
   Enter(context, Phase::kMining);
   counts->passes[kForwardPass] += batch.rows();
-  const at::Tensor logits = PaddedLogits(context.model, *weights, *x_mined);
+  iterates.Add(PaddedLogits(context.model, *weights, *x_mined), batch.rows());
+  const std::vector<at::Tensor> seen = iterates.Take();
+  for (const at::Tensor& logits : seen) trace.Observe(logits);
+  const at::Tensor& logits = seen.back();
   context.tick();
-  trace.Observe(logits);
   const bool at_random = method.retained_easy == RetainedEasy::kRandom;
   auto mined = FindHardExamples(logits, batch.labels, batch.ids, spec.seed, context.epoch,
                                 at_random ? method.retained_easy_share : 0);
@@ -208,9 +258,12 @@ absl::Status ComputeGradients(const StepContext& context, const ParameterSet& we
   sums->counts.passes[kTrainingPass] += kept.rows();
   Collective* const ranks = SynchronizedRanks(context, weights);
   if (kept.rows() == 0 && ranks == nullptr) return absl::OkStatus();
-  const Batch padded = kept.rows() > 0 ? PadRows(kept) : Filler(context.model.image_shape(), weights.type());
+  const Batch padded = kept.rows() > 0 ? PadRows(kept) : Filler(context.model.image_shape(), weights.options());
   TrainingPass pass{.rows = kept.rows(), .collective = ranks, .statistics = gradients};
   const auto loss = [&](const at::Tensor& logits) {
+    if (!OnHost(logits)) {
+      return LossOnDevice(padded, kept.rows(), attacked.weights, context.spec.label_smoothing, logits, sums);
+    }
     LossSum sum =
         SumCrossEntropy(logits, padded.labels, attacked.weights, context.spec.label_smoothing, padded.targets);
     sums->loss += sum.loss;

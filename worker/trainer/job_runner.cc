@@ -8,6 +8,7 @@
 #include <functional>
 #include <utility>
 
+#include <ATen/Context.h>
 #include <ATen/Parallel.h>
 
 #include "absl/strings/str_cat.h"
@@ -21,6 +22,7 @@
 #include "worker/trainer/checkpoint_keeper.h"
 #include "worker/trainer/checkpoint_writer.h"
 #include "worker/trainer/cpu_identity.h"
+#include "worker/trainer/device.h"
 #include "worker/trainer/exception_status.h"
 #include "worker/trainer/gloo_collective.h"
 #include "worker/trainer/metric_text.h"
@@ -96,7 +98,7 @@ absl::Status RestoreFrom(const RankJob& job, const RunInputs& inputs, Trainer& t
   }
   if (absl::Status status = trainer.Restore(*checkpoint); !status.ok()) return status;
   trainer.NoteInexact(differences);
-  const std::string digest = ParametersDigest(trainer.weights().flat());
+  const std::string digest = ParametersDigest(ToHost(trainer.weights().flat()));
   if (!made.parameters_digest.empty() && made.parameters_digest != digest) {
     return absl::UnavailableError(
         absl::StrFormat("cannot resume: the parameters read from %s have digest %s, when it was made they had %s",
@@ -108,7 +110,7 @@ absl::Status RestoreFrom(const RankJob& job, const RunInputs& inputs, Trainer& t
 absl::Status Train(const RankJob& job, const RunInputs& inputs, Collective& collective, RunObserver& observer) {
   auto data = ChooseRows(inputs.spec.data, inputs.train, inputs.test);
   if (!data.ok()) return data.status();
-  Trainer trainer(inputs.spec, *inputs.model, *data, collective, observer);
+  Trainer trainer(inputs.spec, *inputs.model, *data, collective, observer, DeviceOf(inputs));
   if (absl::Status status = trainer.Check(); !status.ok()) return status;
   if (!job.resume_manifest.empty()) {
     if (absl::Status status = RestoreFrom(job, inputs, trainer); !status.ok()) return status;
@@ -125,7 +127,7 @@ absl::Status Train(const RankJob& job, const RunInputs& inputs, Collective& coll
                                             .data_digest = DataDigest(inputs),
                                             .threads = job.threads,
                                             .iteration = trainer.iteration(),
-                                            .weights_digest = ParametersDigest(trainer.weights().flat())},
+                                            .weights_digest = ParametersDigest(ToHost(trainer.weights().flat()))},
                                            collective);
       !status.ok()) {
     return status;
@@ -275,6 +277,10 @@ const char* FailureClassOf(const absl::Status& status) {
   }
 }
 
+at::Device DeviceOf(const RunInputs& inputs) {
+  return inputs.accelerator == nullptr ? at::Device(at::kCPU) : inputs.accelerator->device();
+}
+
 absl::StatusOr<RunInputs> PrepareRun(const RankJob& job) {
   auto spec = ParseTrainSpec(job.spec);
   if (!spec.ok()) return spec.status();
@@ -282,6 +288,10 @@ absl::StatusOr<RunInputs> PrepareRun(const RankJob& job) {
   inputs.spec.world_size = job.world_size;
   inputs.spec.threads_per_rank = job.threads;
   at::set_num_threads(job.threads);
+  // LibTorch's default is on for convolutions.
+  const bool tf32 = inputs.spec.precision == Precision::kTf32;
+  at::globalContext().setAllowTF32CuBLAS(tf32);
+  at::globalContext().setAllowTF32CuDNN(tf32);
   if (inputs.spec.device == Device::kCuda) {
     auto accelerator = FindAccelerator();
     if (!accelerator.ok()) return accelerator.status();

@@ -45,6 +45,9 @@ struct RunInputs {
   std::unique_ptr<Accelerator> accelerator;  // null on a CPU
 };
 
+// What the rank computes on.
+at::Device DeviceOf(const RunInputs& inputs);
+
 // InvalidArgument, NotFound and DataLoss are the user's or the data's; FailedPrecondition where the spec asks for a
 // GPU and this program or host has none. Sets the process's thread count.
 absl::StatusOr<RunInputs> PrepareRun(const RankJob& job);

@@ -4,7 +4,16 @@
 #include <array>
 #include <cmath>
 
+#include <ATen/TensorOperators.h>
+
+#include "worker/trainer/device.h"
+
 namespace ham::trainer {
+namespace {
+
+constexpr double kBeta1 = 0.9, kBeta2 = 0.999, kAdamEpsilon = 1e-8;
+
+}  // namespace
 
 double GradientNorm(const ParameterSet& gradients) {
   return VisitReal(gradients.type(), [&]<typename T>(T) {
@@ -26,8 +35,9 @@ double GradientNorm(const ParameterSet& gradients) {
   });
 }
 
-Optimizer::Optimizer(const OptimizerOptions& options, const std::vector<ParameterSpec>& specs, at::ScalarType type)
-    : options_(options), momentum_(specs, type), variance_(specs, type) {
+Optimizer::Optimizer(const OptimizerOptions& options, const std::vector<ParameterSpec>& specs,
+                     const at::TensorOptions& tensor_options)
+    : options_(options), momentum_(specs, tensor_options), variance_(specs, tensor_options) {
   int64_t begin = 0;
   for (const ParameterSpec& spec : specs) {
     if (begin == momentum_.trained_size()) break;
@@ -43,10 +53,15 @@ Optimizer::Optimizer(const OptimizerOptions& options, const std::vector<Paramete
   }
 }
 
-void Optimizer::Update(const ParameterSet& gradients, double learning_rate, ParameterSet* weights) {
+void Optimizer::Update(const ParameterSet& gradients, double gradient_norm, double learning_rate,
+                       ParameterSet* weights) {
   ++updates_;
   const double most = options_.gradient_clip_norm;
-  const double scale = most > 0 ? std::min(1.0, most / (GradientNorm(gradients) + 1e-6)) : 1;
+  const double scale = most > 0 ? std::min(1.0, most / (gradient_norm + 1e-6)) : 1;
+  if (!OnHost(weights->flat())) {
+    for (const Segment& segment : segments_) UpdateOnDevice(segment, gradients, scale, learning_rate, weights);
+    return;
+  }
   VisitReal(weights->type(), [&]<typename T>(T) {
     for (const Segment& segment : segments_) {
       if (options_.name == OptimizerKind::kSgd) {
@@ -83,11 +98,30 @@ void Optimizer::UpdateSgd(const Segment& segment, const ParameterSet& gradients,
   }
 }
 
+void Optimizer::UpdateOnDevice(const Segment& segment, const ParameterSet& gradients, double scale,
+                               double learning_rate, ParameterSet* weights) {
+  const auto part = [&](const ParameterSet& set) {
+    return set.flat().narrow(0, segment.begin, segment.end - segment.begin);
+  };
+  at::Tensor w = part(*weights), m = part(momentum_), v = part(variance_), g = part(gradients) * scale;
+  const bool decoupled = options_.name == OptimizerKind::kAdamW;
+  if (segment.decay != 0 && !decoupled) g.add_(w, segment.decay);
+  if (options_.name == OptimizerKind::kSgd) {
+    m.mul_(options_.momentum).add_(g);
+    w.sub_(options_.nesterov ? g.add_(m, options_.momentum) : m, learning_rate);
+    return;
+  }
+  const auto t = static_cast<double>(updates_);
+  m.lerp_(g, 1 - kBeta1);
+  v.mul_(kBeta2).addcmul_(g, g, 1 - kBeta2);
+  if (decoupled) w.mul_(1 - learning_rate * segment.decay);
+  w.addcdiv_(m, v.sqrt().div_(std::sqrt(1 - std::pow(kBeta2, t))).add_(kAdamEpsilon),
+             -learning_rate / (1 - std::pow(kBeta1, t)));
+}
+
 template <typename T>
 void Optimizer::UpdateAdam(const Segment& segment, const ParameterSet& gradients, double scale, double learning_rate,
                            ParameterSet* weights) {
-  constexpr double kBeta1 = 0.9, kBeta2 = 0.999;
-  constexpr T kEpsilon = static_cast<T>(1e-8);
   const T* __restrict gradient = gradients.flat().const_data_ptr<T>();
   T* __restrict w = weights->flat().data_ptr<T>();
   T* __restrict m = momentum_.flat().data_ptr<T>();
@@ -106,7 +140,7 @@ void Optimizer::UpdateAdam(const Segment& segment, const ParameterSet& gradients
     const T g = clip * gradient[i] + decay * w[i];
     m[i] += from_gradient1 * (g - m[i]);
     v[i] = beta2 * v[i] + from_gradient2 * g * g;
-    w[i] = shrink * w[i] - rate * m[i] / (std::sqrt(v[i]) / correction + kEpsilon);
+    w[i] = shrink * w[i] - rate * m[i] / (std::sqrt(v[i]) / correction + static_cast<T>(kAdamEpsilon));
   }
 }
 

@@ -12,10 +12,10 @@
 
 namespace ham::trainer {
 
-// L2 norm of what gradients train, summed in float64 in a fixed order.
+// L2 norm of what gradients train, summed in float64 in a fixed order. On the host.
 double GradientNorm(const ParameterSet& gradients);
 
-// With gradient_clip_norm > 0, g is first scaled by min(1, gradient_clip_norm / (GradientNorm + 1e-6)). Decay is
+// With gradient_clip_norm > 0, g is first scaled by min(1, gradient_clip_norm / (gradient_norm + 1e-6)). Decay is
 // weight_decay, or without decay_norm_and_bias 0 for all but ParameterKind::kWeight; for sgd and adam it is an L2 term:
 // g <- g + decay * w; for adamw w <- (1 - rate * decay) * w. Then
 //   sgd          m <- momentum * m + g;                                w <- w - rate * m, with nesterov
@@ -25,10 +25,11 @@ double GradientNorm(const ParameterSet& gradients);
 // One thread at a time.
 class Optimizer {
  public:
-  Optimizer(const OptimizerOptions& options, const std::vector<ParameterSpec>& specs, at::ScalarType type = at::kFloat);
+  Optimizer(const OptimizerOptions& options, const std::vector<ParameterSpec>& specs,
+            const at::TensorOptions& tensor_options = at::kFloat);
 
-  // All of one type.
-  void Update(const ParameterSet& gradients, double learning_rate, ParameterSet* weights);
+  // All of one type, on one device. gradient_norm: of `gradients`.
+  void Update(const ParameterSet& gradients, double gradient_norm, double learning_rate, ParameterSet* weights);
 
   // State for an exact resume: tensors "momentum.NAME", "variance.NAME" (not of sgd), and the number of updates.
   void Export(TensorMap* out) const;
@@ -48,6 +49,9 @@ class Optimizer {
   template <typename T>
   void UpdateAdam(const Segment& segment, const ParameterSet& gradients, double scale, double learning_rate,
                   ParameterSet* weights);
+
+  void UpdateOnDevice(const Segment& segment, const ParameterSet& gradients, double scale, double learning_rate,
+                      ParameterSet* weights);
 
   const OptimizerOptions options_;
   std::vector<Segment> segments_;  // from 0 to the last element that gradients train

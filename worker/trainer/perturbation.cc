@@ -4,6 +4,8 @@
 #include <cmath>
 #include <vector>
 
+#include "worker/trainer/device.h"
+
 namespace ham::trainer {
 namespace {
 
@@ -83,6 +85,15 @@ at::Tensor RandomStart(const Batch& batch, const Ball& ball, RandomKey key, Star
   at::Tensor out = batch.x.clone();
   const int64_t pixels = batch.rows() == 0 ? 0 : out.numel() / batch.rows();
   std::vector<float> noise(pixels);
+  if (!OnHost(out)) {  // the same numbers, added there
+    const at::Tensor all = NewImages(batch.rows(), {out.size(1), out.size(2), out.size(3)});
+    for (int64_t row = 0; row < batch.rows(); ++row) {
+      key.sample = batch.ids[row];
+      FillNoise(ball, distribution, key, &noise);
+      std::copy(noise.begin(), noise.end(), all.data_ptr<float>() + row * pixels);
+    }
+    return out.add_(ToDevice(all, out.device())).clamp_(0, 1);
+  }
   VisitReal(out.scalar_type(), [&]<typename T>(T) {
     T* start = out.data_ptr<T>();
     for (int64_t row = 0; row < batch.rows(); ++row, start += pixels) {

@@ -2,12 +2,15 @@
 
 #include <algorithm>
 #include <numeric>
+#include <optional>
 #include <vector>
 
 #include <ATen/ops/empty.h>
 #include <ATen/ops/softmax.h>
 #include <ATen/ops/zeros_like.h>
 
+#include "worker/trainer/device.h"
+#include "worker/trainer/device_ops.h"
 #include "worker/trainer/models/batch_norm.h"
 
 namespace ham::trainer {
@@ -75,11 +78,20 @@ absl::StatusOr<at::Tensor> Ascend(const Model& model, const ParameterSet& weight
   TrainingModeAttack* const training = ascent.training;
   const bool joins = training != nullptr && training->collective != nullptr;
   if (rows == 0 && !joins) return start;
-  const Batch padded = rows == 0 ? Filler(model.image_shape(), weights.type()) : PadRows(clean);
+  const Batch padded = rows == 0 ? Filler(model.image_shape(), weights.options()) : PadRows(clean);
   at::Tensor x = rows == 0 ? padded.x.clone() : rows < kMinimumRows ? PadRows(start) : start.clone();
+  const bool on_host = OnHost(x);
+  std::optional<device::Projection> projection;
+  at::Tensor one_hot;
+  if (!on_host) {
+    projection.emplace(ascent.ball, ascent.step_size, padded.x);
+    one_hot = device::OneHot(padded.labels, model.classes(), x.options());
+  }
   const LogitsGradient loss = [&](const at::Tensor& logits) {
     if (ascent.observe) ascent.observe(x, logits);
-    return AttackLossGradient(ascent.loss, logits, padded.labels, padded.targets);
+    if (on_host) return AttackLossGradient(ascent.loss, logits, padded.labels, padded.targets);
+    return device::AttackLossGradient(ascent.loss, logits, one_hot,
+                                      padded.targets.defined() ? padded.targets : one_hot);
   };
   for (int step = 0; step < ascent.steps; ++step) {
     TrainingPass pass{.rows = rows};
@@ -90,17 +102,21 @@ absl::StatusOr<at::Tensor> Ascend(const Model& model, const ParameterSet& weight
     const at::Tensor gradient = model.InputGradient(weights, x, loss, training == nullptr ? nullptr : &pass);
     if (!pass.status.ok()) return pass.status;
     if (pass.has_rows) UpdateStatistics(*training->batch, training->weights);
-    VisitReal(x.scalar_type(), [&]<typename T>(T) {
-      ProjectedStep(ascent.ball, ascent.step_size, padded.x.const_data_ptr<T>(), gradient.const_data_ptr<T>(),
-                    x.size(0), x.numel() / x.size(0), x.data_ptr<T>());
-    });
+    if (on_host) {
+      VisitReal(x.scalar_type(), [&]<typename T>(T) {
+        ProjectedStep(ascent.ball, ascent.step_size, padded.x.const_data_ptr<T>(), gradient.const_data_ptr<T>(),
+                      x.size(0), x.numel() / x.size(0), x.data_ptr<T>());
+      });
+    } else {
+      projection->Step(gradient, x);
+    }
     tick();
   }
   return x.narrow(0, 0, rows);
 }
 
 at::Tensor PaddedLogits(const Model& model, const ParameterSet& weights, const at::Tensor& x) {
-  if (x.size(0) == 0) return at::empty({0, model.classes()}, weights.type());
+  if (x.size(0) == 0) return at::empty({0, model.classes()}, weights.options());
   return model.Logits(weights, PadRows(x)).narrow(0, 0, x.size(0));
 }
 

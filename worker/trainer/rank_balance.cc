@@ -7,6 +7,8 @@
 
 #include <ATen/ops/empty.h>
 
+#include "worker/trainer/device.h"
+
 namespace ham::trainer {
 namespace {
 
@@ -81,6 +83,16 @@ class RowFormat {
   const size_t state_size_;
 };
 
+// Rows travel through the host: between ranks only few do.
+void MoveTo(at::Device device, RowsUnderAttack* rows) {
+  const auto move = [&](at::Tensor* tensor) {
+    if (tensor->defined()) *tensor = device.is_cpu() ? ToHost(*tensor) : ToDevice(*tensor, device);
+  };
+  move(&rows->clean.x);
+  move(&rows->clean.targets);
+  move(&rows->x);
+}
+
 }  // namespace
 
 std::vector<int64_t> EvenShares(const std::vector<int64_t>& rows_by_rank) {
@@ -106,6 +118,8 @@ absl::Status BalanceRows(int64_t classes, Collective& collective, RowsUnderAttac
     if (rank < own) taken_before += std::max<int64_t>(0, shares[rank] - counts[rank]);
   }
 
+  const at::Device device = rows->x.device();
+  MoveTo(at::kCPU, rows);
   const RowFormat format(*rows, classes);
   std::vector<std::string> packed;
   for (int64_t row = 0; row < count; ++row) packed.push_back(format.Pack(*rows, row));
@@ -128,6 +142,7 @@ absl::Status BalanceRows(int64_t classes, Collective& collective, RowsUnderAttac
   std::sort(packed.begin(), packed.end(),
             [&](const std::string& a, const std::string& b) { return format.Id(a) < format.Id(b); });
   format.Unpack(packed, rows);
+  MoveTo(device, rows);
   return absl::OkStatus();
 }
 

@@ -65,7 +65,7 @@ double RankSkew(const std::vector<int64_t>& kept_by_rank) {
 
 }  // namespace
 
-void TrainWindow::Add(const StepSums& step, bool skipped, double step_gradient_norm) {
+void TrainWindow::Add(const StepSums& step, bool skipped) {
   if (step.finite) {
     sums.loss += step.loss;
     sums.weight += step.weight;
@@ -75,7 +75,7 @@ void TrainWindow::Add(const StepSums& step, bool skipped, double step_gradient_n
   sums.kept_rows += step.kept_rows;
   ++iterations;
   skipped_iterations += skipped;
-  if (!skipped) gradient_norm += step_gradient_norm;
+  if (!skipped) gradient_norm += step.gradient_norm;
   sums.counts.Add(step.counts);
 }
 

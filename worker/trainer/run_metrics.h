@@ -21,7 +21,7 @@ struct TrainWindow {
   int64_t skipped_iterations = 0;
   double gradient_norm = 0;  // sum over iterations that were not skipped
 
-  void Add(const StepSums& step, bool skipped, double step_gradient_norm);
+  void Add(const StepSums& step, bool skipped);
 };
 
 // Sum of counts.

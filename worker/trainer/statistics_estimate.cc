@@ -1,7 +1,7 @@
 #include "worker/trainer/statistics_estimate.h"
 
-#include <algorithm>
-
+#include <ATen/TensorOperators.h>
+#include <ATen/ops/zeros.h>
 #include <ATen/ops/zeros_like.h>
 
 #include "worker/trainer/pgd_attack.h"
@@ -18,32 +18,27 @@ absl::Status EstimateStatistics(const StepContext& context, const ImageSet& data
   Collective& ranks = context.collective;
   Collective* const synchronized = SynchronizedRanks(context, *weights);
   ParameterSet batch_statistics = weights->Clone();
-  std::vector<double> sums(count + 1);  // last: rows
+  at::Tensor sums = at::zeros({count + 1}, weights->options().dtype(at::kDouble));  // last: rows
   for (int64_t position = 0; position < static_cast<int64_t>(rows.size()); position += context.spec.batch_size) {
-    const Batch batch =
-        InType(GatherBatch(data, RankRows(rows, position, context.spec.batch_size, ranks.rank(), ranks.world_size())),
-               weights->type());
+    const Batch batch = Converted(
+        GatherBatch(data, RankRows(rows, position, context.spec.batch_size, ranks.rank(), ranks.world_size())),
+        weights->options());
     if (batch.rows() == 0 && synchronized == nullptr) continue;
     const auto x_adv =
         Ascend(context.model, *weights, batch, StartPoint(context.spec, context.epoch, batch), ascent, context.tick);
     if (!x_adv.ok()) return x_adv.status();
     TrainingPass pass{.rows = batch.rows(), .collective = synchronized, .statistics = &batch_statistics};
-    const at::Tensor x = batch.rows() > 0 ? PadRows(*x_adv) : Filler(context.model.image_shape(), weights->type()).x;
+    const at::Tensor x = batch.rows() > 0 ? PadRows(*x_adv) : Filler(context.model.image_shape(), weights->options()).x;
     context.model.InputGradient(
         *weights, x, [](const at::Tensor& logits) { return at::zeros_like(logits); }, &pass);
     if (!pass.status.ok()) return pass.status;
-    VisitReal(weights->type(), [&]<typename T>(T) {
-      const T* found = batch_statistics.statistics().const_data_ptr<T>();
-      for (int64_t i = 0; i < count; ++i) sums[i] += static_cast<double>(batch.rows()) * found[i];
-    });
-    sums[count] += static_cast<double>(batch.rows());
+    const auto seen = static_cast<double>(batch.rows());
+    sums.narrow(0, 0, count).add_(batch_statistics.statistics(), seen);
+    sums.narrow(0, count, 1).add_(seen);
     context.tick();
   }
-  if (absl::Status status = ranks.AllReduceSum(sums.data(), count + 1); !status.ok()) return status;
-  VisitReal(weights->type(), [&]<typename T>(T) {
-    T* out = weights->statistics().data_ptr<T>();
-    for (int64_t i = 0; i < count; ++i) out[i] = static_cast<T>(sums[i] / std::max(1.0, sums[count]));
-  });
+  if (absl::Status status = ranks.AllReduceSum(sums); !status.ok()) return status;
+  weights->statistics().copy_(sums.narrow(0, 0, count) / sums.narrow(0, count, 1).clamp_min(1));
   return absl::OkStatus();
 }
 

@@ -13,6 +13,7 @@
 #include "worker/trainer/counter_rng.h"
 #include "worker/trainer/data/augmentation.h"
 #include "worker/trainer/data/validation_split.h"
+#include "worker/trainer/device.h"
 #include "worker/trainer/ham_step.h"
 #include "worker/trainer/models/batch_norm.h"
 #include "worker/trainer/schedule.h"
@@ -73,8 +74,8 @@ bool UsesDlr(const TrainSpec& spec) {
   return uses;
 }
 
-ParameterSet FirstWeights(const TrainSpec& spec, const Model& model) {
-  ParameterSet weights(model.parameters(), TypeOf(spec.precision));
+ParameterSet FirstWeights(const TrainSpec& spec, const Model& model, at::Device device) {
+  ParameterSet weights(model.parameters(), at::TensorOptions(TypeOf(spec.precision)).device(device));
   weights.Initialize(spec.seed);
   return weights;
 }
@@ -93,7 +94,7 @@ absl::StatusOr<RunData> ChooseRows(const DataOptions& options, const ImageSet& t
 }
 
 Trainer::Trainer(const TrainSpec& spec, const Model& model, const RunData& data, Collective& collective,
-                 RunObserver& observer)
+                 RunObserver& observer, at::Device device)
     : spec_(spec),
       model_(model),
       data_(data),
@@ -101,13 +102,13 @@ Trainer::Trainer(const TrainSpec& spec, const Model& model, const RunData& data,
       observer_(observer),
       epoch_iterations_((static_cast<int64_t>(data.train_rows.size()) + spec.batch_size - 1) / spec.batch_size),
       total_iterations_(spec.epochs * epoch_iterations_),
-      weights_(FirstWeights(spec, model)),
+      weights_(FirstWeights(spec, model, device)),
       average_(spec, weights_),
       pipeline_(data.train, data.train_rows, spec.data.augmentation, spec.seed),
       class_bias_(spec.class_bias.running_rate, spec.class_bias.running_decay, model.classes()),
-      optimizer_(spec.optimizer, model.parameters(), TypeOf(spec.precision)),
+      optimizer_(spec.optimizer, model.parameters(), weights_.options()),
       reducer_(model.parameters(), StepCounts(model.classes(), spec.method.mining_step, collective.world_size()),
-               TypeOf(spec.precision)) {}
+               weights_.options()) {}
 
 void Trainer::StartFrom(const ParameterSet& weights) {
   weights_.flat().copy_(weights.flat());
@@ -172,7 +173,7 @@ std::vector<uint32_t> Trainer::RowsOf(const std::vector<uint32_t>& order, int64_
 absl::Status Trainer::StepPart(int epoch, const std::vector<uint32_t>& order, int64_t position, int part,
                                ParameterSet* attacked_weights, StepSums* local, StepReport* report) {
   profile_.Enter(Phase::kData);
-  const Batch batch = InType(pipeline_.Take(epoch, RowsOf(order, position, part)), weights_.type());
+  const Batch batch = Converted(pipeline_.Take(epoch, RowsOf(order, position, part)), weights_.options());
   if (part + 1 < spec_.accumulation_steps) {
     pipeline_.Prepare(epoch, RowsOf(order, position, part + 1));
   } else if (const int64_t next = position + spec_.batch_size; next < static_cast<int64_t>(order.size())) {
@@ -213,11 +214,10 @@ absl::StatusOr<StepReport> Trainer::Step(int epoch, const std::vector<uint32_t>&
   report.sums = *global;
   report.skipped = IsSkipped(spec_, epoch, *global);
   report.learning_rate = LearningRateAt(spec_.optimizer, position_.iteration, total_iterations_, epoch, spec_.epochs);
-  report.gradient_norm = GradientNorm(reducer_.gradients());
   if (report.skipped) {
     attacked_weights.statistics().copy_(before);
   } else {
-    optimizer_.Update(reducer_.gradients(), report.learning_rate, &weights_);
+    optimizer_.Update(reducer_.gradients(), global->gradient_norm, report.learning_rate, &weights_);
     UpdateStatistics(reducer_.gradients(), &weights_);
     if (spec_.class_bias.running_rate > 0) {
       class_bias_.Update(global->counts.class_rows, global->counts.class_right, &weights_);
@@ -267,8 +267,8 @@ absl::Status Trainer::TrainEpoch(int epoch) {
     position_.phase = "train";
     if (absl::Status status = Tick(); !status.ok()) return status;
     epoch_position_ = std::min(rows, epoch_position_ + spec_.batch_size);
-    window.Add(step->sums, step->skipped, step->gradient_norm);
-    epoch_.Add(step->sums, step->skipped, step->gradient_norm);
+    window.Add(step->sums, step->skipped);
+    epoch_.Add(step->sums, step->skipped);
     learning_rate = step->learning_rate;
     non_finite_in_a_row_ = step->sums.finite ? 0 : non_finite_in_a_row_ + 1;
     if (non_finite_in_a_row_ >= kMostNonFiniteInARow) {
@@ -330,7 +330,7 @@ absl::Status Trainer::SaveIfConverging() {
     return Diverged(absl::StrFormat("the loss or a gradient is not finite since iteration %d",
                                     position_.iteration - non_finite_in_a_row_ + 1));
   }
-  if (!AllFinite(weights_.flat())) {
+  if (!AllFinite(ToHost(weights_.flat()))) {
     return Diverged(absl::StrFormat("weights are not finite after iteration %d", position_.iteration));
   }
   return Save();

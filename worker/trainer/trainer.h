@@ -64,15 +64,15 @@ struct StepReport {
   StepSums sums;  // global
   bool skipped = false;
   double learning_rate = 0;
-  double gradient_norm = 0;    // L2, of the trained parameters
   std::vector<uint32_t> kept;  // rows of this rank that were trained on
 };
 
 // Same calls on all ranks. One thread. The references outlive it. Exceptions of LibTorch pass through.
 class Trainer {
  public:
-  Trainer(const TrainSpec& spec, const Model& model, const RunData& data, Collective& collective,
-          RunObserver& observer);
+  // `device`: what it computes on; checkpoints are the same for all.
+  Trainer(const TrainSpec& spec, const Model& model, const RunData& data, Collective& collective, RunObserver& observer,
+          at::Device device = at::kCPU);
 
   // What can be seen to be wrong before training, in one sentence naming the field. InvalidArgument.
   absl::Status Check() const;

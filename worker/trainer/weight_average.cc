@@ -2,6 +2,8 @@
 
 #include <ATen/ops/tensor.h>
 
+#include "worker/trainer/device.h"
+
 namespace ham::trainer {
 namespace {
 
@@ -9,6 +11,10 @@ constexpr char kAverageCount[] = "average_count";
 
 // average <- keep * average + take * weights
 void Mix(double keep, double take, const ParameterSet& weights, ParameterSet* average) {
+  if (!OnHost(weights.flat())) {
+    average->flat().mul_(keep).add_(weights.flat(), take);
+    return;
+  }
   VisitReal(weights.type(), [&]<typename T>(T) {
     const auto old_share = static_cast<T>(keep);
     const auto new_share = static_cast<T>(take);

@@ -32,7 +32,7 @@ at::Tensor AutogradModel::DoInputGradient(const ParameterSet& weights, const at:
   const at::Tensor logits = Run(ValuesOf(weights), leaf, training, ComputeType(weights));
   const at::Tensor gradient = torch::autograd::grad({logits}, {leaf}, {loss(logits.detach())})[0];
   if (gradient.strides() == x.strides()) return gradient;
-  at::Tensor out = NewImages(x.size(0), options_.image, x.scalar_type());
+  at::Tensor out = NewImages(x.size(0), options_.image, x.options());
   out.copy_(gradient);
   return out;
 }

@@ -10,6 +10,9 @@
 #include <ATen/ops/zeros.h>
 #include <torch/csrc/autograd/custom_function.h>
 
+#include "worker/trainer/device.h"
+#include "worker/trainer/models/batch_norm_on_device.h"
+
 namespace ham::trainer {
 namespace {
 
@@ -203,7 +206,9 @@ struct BatchNormFunction : public torch::autograd::Function<BatchNormFunction> {
 
 at::Tensor BatchNormOfBatch(const at::Tensor& x, const at::Tensor& scale, const at::Tensor& shift, TrainingPass* pass,
                             at::Tensor mean, at::Tensor variance) {
-  return BatchNormFunction::apply(x.contiguous(at::MemoryFormat::ChannelsLast), scale, shift, pass, mean, variance);
+  if (!OnHost(x)) return device::BatchNormOfBatch(x, scale, shift, pass, mean, variance);
+  return BatchNormFunction::apply(x.to(scale.scalar_type()).contiguous(at::MemoryFormat::ChannelsLast), scale, shift,
+                                  pass, mean, variance);
 }
 
 void UpdateStatistics(const ParameterSet& batch, ParameterSet* weights) {

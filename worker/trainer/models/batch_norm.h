@@ -12,7 +12,7 @@ inline constexpr double kBatchNormMomentum = 0.1;  // likewise: weight of the ba
 
 // Training mode, with gradients for x, scale and shift by autograd. Sums are taken in float64 over fixed blocks of
 // rows, so that they do not depend on the number of threads.
-//   x             [N, C, H, W], channels_last
+//   x             [N, C, H, W], channels_last; on a device perhaps of a lower precision, as is the result then
 //   scale, shift  [C]
 //   mean, variance of the batch (the variance unbiased) are written, without gradient: [C]
 // After an error, which stands in pass->status, the result means nothing.

@@ -12,6 +12,7 @@
 #include <ATen/ops/relu.h>
 #include <ATen/ops/silu.h>
 
+#include "worker/trainer/device.h"
 #include "worker/trainer/models/batch_norm.h"
 
 namespace ham::trainer {
@@ -83,12 +84,12 @@ at::Tensor ForwardPass::Normalize(const at::Tensor& x, const BatchNormLayer& lay
   const at::Tensor& scale = Value(layer.scale);
   const at::Tensor& shift = Value(layer.shift);
   const auto statistic = [&](int64_t place) { return trained_ + place; };
-  const at::Tensor input = x.to(scale.scalar_type());
   if (training_ == nullptr) {
-    return at::batch_norm(input, scale, shift, Value(statistic(layer.mean)), Value(statistic(layer.variance)),
+    return at::batch_norm(OnHost(x) ? x.to(scale.scalar_type()) : x, scale, shift, Value(statistic(layer.mean)),
+                          Value(statistic(layer.variance)),
                           /*training=*/false, kBatchNormMomentum, kBatchNormEpsilon, /*cudnn_enabled=*/false);
   }
-  return BatchNormOfBatch(input, scale, shift, training_, (*training_->statistics)[statistic(layer.mean)],
+  return BatchNormOfBatch(x, scale, shift, training_, (*training_->statistics)[statistic(layer.mean)],
                           (*training_->statistics)[statistic(layer.variance)]);
 }
 

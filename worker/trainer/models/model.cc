@@ -6,11 +6,13 @@
 #include <ATen/ops/sub.h>
 #include <ATen/ops/tensor.h>
 
+#include "worker/trainer/device.h"
+
 namespace ham::trainer {
 
-at::Tensor NewImages(int64_t rows, const ImageShape& shape, at::ScalarType type) {
+at::Tensor NewImages(int64_t rows, const ImageShape& shape, const at::TensorOptions& options) {
   return at::empty_strided({rows, shape.channels, shape.height, shape.width},
-                           {shape.size(), 1, shape.width * shape.channels, shape.channels}, type);
+                           {shape.size(), 1, shape.width * shape.channels, shape.channels}, options);
 }
 
 namespace {
@@ -22,7 +24,7 @@ LogitsGradient WithClassBias(const ParameterSet& weights, const LogitsGradient& 
 
 // [C] numbers, beside images x.
 at::Tensor PerChannel(const std::vector<double>& numbers, const at::Tensor& x) {
-  return at::tensor(numbers, at::kDouble).to(x.scalar_type()).view({1, x.size(1), 1, 1});
+  return ToDevice(at::tensor(numbers, at::kDouble).to(x.scalar_type()), x.device()).view({1, x.size(1), 1, 1});
 }
 
 }  // namespace
@@ -36,7 +38,7 @@ const std::string& OutputBias(const Model& model) {
 
 at::Tensor Model::Normalize(const at::Tensor& x) const {
   if (!normalization_) return x;
-  at::Tensor out = NewImages(x.size(0), image_shape(), x.scalar_type());
+  at::Tensor out = NewImages(x.size(0), image_shape(), x.options());
   at::sub_out(out, x, PerChannel(normalization_->mean, x));
   return out.div_(PerChannel(normalization_->standard_deviation, x));
 }

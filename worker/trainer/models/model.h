@@ -34,7 +34,7 @@ struct ImageShape {
 
 // [rows, C, H, W], not initialised, in real channels_last strides {CHW, 1, WC, C}. With one channel
 // LibTorch's own conversion would leave NCHW strides, and convolutions then take the slow path.
-at::Tensor NewImages(int64_t rows, const ImageShape& shape, at::ScalarType type = at::kFloat);
+at::Tensor NewImages(int64_t rows, const ImageShape& shape, const at::TensorOptions& options = at::kFloat);
 
 // Gradient of a SUM of losses over rows with respect to the logits: [N, K] -> [N, K] of the same type.
 using LogitsGradient = std::function<at::Tensor(const at::Tensor& logits)>;

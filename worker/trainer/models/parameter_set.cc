@@ -69,8 +69,8 @@ int64_t TrainedCount(const std::vector<ParameterSpec>& specs) {
   return count;
 }
 
-ParameterSet::ParameterSet(const std::vector<ParameterSpec>& specs, at::ScalarType type)
-    : ParameterSet(specs, at::zeros({ParameterCount(specs)}, type)) {}
+ParameterSet::ParameterSet(const std::vector<ParameterSpec>& specs, const at::TensorOptions& options)
+    : ParameterSet(specs, at::zeros({ParameterCount(specs)}, options)) {}
 
 ParameterSet::ParameterSet(const std::vector<ParameterSpec>& specs, const at::Tensor& flat)
     : specs_(specs), flat_(flat) {
@@ -113,7 +113,7 @@ ParameterSet ParameterSet::Clone() const { return ParameterSet(specs_, flat_.clo
 
 at::Tensor ParameterSet::Export(const std::string& prefix, TensorMap* out) const {
   // Training waits for this, and fresh pages take longer than the copying.
-  if (!copy_.defined() || copy_.storage().use_count() > 1) copy_ = at::empty_like(flat_);
+  if (!copy_.defined() || copy_.storage().use_count() > 1) copy_ = at::empty_like(flat_, at::kCPU);
   copy_.copy_(flat_);
   const ParameterSet copy(specs_, copy_.alias());  // not copy_: each that is handed out counts as a use of its storage
   for (size_t i = 0; i < specs_.size(); ++i) {

@@ -53,8 +53,8 @@ ParameterSpec ClassBiasSpec(int64_t classes);
 // train is a prefix of the buffer. Copies share the buffer, as tensors do; Clone() does not. No thread rule of its own.
 class ParameterSet {
  public:
-  // Zeros.
-  explicit ParameterSet(const std::vector<ParameterSpec>& specs, at::ScalarType type = at::kFloat);
+  // Zeros, of this type and on this device.
+  explicit ParameterSet(const std::vector<ParameterSpec>& specs, const at::TensorOptions& options = at::kFloat);
   // On `flat`, of ParameterCount(specs) elements, contiguous.
   ParameterSet(const std::vector<ParameterSpec>& specs, const at::Tensor& flat);
 
@@ -62,6 +62,9 @@ class ParameterSet {
   void Initialize(uint64_t seed);
 
   at::ScalarType type() const { return flat_.scalar_type(); }
+  at::Device device() const { return flat_.device(); }
+  // Both.
+  at::TensorOptions options() const { return flat_.options(); }
   const at::Tensor& flat() const { return flat_; }
   int64_t size() const;
   // Elements that gradients train.
@@ -78,9 +81,9 @@ class ParameterSet {
 
   ParameterSet Clone() const;
 
-  // Copies in reference names and shapes, strided as they lie here, `prefix` before each name; float32 and float64 as
-  // they are. Returns the copy of the whole buffer that they are views of. Its memory is kept, and used again by the
-  // next call where all of these are gone by then.
+  // Copies on the host in reference names and shapes, strided as they lie here, `prefix` before each name; float32 and
+  // float64 as they are. Returns the copy of the whole buffer that they are views of. Its memory is kept, and used
+  // again by the next call where all of these are gone by then.
   at::Tensor Export(const std::string& prefix, TensorMap* out) const;
   // The other way round, from any floating-point type. InvalidArgument names a tensor that is missing or of another
   // shape or dtype.

@@ -1,0 +1,136 @@
+#include "worker/trainer/device_ops.h"
+
+#include <limits>
+#include <utility>
+
+#include <ATen/TensorOperators.h>
+#include <ATen/ops/argmax.h>
+#include <ATen/ops/bitwise_and.h>
+#include <ATen/ops/cat.h>
+#include <ATen/ops/clamp.h>
+#include <ATen/ops/eq.h>
+#include <ATen/ops/gather.h>
+#include <ATen/ops/gt.h>
+#include <ATen/ops/log_softmax.h>
+#include <ATen/ops/masked_fill.h>
+#include <ATen/ops/mul.h>
+#include <ATen/ops/norm.h>
+#include <ATen/ops/ones_like.h>
+#include <ATen/ops/scatter_add.h>
+#include <ATen/ops/sign.h>
+#include <ATen/ops/softmax.h>
+#include <ATen/ops/sum.h>
+#include <ATen/ops/topk.h>
+#include <ATen/ops/where.h>
+#include <ATen/ops/zeros.h>
+#include <ATen/ops/zeros_like.h>
+
+#include "worker/trainer/device.h"
+#include "worker/trainer/models/parameter_set.h"
+#include "worker/trainer/step_counts.h"
+
+namespace ham::trainer::device {
+namespace {
+
+// x * 0 is 0 for finite x and NaN otherwise; a sum of these stays one or the other.
+
+// [N, 1, 1, 1] float64: length of each image.
+at::Tensor Lengths(const at::Tensor& images) {
+  return at::norm(images.to(at::kDouble), 2, at::IntArrayRef{1, 2, 3}, /*keepdim=*/true);
+}
+
+// As `like`, 1 at `index` [N, 1] of each row.
+at::Tensor OneAt(const at::Tensor& index, const at::Tensor& like) { return at::zeros_like(like).scatter_(1, index, 1); }
+
+at::Tensor LargestOther(const at::Tensor& logits, const at::Tensor& one_hot) {
+  return at::masked_fill(logits, one_hot > 0, -std::numeric_limits<double>::infinity()).argmax(1, /*keepdim=*/true);
+}
+
+// The quotient rule, as there.
+at::Tensor DlrGradient(const at::Tensor& logits, const at::Tensor& one_hot) {
+  const at::Tensor other = LargestOther(logits, one_hot);
+  const auto [values, indices] = at::topk(logits, 3, 1);
+  const at::Tensor first = values.narrow(1, 0, 1), third = values.narrow(1, 2, 1);
+  const at::Tensor label_score = at::sum(logits * one_hot, {1}, /*keepdim=*/true);
+  const at::Tensor margin = at::gather(logits, 1, other) - label_score;
+  const at::Tensor spread = first - third + 1e-12;
+  const at::Tensor slope = margin / (spread * spread);
+  return (OneAt(other, logits) - one_hot) / spread -
+         slope * (OneAt(indices.narrow(1, 0, 1), logits) - OneAt(indices.narrow(1, 2, 1), logits));
+}
+
+}  // namespace
+
+at::Tensor OneHot(const at::Tensor& labels, int64_t classes, const at::TensorOptions& options) {
+  const at::Tensor out = at::zeros({labels.size(0), classes}, c10::typeMetaToScalarType(options.dtype()));
+  out.scatter_(1, labels.unsqueeze(1), 1);
+  return ToDevice(out, options.device());
+}
+
+Projection::Projection(const Ball& ball, double step_size, const at::Tensor& clean)
+    : ball_(ball), step_size_(step_size) {
+  if (ball.norm == Norm::kL2) {
+    clean_ = clean.clone();
+  } else {
+    low_ = clean.clone();
+    high_ = clean.clone();
+    MoveTo(clean);
+  }
+}
+
+void Projection::MoveTo(const at::Tensor& clean) {
+  if (ball_.norm == Norm::kL2) {
+    clean_.copy_(clean);
+    return;
+  }
+  low_.copy_(clean).sub_(ball_.radius).clamp_min_(0);
+  high_.copy_(clean).add_(ball_.radius).clamp_max_(1);
+}
+
+void Projection::Step(const at::Tensor& gradient, at::Tensor x) const {
+  if (ball_.norm == Norm::kLinf) {
+    x.add_(at::sign(gradient), step_size_).clamp_(low_, high_);
+    return;
+  }
+  const at::Tensor slope = Lengths(gradient);
+  const at::Tensor moves = at::bitwise_and(slope > 0, slope * 0 == 0);
+  const at::Tensor step = at::where(moves, gradient * (step_size_ / slope), at::zeros({}, slope.options()));
+  at::Tensor distance = (x + step - clean_).to(x.scalar_type());
+  const at::Tensor length = Lengths(distance);
+  const at::Tensor shrink = at::where(length > ball_.radius, ball_.radius / length, at::ones_like(length));
+  x.copy_((clean_ + shrink.to(x.scalar_type()) * distance).clamp_(0, 1));
+}
+
+at::Tensor AttackLossGradient(AttackLoss loss, const at::Tensor& logits, const at::Tensor& one_hot,
+                              const at::Tensor& targets) {
+  if (loss == AttackLoss::kCrossEntropy) return at::softmax(logits, 1).sub_(targets);
+  if (loss == AttackLoss::kDlr) return DlrGradient(logits, one_hot);
+  return OneAt(LargestOther(logits, one_hot), logits).sub_(one_hot);
+}
+
+Loss SumCrossEntropy(const at::Tensor& logits, const at::Tensor& targets, const at::Tensor& weights,
+                     double label_smoothing) {
+  const at::Tensor log_p = at::log_softmax(logits, 1, at::kDouble);
+  const at::Tensor shares =
+      targets.to(at::kDouble) * (1 - label_smoothing) + label_smoothing / static_cast<double>(logits.size(1));
+  const at::Tensor weight = weights.to(at::kDouble).unsqueeze(1);
+  return {at::sum(weight * shares * log_p).neg(), (weight * (log_p.exp() - shares)).to(logits.scalar_type())};
+}
+
+at::Tensor CountTrained(const at::Tensor& logits, const at::Tensor& labels) {
+  const int64_t classes = logits.size(1);
+  const auto count = [&](int64_t bins, const at::Tensor& bin, const at::Tensor& counts) {
+    return at::zeros({bins}, logits.options().dtype(at::kDouble)).scatter_add(0, bin, counts.to(at::kDouble));
+  };
+  const at::Tensor finite = at::sum(logits * 0, {1}) == 0;
+  const at::Tensor right = at::bitwise_and(at::eq(at::argmax(logits, 1), labels), finite);
+  const at::Tensor p = at::softmax(logits, 1, at::kDouble).gather(1, labels.unsqueeze(1)).squeeze(1);
+  const at::Tensor bin = at::where(finite, p * kConfidenceBins, at::zeros({}, p.options())).to(at::kLong);
+  return at::cat(
+      {count(classes, labels, right),
+       count(classes * kConfidenceBins, labels * kConfidenceBins + bin.clamp_max(kConfidenceBins - 1), finite)});
+}
+
+at::Tensor AllFinite(const at::Tensor& flat) { return (at::sum(flat * 0) == 0).to(at::kDouble); }
+
+}  // namespace ham::trainer::device
