@@ -1,0 +1,377 @@
+// The GPU against the host: a step of each, NCCL, recorded work, and what goes wrong. Suites whose names begin with Gpu
+// need one; the others hold the same comparison to the host alone.
+#include <cmath>
+#include <filesystem>
+#include <fstream>
+#include <memory>
+#include <numeric>
+#include <random>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include <ATen/Context.h>
+#include <ATen/Parallel.h>
+#include <ATen/TensorOperators.h>
+#include <ATen/ops/abs.h>
+#include <ATen/ops/allclose.h>
+#include <ATen/ops/empty.h>
+#include <ATen/ops/equal.h>
+#include <ATen/ops/full.h>
+#include <ATen/ops/max.h>
+#include <ATen/ops/rand.h>
+#include <ATen/ops/zeros_like.h>
+#include <c10/cuda/CUDACachingAllocator.h>
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+
+#include "absl/time/clock.h"
+#include "tests/gpu/count_syncs.h"
+#include "tests/support/run_ranks.h"
+#include "tests/support/temporary_directory.h"
+#include "tests/support/toy_images.h"
+#include "tests/support/toy_spec_json.h"
+#include "worker/trainer/accelerator.h"
+#include "worker/trainer/device.h"
+#include "worker/trainer/ham_step.h"
+#include "worker/trainer/job_runner.h"
+#include "worker/trainer/models/networks.h"
+#include "worker/trainer/pgd_attack.h"
+#include "worker/trainer/trainer.h"
+
+namespace ham::trainer {
+namespace {
+
+using ham::testing::MemoryStore;
+using ham::testing::RunGlooRanks;
+using ham::testing::ToyImages;
+using ham::testing::ToySpec;
+using ::testing::HasSubstr;
+
+constexpr int64_t kRows = 64;
+
+TrainSpec StepSpec(Precision precision) {
+  TrainSpec spec = ToySpec();
+  spec.precision = precision;
+  spec.batch_size = kRows;
+  spec.method.mining_start_epoch = 1;
+  spec.optimizer = {.name = OptimizerKind::kSgd, .learning_rate = 0.05, .weight_decay = 0.001};
+  return spec;
+}
+
+std::unique_ptr<Model> MakeNetwork(Precision precision) {
+  const at::ScalarType compute = precision == Precision::kBf16 ? at::kBFloat16 : at::kFloat;
+  return MakePreActResNet18({.image = {1, 8, 8}, .classes = 4, .compute = compute}, 8);
+}
+
+at::Tensor OnHostInFloat64(const at::Tensor& tensor) { return tensor.to(at::kCPU).to(at::kDouble); }
+
+// The parts of a step on one device, from the same weights, images and noise.
+class Engine {
+ public:
+  // as_device: of the host, worked on as if it were a device (device.h).
+  Engine(const TrainSpec& spec, at::Device device, bool as_device = false)
+      : spec_(spec),
+        as_device_(as_device),
+        model_(MakeNetwork(spec.precision)),
+        weights_(model_->parameters(), Options(device)) {
+    at::set_num_threads(1);
+    ParameterSet initial(model_->parameters(), Options(at::kCPU));
+    initial.Initialize(5);
+    weights_.flat().copy_(initial.flat());
+    std::vector<uint32_t> ids(kRows);
+    std::iota(ids.begin(), ids.end(), 0);
+    batch_ = Converted(GatherBatch(ToyImages(kRows, 1), ids), weights_.options());
+    start_ = StartPoint(spec_, 1, batch_);
+  }
+
+  at::Tensor FirstPoint() {
+    const auto device = AsDevice();
+    const auto x = Ascend(
+        *model_, weights_, batch_, start_,
+        {AttackLoss::kCrossEntropy, {spec_.attack.norm, spec_.attack.epsilon}, spec_.attack.step_size, 1}, [] {});
+    EXPECT_TRUE(x.ok()) << x.status();
+    return OnHostInFloat64(*x);
+  }
+
+  AttackedBatch Attack() {
+    const auto device = AsDevice();
+    StepCounts counts(model_->classes(), spec_.method.mining_step, 1);
+    auto attacked = AttackAndMine(Context(), &weights_, batch_, start_, &counts);
+    EXPECT_TRUE(attacked.ok()) << attacked.status();
+    return *std::move(attacked);
+  }
+
+  struct Gradient {
+    at::Tensor flat;
+    double loss = 0;
+  };
+  // At the rows that another engine ended with.
+  Gradient GradientAt(AttackedBatch attacked) {
+    const auto device = AsDevice();
+    attacked.kept = Converted(std::move(attacked.kept), weights_.options());
+    GradientReducer reducer(model_->parameters(), {model_->classes(), spec_.method.mining_step, 1}, weights_.options());
+    StepSums local{.rows = kRows, .kept_rows = attacked.kept.rows(), .counts = reducer.NewCounts()};
+    const absl::Status status = ComputeGradients(Context(), weights_, attacked, &reducer.gradients(), &local);
+    EXPECT_TRUE(status.ok()) << status;
+    const auto global = reducer.Reduce(local, *alone_);
+    EXPECT_TRUE(global.ok()) << global.status();
+    return {OnHostInFloat64(reducer.gradients().flat()), global->loss / global->weight};
+  }
+
+ private:
+  at::TensorOptions Options(at::Device device) const {
+    return at::TensorOptions(spec_.precision == Precision::kFp64 ? at::kDouble : at::kFloat).device(device);
+  }
+  StepContext Context() const {
+    return {spec_, 1, *model_, *alone_, [] {}};
+  }
+  std::unique_ptr<HostAsDevice> AsDevice() const { return as_device_ ? std::make_unique<HostAsDevice>() : nullptr; }
+
+  const TrainSpec spec_;
+  const bool as_device_;
+  const std::unique_ptr<Model> model_;
+  const std::unique_ptr<Collective> alone_ = MakeLocalCollective();
+  ParameterSet weights_;
+  Batch batch_;
+  at::Tensor start_;
+};
+
+struct Differences {
+  double pixels = 0;    // share of those that one attack step puts elsewhere: signs of gradients near 0
+  double rows = 0;      // share of those that are hard for one and easy for the other
+  double gradient = 0;  // at the same rows: norm of the difference, relative
+  double loss = 0;      // at the same rows, relative
+};
+
+Differences Compare(Engine a, Engine b) {
+  Differences out;
+  const at::Tensor apart = (a.FirstPoint() - b.FirstPoint()).abs() > 1e-6;
+  out.pixels = apart.to(at::kDouble).mean().item<double>();
+  const AttackedBatch ours = a.Attack(), theirs = b.Attack();
+  for (int64_t row = 0; row < kRows; ++row) out.rows += ours.mined.is_hard[row] != theirs.mined.is_hard[row];
+  out.rows /= kRows;
+  const Engine::Gradient expected = a.GradientAt(ours), found = b.GradientAt(ours);
+  out.gradient = ((expected.flat - found.flat).norm() / expected.flat.norm()).item<double>();
+  out.loss = std::abs(found.loss / expected.loss - 1);
+  return out;
+}
+
+struct Bounds {
+  const char* name;
+  Precision precision;
+  Differences most;
+};
+
+// What rounding may do. In float64 the two differ in the order of sums alone; the others have 24, 11 and 8 bits.
+const Bounds kBounds[] = {{"Fp64", Precision::kFp64, {1e-4, 0, 1e-9, 1e-9}},
+                          {"Fp32", Precision::kFp32, {0.01, 0.02, 1e-4, 1e-5}},
+                          {"Tf32", Precision::kTf32, {0.05, 0.05, 0.02, 0.01}},
+                          {"Bf16", Precision::kBf16, {0.15, 0.1, 0.25, 0.05}}};
+
+void ExpectWithin(const Differences& most, const Differences& found) {
+  EXPECT_LE(found.pixels, most.pixels);
+  EXPECT_LE(found.rows, most.rows);
+  EXPECT_LE(found.gradient, most.gradient);
+  EXPECT_LE(found.loss, most.loss);
+  ::testing::Test::RecordProperty("pixels", std::to_string(found.pixels));
+  ::testing::Test::RecordProperty("rows", std::to_string(found.rows));
+  ::testing::Test::RecordProperty("gradient", std::to_string(found.gradient));
+  ::testing::Test::RecordProperty("loss", std::to_string(found.loss));
+}
+
+std::string NameOf(const ::testing::TestParamInfo<Bounds>& info) { return info.param.name; }
+
+class HostStepTest : public ::testing::TestWithParam<Bounds> {};
+INSTANTIATE_TEST_SUITE_P(Precisions, HostStepTest, ::testing::Values(kBounds[0], kBounds[1], kBounds[3]), NameOf);
+
+TEST_P(HostStepTest, LoopsAndOperationsAgree) {
+  const TrainSpec spec = StepSpec(GetParam().precision);
+  ExpectWithin(GetParam().most, Compare(Engine(spec, at::kCPU), Engine(spec, at::kCPU, /*as_device=*/true)));
+}
+
+TEST_P(HostStepTest, AnotherStepIsSeen) {
+  const TrainSpec spec = StepSpec(GetParam().precision);
+  TrainSpec other = spec;
+  other.attack.step_size *= 1.01;
+  other.label_smoothing = 0.9;
+  const Differences found = Compare(Engine(spec, at::kCPU), Engine(other, at::kCPU));
+  EXPECT_GT(found.pixels, GetParam().most.pixels);
+  EXPECT_GT(found.gradient, GetParam().most.gradient);
+  EXPECT_GT(found.loss, GetParam().most.loss);
+}
+
+// Needs a GPU; the same one for all tests.
+class GpuTest : public ::testing::Test {
+ protected:
+  void SetUp() override {
+    auto found = MakeAccelerator();
+    if (!found.ok()) GTEST_SKIP() << found.status().message();
+    gpu_ = *std::move(found);
+  }
+
+  // Weights after `steps` steps in float64, and the kept rows of each. `ranks`: of one attempt.
+  struct Outcome {
+    at::Tensor weights;
+    std::vector<std::vector<uint32_t>> kept;
+  };
+  Outcome Train(Collective& ranks, at::Device device, int steps = 3) {
+    at::set_num_threads(1);
+    const TrainSpec spec = StepSpec(Precision::kFp64);
+    const std::unique_ptr<Model> model = MakeNetwork(spec.precision);
+    const ImageSet train = ToyImages(200, 1), test = ToyImages(16, 2);
+    const RunData data = *ChooseRows(spec.data, train, test);
+    Trainer trainer(spec, *model, data, ranks, observer_, device);
+    Outcome out;
+    for (int step = 0; step < steps; ++step) {
+      const auto report = trainer.Step(1, trainer.OrderOf(1), step * kRows);
+      EXPECT_TRUE(report.ok()) << report.status();
+      if (!report.ok()) break;
+      out.kept.push_back(report->kept);
+    }
+    out.weights = OnHostInFloat64(trainer.weights().flat());
+    return out;
+  }
+
+  class SilentObserver : public RunObserver {
+   public:
+    absl::Status OnTick(const Position&) override { return absl::OkStatus(); }
+    absl::Status OnMetric(const nlohmann::json&) override { return absl::OkStatus(); }
+    absl::Status OnCheckpoint(Checkpoint) override { return absl::OkStatus(); }
+  };
+
+  SilentObserver observer_;
+  std::unique_ptr<Accelerator> gpu_;
+};
+
+class GpuStepTest : public GpuTest, public ::testing::WithParamInterface<Bounds> {};
+INSTANTIATE_TEST_SUITE_P(Precisions, GpuStepTest, ::testing::ValuesIn(kBounds), NameOf);
+
+TEST_P(GpuStepTest, HostAndGpuAgree) {
+  const bool tf32 = GetParam().precision == Precision::kTf32;
+  at::globalContext().setAllowTF32CuDNN(tf32);
+  at::globalContext().setAllowTF32CuBLAS(tf32);
+  const TrainSpec spec = StepSpec(GetParam().precision);
+  ExpectWithin(GetParam().most, Compare(Engine(spec, at::kCPU), Engine(spec, gpu_->device())));
+}
+
+using GpuTrainerTest = GpuTest;
+
+TEST_F(GpuTrainerTest, StepsAsOnTheHost) {
+  const auto alone = MakeLocalCollective();
+  const Outcome expected = Train(*alone, at::kCPU), found = Train(*alone, gpu_->device());
+  EXPECT_EQ(found.kept, expected.kept);
+  EXPECT_TRUE(at::allclose(found.weights, expected.weights, 1e-7, 1e-9));
+}
+
+TEST_F(GpuTrainerTest, TwoGlooRanksShareTheGpu) {
+  const auto alone = MakeLocalCollective();
+  const Outcome expected = Train(*alone, gpu_->device());
+  RunGlooRanks(2, [&](Collective& ranks) {
+    const Outcome found = Train(ranks, gpu_->device());
+    EXPECT_TRUE(at::allclose(found.weights, expected.weights, 1e-7, 1e-9)) << "rank " << ranks.rank();
+  });
+}
+
+TEST_F(GpuTrainerTest, AStepWaitsNoMoreThanItSays) {
+  const auto alone = MakeLocalCollective();
+  Train(*alone, gpu_->device(), 1);  // loads kernels
+  const int64_t before = HostWaits();
+  const ham::testing::CountSyncs syncs;
+  Train(*alone, gpu_->device(), 2);
+  // Also what is not a step: the weights that Train reads.
+  EXPECT_LE(syncs.count(), HostWaits() - before + 2);
+  RecordProperty("syncs_of_two_steps", std::to_string(syncs.count()));
+}
+
+using GpuNcclTest = GpuTest;
+
+TEST_F(GpuNcclTest, OneRankSumsAndGathers) {
+  MemoryStore store;
+  auto ranks = gpu_->Connect({.timeout = absl::Seconds(30), .patience = absl::Seconds(30)}, store);
+  ASSERT_TRUE(ranks.ok()) << ranks.status();
+  at::Tensor flat = at::rand({1000}, at::TensorOptions(at::kFloat).device(gpu_->device()));
+  const at::Tensor before = flat.clone();
+  ASSERT_TRUE((*ranks)->AllReduceSum(flat).ok());
+  EXPECT_TRUE(at::equal(flat, before));
+  double number = 3;
+  ASSERT_TRUE((*ranks)->AllReduceSum(&number, 1).ok());
+  EXPECT_EQ(number, 3);
+  const char in[] = "seven";
+  char out[sizeof(in)] = {};
+  ASSERT_TRUE((*ranks)->AllGather(in, sizeof(in), out).ok());
+  EXPECT_STREQ(out, in);
+  EXPECT_TRUE((*ranks)->Barrier().ok());
+}
+
+TEST_F(GpuNcclTest, EndsInTimeWhenThePeerNeverComes) {
+  MemoryStore store;
+  const absl::Time begin = absl::Now();
+  const auto ranks = gpu_->Connect({.world_size = 2, .timeout = absl::Seconds(2), .patience = absl::Seconds(2)}, store);
+  EXPECT_EQ(ranks.status().code(), absl::StatusCode::kDeadlineExceeded) << ranks.status();
+  EXPECT_LT(absl::Now() - begin, absl::Seconds(20));
+}
+
+using GpuRecordTest = GpuTest;
+
+TEST_F(GpuRecordTest, AReplayIsTheWorkItself) {
+  const std::unique_ptr<Model> model = MakeNetwork(Precision::kFp32);
+  ParameterSet weights(model->parameters(), at::TensorOptions(at::kFloat).device(gpu_->device()));
+  ParameterSet initial(model->parameters());
+  initial.Initialize(5);
+  weights.flat().copy_(initial.flat());
+  at::Tensor x = NewImages(kRows, model->image_shape(), weights.options());
+  x.uniform_();
+  at::Tensor logits = at::empty({kRows, model->classes()}, weights.options());
+  const auto work = [&] { logits.copy_(model->Logits(weights, x)); };
+  const std::unique_ptr<RecordedWork> recorded = gpu_->Record(work);
+  for (int round = 0; round < 3; ++round) {  // other images and weights in the same memory
+    x.uniform_();
+    weights.flat().mul_(1.01);
+    work();
+    const at::Tensor expected = logits.clone();
+    logits.zero_();
+    recorded->Replay();
+    EXPECT_TRUE(at::equal(logits, expected)) << "round " << round;
+  }
+}
+
+using GpuMemoryTest = GpuTest;
+
+// Images of noise in the files of CIFAR-10.
+void WriteCifar(const std::filesystem::path& folder, int64_t rows) {
+  std::filesystem::create_directories(folder);
+  std::minstd_rand random(1);
+  for (const char* name :
+       {"data_batch_1", "data_batch_2", "data_batch_3", "data_batch_4", "data_batch_5", "test_batch"}) {
+    std::ofstream file(folder / (std::string(name) + ".bin"), std::ios::binary);
+    for (int64_t i = 0; i < rows * 3073; ++i)
+      file.put(static_cast<char>(i % 3073 == 0 ? i / 3073 % 10 : random() % 256));
+  }
+}
+
+TEST_F(GpuMemoryTest, TooLittleIsTheUsersAffair) {
+  const ham::testing::TemporaryDirectory directory;
+  WriteCifar(directory / "data/cifar-10", 100);
+  std::filesystem::create_directories(directory / "work");
+  RankJob job;
+  job.spec = ham::testing::ToySpecJson();
+  nlohmann::json& train = job.spec["train"];
+  train["data"]["name"] = "cifar-10";
+  train["model"]["name"] = "preact-resnet-18";
+  train["resources"]["device"] = "cuda";
+  train["batch_size"] = 256;
+  train["data"]["train_rows"] = 0;
+  job.data_root = directory / "data";
+  job.work_dir = directory / "work";
+  c10::cuda::CUDACachingAllocator::emptyCache();
+  c10::cuda::CUDACachingAllocator::setMemoryFraction(0.001, 0);
+  const absl::Status status = RunAlone(job, "", /*json=*/true);
+  c10::cuda::CUDACachingAllocator::setMemoryFraction(1, 0);
+  EXPECT_STREQ(FailureClassOf(status), "USER") << status;
+  EXPECT_THAT(status.message(), HasSubstr("memory"));
+  EXPECT_THAT(status.message(), HasSubstr("train.batch_size"));
+}
+
+}  // namespace
+}  // namespace ham::trainer
