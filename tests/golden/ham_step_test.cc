@@ -45,12 +45,12 @@ class HamStepTest : public ::testing::Test {
   }
 
   at::Tensor AscendAll(AttackLoss loss, int steps) const {
-    return *Ascend(*model_, weights_, batch_, Images("start"), {loss, {Norm::kLinf, kEpsilon}, kStepSize, steps},
-                   [] {});
+    return *Ascend(*model_->Freeze(weights_), batch_, Images("start"),
+                   {loss, {Norm::kLinf, kEpsilon}, kStepSize, steps}, [] {});
   }
 
   StepContext Context() const {
-    return {spec_, 1, *model_, *ranks_, [] {}};
+    return {spec_, 1, *model_, *frozen_, *ranks_, [] {}};
   }
 
   absl::StatusOr<AttackedBatch> Attack() {
@@ -66,6 +66,7 @@ class HamStepTest : public ::testing::Test {
   const std::unique_ptr<Model> model_ =
       MakeSmallCnn({.image = {1, kSize, kSize}, .conv1 = 4, .conv2 = 8, .hidden = 16, .classes = 10});
   ParameterSet weights_{model_->parameters()};
+  const std::unique_ptr<FrozenNetwork> frozen_ = model_->Freeze(weights_);
   TensorMap golden_;
   Batch batch_;
   TrainSpec spec_;

@@ -16,6 +16,7 @@
 #include <ATen/ops/equal.h>
 #include <ATen/ops/item.h>
 #include <ATen/ops/max.h>
+#include <ATen/ops/norm.h>
 #include <ATen/ops/rand.h>
 #include <ATen/ops/randint.h>
 #include <ATen/ops/randn.h>
@@ -52,16 +53,22 @@ class NetworkTest : public ::testing::TestWithParam<std::tuple<Network, Activati
   }
 
   // `size` pixels a side.
-  void MakeFor(int64_t size, at::ScalarType type = at::kDouble) {
+  void MakeFor(int64_t size, at::ScalarType type = at::kDouble, at::ScalarType compute = at::kFloat) {
+    ham::testing::SeedTorch();
     const auto& [network, activation] = GetParam();
     const int64_t channels = activation == Activation::kRelu ? 3 : 1;
-    ModelOptions options{.image = {channels, size, size}, .classes = kClasses, .activation = activation};
+    ModelOptions options{
+        .image = {channels, size, size}, .classes = kClasses, .activation = activation, .compute = compute};
     options.normalization = Normalization{std::vector<double>(channels, 0.4), std::vector<double>(channels, 0.3)};
     model_ = network.make(options);
     weights_.emplace(model_->parameters(), type);
     weights_->Initialize(3);
     // Statistics as after some training.
-    weights_->flat().narrow(0, weights_->trained_size(), weights_->statistics_size()).uniform_(0.5, 1.5);
+    for (size_t i = 0; i < model_->parameters().size(); ++i) {
+      const std::string& name = model_->parameters()[i].name;
+      if (name.ends_with(".running_mean")) at::Tensor((*weights_)[i]).uniform_(-0.1, 0.1);
+      if (name.ends_with(".running_var")) at::Tensor((*weights_)[i]).uniform_(0.5, 1.5);
+    }
     x_ = NewImages(kRows, options.image, type);
     x_.copy_(at::rand({kRows, channels, size, size}, type));
     labels_ = at::randint(0, kClasses, {kRows}, at::kLong);
@@ -104,6 +111,7 @@ TEST_P(NetworkTest, GradientsAreSlopesInBothModes) {
   const at::Tensor d_x = at::randn(x_.sizes(), at::kDouble);
   const at::Tensor evaluation = model_->InputGradient(*weights_, x_, loss_);
   EXPECT_EQ(evaluation.strides(), x_.strides());
+  EXPECT_GT(evaluation.norm().item<double>(), 0);
   ExpectSlope([&](double t) { return LossOf(model_->Logits(*weights_, x_ + t * d_x)); },
               at::sum(evaluation * d_x).item<double>());
 
@@ -128,6 +136,50 @@ TEST_P(NetworkTest, ARowsLogitsDoNotDependOnItsNeighbours) {
   MakeFor(8, at::kFloat);
   const at::Tensor all = model_->Logits(*weights_, x_);
   EXPECT_TRUE(at::equal(model_->Logits(*weights_, x_.narrow(0, 0, kMinimumRows)), all.narrow(0, 0, kMinimumRows)));
+}
+
+TEST_P(NetworkTest, FrozenItHasTheSameInputGradientAfterEachRefresh) {
+  MakeFor(8);
+  const auto expect_same = [&](const FrozenNetwork& frozen) {
+    const at::Tensor expected = model_->InputGradient(*weights_, x_, loss_);
+    const at::Tensor actual = frozen.InputGradient(x_, loss_);
+    EXPECT_GT(expected.norm().item<double>(), 0);
+    EXPECT_EQ(actual.strides(), x_.strides());
+    EXPECT_LE((actual - expected).norm().item<double>(), 1e-12 * expected.norm().item<double>());
+  };
+  weights_->class_bias()[0] = 1;
+  const auto frozen = model_->Freeze(*weights_);
+  expect_same(*frozen);
+  const at::Tensor before = frozen->InputGradient(x_, loss_);
+  weights_->flat().mul_(1.25);
+  EXPECT_TRUE(at::equal(frozen->InputGradient(x_, loss_), before)) << "it follows the weights unasked";
+  frozen->Refresh(*weights_);
+  expect_same(*frozen);
+}
+
+TEST_P(NetworkTest, FrozenARowDoesNotDependOnItsNeighboursInAnyPrecision) {
+  for (const at::ScalarType compute : {at::kFloat, at::kBFloat16}) {
+    MakeFor(8, at::kFloat, compute);
+    const auto frozen = model_->Freeze(*weights_);
+    const at::Tensor all = frozen->InputGradient(x_, loss_);
+    labels_ = labels_.narrow(0, 0, kMinimumRows);
+    EXPECT_TRUE(at::equal(frozen->InputGradient(x_.narrow(0, 0, kMinimumRows), loss_), all.narrow(0, 0, kMinimumRows)))
+        << compute;
+  }
+}
+
+TEST_P(NetworkTest, FrozenInBfloat16ItIsNearFloat32) {
+  MakeFor(8, at::kFloat, at::kBFloat16);
+  const at::Tensor unfrozen = model_->InputGradient(*weights_, x_, loss_);
+  const at::Tensor actual = model_->Freeze(*weights_)->InputGradient(x_, loss_);
+  MakeFor(8, at::kFloat);
+  const at::Tensor expected = model_->InputGradient(*weights_, x_, loss_);
+  const auto error = [&](const at::Tensor& gradient) {
+    return ((gradient - expected).norm() / expected.norm()).item<double>();
+  };
+  EXPECT_EQ(actual.scalar_type(), at::kFloat);
+  EXPECT_GT(error(actual), 1e-4) << "computed in float32";
+  EXPECT_LT(error(actual), std::max(0.1, 2 * error(unfrozen)));
 }
 
 std::string NameOf(const ::testing::TestParamInfo<NetworkTest::ParamType>& parameters) {
@@ -211,8 +263,6 @@ TEST(NetworksTest, OptionsThatAModelDoesNotHaveAreRefused) {
   };
   const ImageShape digits{1, 28, 28};
   EXPECT_NE(message("cnn-16-32", {.image = digits, .activation = Activation::kSilu}).find("train.model.activation"),
-            std::string::npos);
-  EXPECT_NE(message("cnn-32-64", {.image = digits, .compute = at::kBFloat16}).find("train.precision"),
             std::string::npos);
   EXPECT_NE(message("resnet-18", {.image = {3, 32, 32}, .extra_block = true}).find("train.model.extra_block"),
             std::string::npos);

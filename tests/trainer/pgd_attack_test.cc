@@ -49,7 +49,7 @@ class AscendTest : public ::testing::Test {
 
   at::Tensor Run(const Batch& batch, int steps) {
     const at::Tensor start = RandomStart(batch, kBall, {.seed = 1, .purpose = RandomPurpose::kAttackStart, .epoch = 1});
-    return *Ascend(*model_, weights_, batch, start, {AttackLoss::kCrossEntropy, kBall, 0.03, steps},
+    return *Ascend(*model_->Freeze(weights_), batch, start, {AttackLoss::kCrossEntropy, kBall, 0.03, steps},
                    [this] { ++ticks_; });
   }
 

@@ -2,12 +2,15 @@
 
 #include <cmath>
 
+#include <ATen/TensorOperators.h>
 #include <ATen/ops/addmm.h>
 #include <ATen/ops/allclose.h>
 #include <ATen/ops/convolution.h>
 #include <ATen/ops/cross_entropy_loss.h>
 #include <ATen/ops/equal.h>
+#include <ATen/ops/item.h>
 #include <ATen/ops/max_pool2d.h>
+#include <ATen/ops/norm.h>
 #include <ATen/ops/rand.h>
 #include <ATen/ops/randint.h>
 #include <ATen/ops/randn.h>
@@ -15,6 +18,7 @@
 #include <gtest/gtest.h>
 #include <torch/csrc/autograd/autograd.h>
 
+#include "tests/support/torch_seed.h"
 #include "worker/trainer/models/relu_pool.h"
 #include "worker/trainer/pgd_attack.h"
 
@@ -74,6 +78,41 @@ TEST_P(SmallCnnTest, ForwardAndBothBackwardsEqualAutograd) {
   }
 }
 
+TEST_P(SmallCnnTest, InBfloat16GradientsAreNearThoseInFloat32FrozenOrNot) {
+  ham::testing::SeedTorch();
+  const ImageShape shape{GetParam(), 12, 8};
+  const auto make = [&](at::ScalarType compute) {
+    return MakeSmallCnn({.image = shape, .conv1 = 8, .conv2 = 16, .hidden = 24, .classes = 5, .compute = compute});
+  };
+  const auto model = make(at::kBFloat16), exact = make(at::kFloat);
+  ParameterSet weights(model->parameters()), gradients(model->parameters()), expected(model->parameters());
+  weights.Initialize(11);
+  at::Tensor x = NewImages(20, shape);
+  x.copy_(at::rand(x.sizes()));
+  const at::Tensor labels = at::randint(0, 5, {20}, at::kLong);
+  const LogitsGradient loss = [&](const at::Tensor& logits) {
+    EXPECT_EQ(logits.scalar_type(), at::kFloat);
+    return AttackLossGradient(AttackLoss::kCrossEntropy, logits, labels);
+  };
+  constexpr double kBound = 0.3;  // a ReLU or a maximum that falls out the other way takes a whole share with it
+  const auto distance = [](const at::Tensor& a, const at::Tensor& b) {
+    return ((a - b).norm() / b.norm()).item<double>();
+  };
+  const at::Tensor d_x = model->InputGradient(weights, x, loss), exact_d_x = exact->InputGradient(weights, x, loss);
+  EXPECT_EQ(d_x.strides(), x.strides());
+  EXPECT_LT(distance(d_x, exact_d_x), kBound);
+  EXPECT_GT(distance(d_x, exact_d_x), 1e-4) << "computed in float32";
+  EXPECT_TRUE(at::equal(model->Freeze(weights)->InputGradient(x, loss), d_x));
+  EXPECT_TRUE(at::equal(exact->Freeze(weights)->InputGradient(x, loss), exact_d_x));
+  EXPECT_TRUE(at::equal(model->Logits(weights, x), exact->Logits(weights, x)));
+  model->WeightGradients(weights, x, loss, nullptr, &gradients);
+  exact->WeightGradients(weights, x, loss, nullptr, &expected);
+  for (size_t i = 0; i < model->parameters().size(); ++i) {
+    if (model->parameters()[i].kind == ParameterKind::kClassBias) continue;
+    EXPECT_LT(distance(gradients[i], expected[i]), kBound) << model->parameters()[i].name;
+  }
+}
+
 INSTANTIATE_TEST_SUITE_P(Channels, SmallCnnTest, ::testing::Values(1, 3));
 
 TEST(ReluPoolTest, EqualsReluThenPoolAlsoAtTiesAndZeros) {
@@ -92,18 +131,20 @@ struct BlockSizes {
   int64_t channels, outputs;
 };
 
-class ConvolveReluPoolTest : public ::testing::TestWithParam<BlockSizes> {};
+class ConvolveReluPoolTest : public ::testing::TestWithParam<BlockSizes> {
+ protected:
+  static at::Tensor Images(int64_t rows, const ImageShape& shape) {
+    at::Tensor out = NewImages(rows, shape, at::kDouble);
+    out.copy_(at::randn(out.sizes(), at::kDouble));
+    return out;
+  }
+};
 
 // In float64, where the order of sums cannot tell.
 TEST_P(ConvolveReluPoolTest, EqualsConvolutionReluAndPoolBothWays) {
   const auto [channels, outputs] = GetParam();
-  const auto images = [](int64_t rows, const ImageShape& shape) {
-    at::Tensor out = NewImages(rows, shape, at::kDouble);
-    out.copy_(at::randn(out.sizes(), at::kDouble));
-    return out;
-  };
-  const at::Tensor x = images(3, {channels, 6, 4}), weight = images(outputs, {channels, 3, 3});
-  const at::Tensor bias = at::randn({outputs}, at::kDouble), gradient = images(3, {outputs, 3, 2});
+  const at::Tensor x = Images(3, {channels, 6, 4}), weight = Images(outputs, {channels, 3, 3});
+  const at::Tensor bias = at::randn({outputs}, at::kDouble), gradient = Images(3, {outputs, 3, 2});
   const at::Tensor leaf = x.clone().set_requires_grad(true);
   const at::Tensor expected =
       at::max_pool2d(at::relu(at::convolution(leaf, weight, bias, {1, 1}, {1, 1}, {1, 1}, false, {0, 0}, 1)), {2, 2});
@@ -111,6 +152,19 @@ TEST_P(ConvolveReluPoolTest, EqualsConvolutionReluAndPoolBothWays) {
   EXPECT_TRUE(at::allclose(pooled.values, expected.detach(), 1e-12, 1e-12));
   EXPECT_TRUE(at::allclose(ConvolveReluPoolBackward(pooled, gradient, weight),
                            torch::autograd::grad({expected}, {leaf}, {gradient})[0], 1e-12, 1e-12));
+}
+
+TEST_P(ConvolveReluPoolTest, IsTheSameByTheOperationsOfADevice) {
+  const auto [channels, outputs] = GetParam();
+  const at::Tensor x = Images(3, {channels, 6, 4}), weight = Images(outputs, {channels, 3, 3});
+  const at::Tensor bias = at::randn({outputs}, at::kDouble), gradient = Images(3, {outputs, 3, 2});
+  const ReluPooled own = ConvolveReluPool(x, weight, bias), theirs = device::ConvolveReluPool(x, weight, bias);
+  EXPECT_TRUE(at::allclose(own.values, theirs.values, 1e-12, 1e-12));
+  EXPECT_TRUE(at::allclose(ConvolveReluPoolBackward(own, gradient, weight),
+                           device::ConvolveReluPoolBackward(theirs, gradient, weight), 1e-12, 1e-12));
+  const at::Tensor image = Images(3, {outputs, 6, 4});
+  EXPECT_TRUE(at::equal(ReluPoolBackward(ReluPool(image), gradient),
+                        device::ReluPoolBackward(device::ReluPool(image), gradient)));
 }
 
 INSTANTIATE_TEST_SUITE_P(Sizes, ConvolveReluPoolTest,

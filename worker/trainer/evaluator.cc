@@ -1,6 +1,7 @@
 #include "worker/trainer/evaluator.h"
 
 #include <algorithm>
+#include <memory>
 #include <utility>
 
 #include "worker/trainer/batch.h"
@@ -22,6 +23,7 @@ class Shard {
         int64_t blocks, const std::function<void()>& tick)
       : model_(model),
         weights_(weights),
+        frozen_(model.Freeze(weights)),
         data_(data),
         seed_(seed),
         collective_(collective),
@@ -45,7 +47,7 @@ class Shard {
       if (attack.judged_at == JudgedAt::kAny) {
         ascent.observe = [&](const at::Tensor& x, const at::Tensor& logits) { MarkIfBroken(x, logits, batch, broken); };
       }
-      return Ascend(model_, weights_, batch, start, ascent, tick_);
+      return Ascend(*frozen_, batch, start, ascent, tick_);
     });
   }
 
@@ -93,6 +95,7 @@ class Shard {
 
   const Model& model_;
   const ParameterSet& weights_;
+  const std::unique_ptr<FrozenNetwork> frozen_;
   const ImageSet& data_;
   const uint64_t seed_;
   Collective& collective_;

@@ -147,7 +147,7 @@ absl::StatusOr<AttackedBatch> AttackKept(const StepContext& context, const Param
   ascent.steps = stage.steps - method.mining_step;
   Enter(context, Phase::kAttack);
   counts->passes[kInputGradientPass] += rows.clean.rows() * ascent.steps;
-  auto x_adv = Ascend(context.model, weights, rows.clean, rows.x, ascent, context.tick);
+  auto x_adv = Ascend(context.frozen, rows.clean, rows.x, ascent, context.tick);
   if (!x_adv.ok()) return x_adv.status();
   Enter(context, Phase::kMining);
   AttackedBatch out{std::move(rows.clean), {}, {}, {}};
@@ -199,17 +199,19 @@ absl::StatusOr<AttackedBatch> AttackAndMine(const StepContext& context, Paramete
   const AttackStage stage = StageAt(spec.attack, context.epoch);
   Enter(context, Phase::kAttack);
   std::optional<ParameterSet> scratch;
-  TrainingModeAttack training{SynchronizedRanks(context, *weights), nullptr, weights};
+  TrainingModeAttack training{&context.model, SynchronizedRanks(context, *weights), nullptr, weights};
   Ascent ascent{spec.attack.loss, {spec.attack.norm, stage.epsilon}, stage.step_size, stage.steps};
   if (spec.attack.batch_norm == AttackBatchNorm::kTraining && weights->statistics_size() > 0) {
     training.batch = &scratch.emplace(weights->Clone());
     ascent.training = &training;
+  } else {
+    context.frozen.Refresh(*weights);
   }
   for (int64_t row = 0; row < batch.rows(); ++row) ++counts->class_rows[batch.labels.const_data_ptr<int64_t>()[row]];
   const bool mining = IsMining(spec, context.epoch);
   counts->passes[kInputGradientPass] += batch.rows() * (mining ? method.mining_step : stage.steps);
   if (!mining) {
-    auto x_adv = Ascend(context.model, *weights, batch, start, ascent, context.tick);
+    auto x_adv = Ascend(context.frozen, batch, start, ascent, context.tick);
     if (!x_adv.ok()) return x_adv.status();
     for (size_t c = 0; c < counts->class_rows.size(); ++c) counts->class_hard[c] = counts->class_rows[c];
     return KeepAll(batch, *std::move(x_adv));
@@ -219,7 +221,7 @@ absl::StatusOr<AttackedBatch> AttackAndMine(const StepContext& context, Paramete
   IterateLogits iterates;
   ascent.observe = [&](const at::Tensor&, const at::Tensor& logits) { iterates.Add(logits, batch.rows()); };
   ascent.steps = method.mining_step;
-  auto x_mined = Ascend(context.model, *weights, batch, start, ascent, context.tick);
+  auto x_mined = Ascend(context.frozen, batch, start, ascent, context.tick);
   if (!x_mined.ok()) return x_mined.status();
   Enter(context, Phase::kMining);
   counts->passes[kForwardPass] += batch.rows();

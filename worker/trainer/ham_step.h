@@ -29,6 +29,7 @@ struct StepContext {
   const TrainSpec& spec;
   int epoch;  // 1-based
   const Model& model;
+  FrozenNetwork& frozen;  // of it; AttackAndMine() and what else attacks refresh it
   Collective& collective;
   std::function<void()> tick;      // called after each attack step and pass
   StepProfile* profile = nullptr;  // told of each phase it enters; null: nobody asks

@@ -72,24 +72,22 @@ at::Tensor AttackLossGradient(AttackLoss loss, const at::Tensor& logits, const a
   });
 }
 
-absl::StatusOr<at::Tensor> Ascend(const Model& model, const ParameterSet& weights, const Batch& clean,
-                                  const at::Tensor& start, const Ascent& ascent, const std::function<void()>& tick) {
+absl::StatusOr<at::Tensor> Ascend(const FrozenNetwork& network, const Batch& clean, const at::Tensor& start,
+                                  const Ascent& ascent, const std::function<void()>& tick) {
   const int64_t rows = clean.rows();
   TrainingModeAttack* const training = ascent.training;
   const bool joins = training != nullptr && training->collective != nullptr;
   if (rows == 0 && !joins) return start;
-  const Batch padded = rows == 0 ? Filler(model.image_shape(), weights.options()) : PadRows(clean);
+  const Batch padded = rows == 0 ? Filler(training->model->image_shape(), training->weights->options()) : PadRows(clean);
   at::Tensor x = rows == 0 ? padded.x.clone() : rows < kMinimumRows ? PadRows(start) : start.clone();
   const bool on_host = OnHost(x);
   std::optional<device::Projection> projection;
   at::Tensor one_hot;
-  if (!on_host) {
-    projection.emplace(ascent.ball, ascent.step_size, padded.x);
-    one_hot = device::OneHot(padded.labels, model.classes(), x.options());
-  }
+  if (!on_host) projection.emplace(ascent.ball, ascent.step_size, padded.x);
   const LogitsGradient loss = [&](const at::Tensor& logits) {
     if (ascent.observe) ascent.observe(x, logits);
     if (on_host) return AttackLossGradient(ascent.loss, logits, padded.labels, padded.targets);
+    if (!one_hot.defined()) one_hot = device::OneHot(padded.labels, logits.size(1), logits.options());
     return device::AttackLossGradient(ascent.loss, logits, one_hot,
                                       padded.targets.defined() ? padded.targets : one_hot);
   };
@@ -99,7 +97,9 @@ absl::StatusOr<at::Tensor> Ascend(const Model& model, const ParameterSet& weight
       pass.collective = training->collective;
       pass.statistics = training->batch;
     }
-    const at::Tensor gradient = model.InputGradient(weights, x, loss, training == nullptr ? nullptr : &pass);
+    const at::Tensor gradient = training == nullptr
+                                    ? network.InputGradient(x, loss)
+                                    : training->model->InputGradient(*training->weights, x, loss, &pass);
     if (!pass.status.ok()) return pass.status;
     if (pass.has_rows) UpdateStatistics(*training->batch, training->weights);
     if (on_host) {

@@ -29,6 +29,7 @@ at::Tensor AttackLossGradient(AttackLoss loss, const at::Tensor& logits, const a
 // An attack in training mode of BatchNorm: each step normalises by its own batch and moves the running statistics, as
 // the recipes do that never leave training mode. All ranks take the same number of steps, also one without rows.
 struct TrainingModeAttack {
+  const Model* model = nullptr;
   Collective* collective = nullptr;  // null: one rank
   ParameterSet* batch = nullptr;     // scratch
   ParameterSet* weights = nullptr;   // whose running statistics move: the attacked ones
@@ -39,16 +40,17 @@ struct Ascent {
   Ball ball;
   double step_size = 0;
   int steps = 0;
-  // Called before each step with x_0, x_1, ... and their logits in Model::InputGradient, [>= N, K]; the first N of both
-  // are of rows.
+  // Called before each step with x_0, x_1, ... and their logits in InputGradient(), [>= N, K]; the first N of both are
+  // of rows.
   std::function<void(const at::Tensor& x, const at::Tensor& logits)> observe = {};
-  TrainingModeAttack* training = nullptr;  // null: evaluation mode, in which rows do not depend on each other
+  TrainingModeAttack* training = nullptr;  // null: evaluation mode, in which rows do not depend on each other; else
+                                           // the frozen network is not asked
 };
 
 // `ascent.steps` steps from `start` [N, C, H, W], which lies in the ball around `clean.x` (same shape and layout, as
 // NewImages()). N may be 0. `tick` is called after each step. Errors are the collective's.
-absl::StatusOr<at::Tensor> Ascend(const Model& model, const ParameterSet& weights, const Batch& clean,
-                                  const at::Tensor& start, const Ascent& ascent, const std::function<void()>& tick);
+absl::StatusOr<at::Tensor> Ascend(const FrozenNetwork& network, const Batch& clean, const at::Tensor& start,
+                                  const Ascent& ascent, const std::function<void()>& tick);
 
 // Logits [N, K] for any N, by batches of at least kMinimumRows rows.
 at::Tensor PaddedLogits(const Model& model, const ParameterSet& weights, const at::Tensor& x);

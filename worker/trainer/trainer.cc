@@ -103,6 +103,7 @@ Trainer::Trainer(const TrainSpec& spec, const Model& model, const RunData& data,
       epoch_iterations_((static_cast<int64_t>(data.train_rows.size()) + spec.batch_size - 1) / spec.batch_size),
       total_iterations_(spec.epochs * epoch_iterations_),
       weights_(FirstWeights(spec, model, device)),
+      frozen_(model.Freeze(weights_)),
       average_(spec, weights_),
       pipeline_(data.train, data.train_rows, spec.data.augmentation, spec.seed),
       class_bias_(spec.class_bias.running_rate, spec.class_bias.running_decay, model.classes()),
@@ -157,7 +158,7 @@ StepContext Trainer::ContextOf(int epoch) {
     profile_.EndPart();
     tick_error_.Update(Tick());
   };
-  return {spec_, epoch, model_, collective_, tick, &profile_};
+  return {spec_, epoch, model_, *frozen_, collective_, tick, &profile_};
 }
 
 std::vector<uint32_t> Trainer::OrderOf(int epoch) const {

@@ -2,6 +2,7 @@
 #pragma once
 
 #include <cstdint>
+#include <memory>
 #include <string>
 #include <vector>
 
@@ -135,6 +136,7 @@ class Trainer {
   const int64_t total_iterations_;
 
   ParameterSet weights_;
+  const std::unique_ptr<FrozenNetwork> frozen_;
   WeightAverage average_;
   InputPipeline pipeline_;
   RunningClassBias class_bias_;

@@ -2,6 +2,7 @@
 
 #include <ATen/TensorOperators.h>
 #include <ATen/core/grad_mode.h>
+#include <ATen/ops/empty_like.h>
 #include <torch/csrc/autograd/autograd.h>
 
 namespace ham::trainer {
@@ -13,7 +14,51 @@ std::vector<at::Tensor> ValuesOf(const ParameterSet& weights) {
   return out;
 }
 
+// Of the loss behind `logits`, in the layout of x, which is `leaf` without gradient.
+at::Tensor GradientOf(const at::Tensor& logits, const at::Tensor& leaf, const at::Tensor& x,
+                      const LogitsGradient& loss) {
+  const at::Tensor gradient = torch::autograd::grad({logits}, {leaf}, {loss(logits.detach())})[0];
+  if (gradient.strides() == x.strides()) return gradient;
+  at::Tensor out = NewImages(x.size(0), {x.size(1), x.size(2), x.size(3)}, x.options());
+  out.copy_(gradient);
+  return out;
+}
+
 }  // namespace
+
+class AutogradModel::Frozen : public FrozenNetwork {
+ public:
+  Frozen(const AutogradModel& model, const ParameterSet& weights)
+      : FrozenNetwork(model.normalization(), weights), model_(model), compute_(model.ComputeType(weights)) {
+    for (size_t i = 0; i < model.trained_; ++i) {
+      values_.push_back(at::empty_like(weights[i], IsOfLayer(i) ? compute_ : weights.type()));
+    }
+  }
+
+ private:
+  bool IsOfLayer(size_t i) const { return model_.parameters_[i].kind != ParameterKind::kNorm; }
+
+  void DoRefresh(const ParameterSet& weights) override {
+    for (size_t i = 0; i < values_.size(); ++i) {
+      if (IsOfLayer(i)) values_[i].copy_(weights[i]);
+    }
+    for (const BatchNormLayer& layer : model_.batch_norms_) FoldBatchNorm(weights, model_.trained_, layer, &values_);
+  }
+
+  at::Tensor DoInputGradient(const at::Tensor& x, const LogitsGradient& loss) const override {
+    const at::Tensor leaf = x.detach().set_requires_grad(true);
+    const ForwardPass pass = ForwardPass::Frozen(values_, model_.trained_, model_.options_.activation, compute_);
+    return GradientOf(model_.Forward(pass, leaf).to(x.scalar_type()), leaf, x, loss);
+  }
+
+  const AutogradModel& model_;
+  const at::ScalarType compute_;
+  std::vector<at::Tensor> values_;  // the trained parameters, as ForwardPass::Frozen() takes them
+};
+
+std::unique_ptr<FrozenNetwork> AutogradModel::DoFreeze(const ParameterSet& weights) const {
+  return std::make_unique<Frozen>(*this, weights);
+}
 
 at::Tensor AutogradModel::Run(const std::vector<at::Tensor>& values, const at::Tensor& x, TrainingPass* training,
                               at::ScalarType compute) const {
@@ -30,11 +75,7 @@ at::Tensor AutogradModel::DoInputGradient(const ParameterSet& weights, const at:
                                           TrainingPass* training) const {
   const at::Tensor leaf = x.detach().set_requires_grad(true);
   const at::Tensor logits = Run(ValuesOf(weights), leaf, training, ComputeType(weights));
-  const at::Tensor gradient = torch::autograd::grad({logits}, {leaf}, {loss(logits.detach())})[0];
-  if (gradient.strides() == x.strides()) return gradient;
-  at::Tensor out = NewImages(x.size(0), options_.image, x.options());
-  out.copy_(gradient);
-  return out;
+  return GradientOf(logits, leaf, x, loss);
 }
 
 void AutogradModel::DoWeightGradients(const ParameterSet& weights, const at::Tensor& x, const LogitsGradient& loss,

@@ -1,6 +1,7 @@
 // A Model written as one forward function; autograd takes the gradients.
 #pragma once
 
+#include <memory>
 #include <vector>
 
 #include "worker/trainer/models/layers.h"
@@ -9,6 +10,8 @@
 namespace ham::trainer {
 
 class AutogradModel : public Model {
+  class Frozen;
+
  public:
   const std::vector<ParameterSpec>& parameters() const final { return parameters_; }
   const ImageShape& image_shape() const final { return options_.image; }
@@ -20,6 +23,7 @@ class AutogradModel : public Model {
   void SetLayers(const LayerList& layers) {
     parameters_ = layers.Specs(options_.classes);
     trained_ = layers.trained();
+    batch_norms_ = layers.batch_norms();
   }
 
   // x: normalised images -> logits.
@@ -31,6 +35,7 @@ class AutogradModel : public Model {
                              TrainingPass* training) const final;
   void DoWeightGradients(const ParameterSet& weights, const at::Tensor& x, const LogitsGradient& loss,
                          TrainingPass* training, ParameterSet* gradients) const final;
+  std::unique_ptr<FrozenNetwork> DoFreeze(const ParameterSet& weights) const final;
   at::Tensor Run(const std::vector<at::Tensor>& values, const at::Tensor& x, TrainingPass* training,
                  at::ScalarType compute) const;
 
@@ -41,6 +46,7 @@ class AutogradModel : public Model {
   const ModelOptions options_;
   std::vector<ParameterSpec> parameters_;
   size_t trained_ = 0;
+  std::vector<BatchNormLayer> batch_norms_;
 };
 
 }  // namespace ham::trainer

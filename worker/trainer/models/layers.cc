@@ -4,16 +4,19 @@
 #include <cmath>
 #include <utility>
 
+#include <ATen/TensorOperators.h>
 #include <ATen/ops/adaptive_avg_pool2d.h>
 #include <ATen/ops/batch_norm.h>
 #include <ATen/ops/convolution.h>
 #include <ATen/ops/linear.h>
 #include <ATen/ops/mean.h>
 #include <ATen/ops/relu.h>
+#include <ATen/ops/rsqrt.h>
 #include <ATen/ops/silu.h>
 
 #include "worker/trainer/device.h"
 #include "worker/trainer/models/batch_norm.h"
+#include "worker/trainer/models/scale_and_shift.h"
 
 namespace ham::trainer {
 
@@ -46,6 +49,7 @@ BatchNormLayer LayerList::BatchNorm(const std::string& name, int64_t channels) {
   layer.shift = add(&trained_, ".bias", ParameterKind::kNorm, 0);
   layer.mean = add(&statistics_, ".running_mean", ParameterKind::kStatistic, 0);
   layer.variance = add(&statistics_, ".running_var", ParameterKind::kStatistic, 1);
+  batch_norms_.push_back(layer);
   return layer;
 }
 
@@ -74,6 +78,13 @@ std::vector<ParameterSpec> LayerList::Specs(int64_t classes) const {
   return out;
 }
 
+ForwardPass ForwardPass::Frozen(const std::vector<at::Tensor>& values, size_t trained, Activation activation,
+                                at::ScalarType compute) {
+  ForwardPass out(values, trained, nullptr, activation, compute);
+  out.frozen_ = true;
+  return out;
+}
+
 at::Tensor ForwardPass::Convolve(const at::Tensor& x, const ConvolutionLayer& layer) const {
   const at::Tensor bias = layer.bias == kNone ? at::Tensor() : Weight(layer.bias);
   return at::convolution(x.to(compute_), Weight(layer.weight), bias, {layer.stride, layer.stride},
@@ -83,6 +94,7 @@ at::Tensor ForwardPass::Convolve(const at::Tensor& x, const ConvolutionLayer& la
 at::Tensor ForwardPass::Normalize(const at::Tensor& x, const BatchNormLayer& layer) const {
   const at::Tensor& scale = Value(layer.scale);
   const at::Tensor& shift = Value(layer.shift);
+  if (frozen_) return ScaleAndShift(x, scale, shift, /*relu=*/false);
   const auto statistic = [&](int64_t place) { return trained_ + place; };
   if (training_ == nullptr) {
     return at::batch_norm(OnHost(x) ? x.to(scale.scalar_type()) : x, scale, shift, Value(statistic(layer.mean)),
@@ -91,6 +103,13 @@ at::Tensor ForwardPass::Normalize(const at::Tensor& x, const BatchNormLayer& lay
   }
   return BatchNormOfBatch(x, scale, shift, training_, (*training_->statistics)[statistic(layer.mean)],
                           (*training_->statistics)[statistic(layer.variance)]);
+}
+
+at::Tensor ForwardPass::NormalizeAndActivate(const at::Tensor& x, const BatchNormLayer& layer) const {
+  if (frozen_ && activation_ == Activation::kRelu) {
+    return ScaleAndShift(x, Value(layer.scale), Value(layer.shift), /*relu=*/true);
+  }
+  return Activate(Normalize(x, layer));
 }
 
 at::Tensor ForwardPass::Linear(const at::Tensor& x, const LinearLayer& layer) const {
@@ -106,5 +125,14 @@ at::Tensor ForwardPass::Activate(const at::Tensor& x) const {
 }
 
 at::Tensor ForwardPass::PoolAll(const at::Tensor& x) const { return at::mean(x, {2, 3}); }
+
+void FoldBatchNorm(const ParameterSet& weights, size_t trained, const BatchNormLayer& layer,
+                   std::vector<at::Tensor>* folded) {
+  const auto number = [&](int64_t place) { return weights[place].to(at::kDouble); };
+  const at::Tensor scale =
+      number(layer.scale) * at::rsqrt(number(static_cast<int64_t>(trained) + layer.variance) + kBatchNormEpsilon);
+  (*folded)[layer.scale].copy_(scale);
+  (*folded)[layer.shift].copy_(number(layer.shift) - number(static_cast<int64_t>(trained) + layer.mean) * scale);
+}
 
 }  // namespace ham::trainer

@@ -56,6 +56,7 @@ class LayerList {
   // All of them, then the statistics, then the class bias. The layer added last is the output's, to `classes`.
   std::vector<ParameterSpec> Specs(int64_t classes) const;
   size_t trained() const { return trained_.size(); }
+  const std::vector<BatchNormLayer>& batch_norms() const { return batch_norms_; }
 
  private:
   LinearLayer AddLinear(const std::string& name, int64_t in, int64_t out, const std::vector<int64_t>& compute_shape);
@@ -63,6 +64,7 @@ class LayerList {
   const Initialization initialization_;
   std::vector<ParameterSpec> trained_;
   std::vector<ParameterSpec> statistics_;
+  std::vector<BatchNormLayer> batch_norms_;
 };
 
 // One pass of a batch through the layers, in evaluation mode or, with a TrainingPass, in training mode. Convolutions
@@ -73,9 +75,15 @@ class ForwardPass {
   ForwardPass(const std::vector<at::Tensor>& values, size_t trained, TrainingPass* training, Activation activation,
               at::ScalarType compute)
       : values_(values), trained_(trained), training_(training), activation_(activation), compute_(compute) {}
+  // Of a frozen network, in evaluation mode: weights and biases are of type `compute`, and a BatchNorm's scale and
+  // shift are those of FoldBatchNorm(). Images between layers are of type `compute` too.
+  static ForwardPass Frozen(const std::vector<at::Tensor>& values, size_t trained, Activation activation,
+                            at::ScalarType compute);
 
   at::Tensor Convolve(const at::Tensor& x, const ConvolutionLayer& layer) const;
   at::Tensor Normalize(const at::Tensor& x, const BatchNormLayer& layer) const;
+  // Both in one pass over x where the network is frozen.
+  at::Tensor NormalizeAndActivate(const at::Tensor& x, const BatchNormLayer& layer) const;
   // x: [N, in], or an image of a LinearOfImage.
   at::Tensor Linear(const at::Tensor& x, const LinearLayer& layer) const;
   at::Tensor Activate(const at::Tensor& x) const;
@@ -91,6 +99,12 @@ class ForwardPass {
   TrainingPass* const training_;
   const Activation activation_;
   const at::ScalarType compute_;
+  bool frozen_ = false;
 };
+
+// The BatchNorm of `layer` in evaluation mode as x * scale + shift, written to these places of `folded`. values: the
+// parameters in order, of which `trained` are no statistics.
+void FoldBatchNorm(const ParameterSet& weights, size_t trained, const BatchNormLayer& layer,
+                   std::vector<at::Tensor>* folded);
 
 }  // namespace ham::trainer

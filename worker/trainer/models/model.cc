@@ -2,6 +2,7 @@
 
 #include <ATen/ops/add.h>
 #include <ATen/ops/div.h>
+#include <ATen/ops/empty_like.h>
 #include <ATen/ops/empty_strided.h>
 #include <ATen/ops/sub.h>
 #include <ATen/ops/tensor.h>
@@ -18,13 +19,13 @@ at::Tensor NewImages(int64_t rows, const ImageShape& shape, const at::TensorOpti
 namespace {
 
 // `loss` of the logits with the class bias.
-LogitsGradient WithClassBias(const ParameterSet& weights, const LogitsGradient& loss) {
-  return [&](const at::Tensor& logits) { return loss(at::add(logits, weights.class_bias())); };
+LogitsGradient WithClassBias(const at::Tensor& class_bias, const LogitsGradient& loss) {
+  return [&](const at::Tensor& logits) { return loss(at::add(logits, class_bias)); };
 }
 
-// [C] numbers, beside images x.
-at::Tensor PerChannel(const std::vector<double>& numbers, const at::Tensor& x) {
-  return ToDevice(at::tensor(numbers, at::kDouble).to(x.scalar_type()), x.device()).view({1, x.size(1), 1, 1});
+// [C] numbers, beside images, as `like` in type and device.
+at::Tensor PerChannel(const std::vector<double>& numbers, const at::Tensor& like) {
+  return ToDevice(at::tensor(numbers, at::kDouble).to(like.scalar_type()), like.device()).view({1, -1, 1, 1});
 }
 
 }  // namespace
@@ -49,13 +50,38 @@ at::Tensor Model::Logits(const ParameterSet& weights, const at::Tensor& x) const
 
 at::Tensor Model::InputGradient(const ParameterSet& weights, const at::Tensor& x, const LogitsGradient& loss,
                                 TrainingPass* training) const {
-  at::Tensor gradient = DoInputGradient(weights, Normalize(x), WithClassBias(weights, loss), training);
+  at::Tensor gradient = DoInputGradient(weights, Normalize(x), WithClassBias(weights.class_bias(), loss), training);
   return normalization_ ? gradient.div_(PerChannel(normalization_->standard_deviation, x)) : gradient;
 }
 
 void Model::WeightGradients(const ParameterSet& weights, const at::Tensor& x, const LogitsGradient& loss,
                             TrainingPass* training, ParameterSet* gradients) const {
-  DoWeightGradients(weights, Normalize(x), WithClassBias(weights, loss), training, gradients);
+  DoWeightGradients(weights, Normalize(x), WithClassBias(weights.class_bias(), loss), training, gradients);
+}
+
+std::unique_ptr<FrozenNetwork> Model::Freeze(const ParameterSet& weights) const {
+  std::unique_ptr<FrozenNetwork> out = DoFreeze(weights);
+  out->Refresh(weights);
+  return out;
+}
+
+FrozenNetwork::FrozenNetwork(const std::optional<Normalization>& normalization, const ParameterSet& weights)
+    : class_bias_(at::empty_like(weights.class_bias())) {
+  if (!normalization) return;
+  mean_ = PerChannel(normalization->mean, weights.flat());
+  deviation_ = PerChannel(normalization->standard_deviation, weights.flat());
+}
+
+void FrozenNetwork::Refresh(const ParameterSet& weights) {
+  class_bias_.copy_(weights.class_bias());
+  DoRefresh(weights);
+}
+
+at::Tensor FrozenNetwork::InputGradient(const at::Tensor& x, const LogitsGradient& loss) const {
+  if (!mean_.defined()) return DoInputGradient(x, WithClassBias(class_bias_, loss));
+  at::Tensor normalized = at::empty_strided(x.sizes(), x.strides(), x.options());
+  at::sub_out(normalized, x, mean_);
+  return DoInputGradient(normalized.div_(deviation_), WithClassBias(class_bias_, loss)).div_(deviation_);
 }
 
 nlohmann::json NormalizationJson(const Model& model) {

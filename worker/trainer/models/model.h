@@ -50,6 +50,31 @@ struct TrainingPass {
   bool has_rows = false;  // set by a BatchNorm that saw a row, of any rank; else `statistics` means nothing
 };
 
+// A network whose weights stand still while it is attacked, in evaluation mode: only gradients of images are asked for.
+// What can be done once for all of an attack is done by Refresh(): weights in the type of the computation, BatchNorm as
+// a scale and a shift. It proposes perturbations; whether a sample is broken is for Model::Logits() to say.
+//
+// InputGradient() may be called from any thread, not during Refresh(). It reads nothing back from a device, and
+// Refresh() writes to the same memory each time, so that a recording of it (accelerator.h) stays good.
+class FrozenNetwork {
+ public:
+  virtual ~FrozenNetwork() = default;
+  // Takes over weights of the type and on the device of those that Model::Freeze() saw.
+  void Refresh(const ParameterSet& weights);
+  // As Model::InputGradient() in evaluation mode, but for rounding.
+  at::Tensor InputGradient(const at::Tensor& x, const LogitsGradient& loss) const;
+
+ protected:
+  FrozenNetwork(const std::optional<Normalization>& normalization, const ParameterSet& weights);
+  virtual void DoRefresh(const ParameterSet& weights) = 0;
+  // Of normalised images, without the class bias.
+  virtual at::Tensor DoInputGradient(const at::Tensor& x, const LogitsGradient& loss) const = 0;
+
+ private:
+  at::Tensor class_bias_;
+  at::Tensor mean_, deviation_;  // [1, C, 1, 1], undefined without normalisation
+};
+
 // Immutable; safe from any thread as long as the weights are not written meanwhile.
 //
 // The last trained parameter is the bias of the output layer, [K]. The last parameter of all is the class bias
@@ -73,6 +98,8 @@ class Model {
   // `gradients`, and what the pass found out about the batch; leaves the class bias there alone.
   void WeightGradients(const ParameterSet& weights, const at::Tensor& x, const LogitsGradient& loss,
                        TrainingPass* training, ParameterSet* gradients) const;
+  // With these weights, until its next Refresh(). The model outlives it.
+  std::unique_ptr<FrozenNetwork> Freeze(const ParameterSet& weights) const;
 
  protected:
   explicit Model(const std::optional<Normalization>& normalization) : normalization_(normalization) {}
@@ -82,6 +109,8 @@ class Model {
                                      TrainingPass* training) const = 0;
   virtual void DoWeightGradients(const ParameterSet& weights, const at::Tensor& x, const LogitsGradient& loss,
                                  TrainingPass* training, ParameterSet* gradients) const = 0;
+  // Not yet refreshed.
+  virtual std::unique_ptr<FrozenNetwork> DoFreeze(const ParameterSet& weights) const = 0;
 
  private:
   at::Tensor Normalize(const at::Tensor& x) const;
@@ -95,8 +124,8 @@ struct ModelOptions {
   int64_t classes = 10;
   Activation activation = Activation::kRelu;
   std::optional<Normalization> normalization = {};
-  // Of convolutions and linear layers in InputGradient and WeightGradients, over float32 weights: kFloat or kBFloat16.
-  // Over float64 weights, and in Logits(), all is of the weights' type.
+  // Of convolutions and linear layers in InputGradient and WeightGradients, frozen or not, over float32 weights: kFloat
+  // or kBFloat16. Over float64 weights, and in Logits(), all is of the weights' type.
   at::ScalarType compute = at::kFloat;
   // WideResNet's: see networks.h.
   bool extra_block = false;

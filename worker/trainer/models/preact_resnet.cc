@@ -47,12 +47,12 @@ class PreActResNet18 : public AutogradModel {
   at::Tensor Forward(const ForwardPass& pass, at::Tensor x) const override {
     x = pass.Convolve(x, conv1_);
     for (const PreActBlock& block : blocks_) {
-      const at::Tensor activated = pass.Activate(pass.Normalize(x, block.bn1));
+      const at::Tensor activated = pass.NormalizeAndActivate(x, block.bn1);
       const at::Tensor shortcut = block.shortcut.weight == kNone ? x : pass.Convolve(activated, block.shortcut);
       x = pass.Convolve(activated, block.conv1);
-      x = pass.Convolve(pass.Activate(pass.Normalize(x, block.bn2)), block.conv2) + shortcut;
+      x = pass.Convolve(pass.NormalizeAndActivate(x, block.bn2), block.conv2) + shortcut;
     }
-    return pass.Linear(pass.PoolAll(pass.Activate(pass.Normalize(x, bn_))), linear_);
+    return pass.Linear(pass.PoolAll(pass.NormalizeAndActivate(x, bn_)), linear_);
   }
 
   ConvolutionLayer conv1_;

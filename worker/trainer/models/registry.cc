@@ -14,10 +14,10 @@ namespace {
 struct Entry {
   const char* name;
   const char* description;
-  ImageShape images;        // usual ones
-  int64_t multiple;         // height and width of images are multiples of this
-  bool explicit_gradients;  // written out: ReLU, in the type of the weights only
-  bool extra_block;         // can be made with it
+  ImageShape images;  // usual ones
+  int64_t multiple;   // height and width of images are multiples of this
+  bool relu_only;     // its gradients are written out
+  bool extra_block;   // can be made with it
   std::unique_ptr<Model> (*make)(const ModelOptions& options);
 };
 
@@ -30,7 +30,8 @@ std::unique_ptr<Model> MakeCnn(const ModelOptions& options) {
                        .conv2 = conv2,
                        .hidden = 128,
                        .classes = options.classes,
-                       .normalization = options.normalization});
+                       .normalization = options.normalization,
+                       .compute = options.compute});
 }
 
 template <int64_t depth, int64_t widen>
@@ -62,13 +63,9 @@ absl::Status Check(const Entry& entry, const ModelOptions& options) {
         "train.model.name is ", entry.name, ", which takes images whose height and width are multiples of ",
         entry.multiple, "; these are ", options.image.height, " x ", options.image.width, "; choose another model"));
   }
-  if (entry.explicit_gradients && options.activation != Activation::kRelu) {
+  if (entry.relu_only && options.activation != Activation::kRelu) {
     return absl::InvalidArgumentError(
         absl::StrCat("train.model.activation is silu; ", entry.name, " has relu only; choose that or another model"));
-  }
-  if (entry.explicit_gradients && options.compute != at::kFloat) {
-    return absl::InvalidArgumentError(absl::StrCat("train.precision is bf16; ", entry.name,
-                                                   " computes in fp32 or fp64; choose one or another model"));
   }
   if (options.extra_block && !entry.extra_block) {
     return absl::InvalidArgumentError(absl::StrCat("train.model.extra_block is true; ", entry.name,

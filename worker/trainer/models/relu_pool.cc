@@ -4,11 +4,21 @@
 #include <array>
 #include <cassert>
 #include <cstdint>
+#include <optional>
+#include <tuple>
+#include <utility>
 #include <vector>
 
 #include <ATen/Parallel.h>
+#include <ATen/ops/convolution.h>
+#include <ATen/ops/convolution_backward.h>
 #include <ATen/ops/empty_strided.h>
+#include <ATen/ops/max_pool2d_with_indices.h>
+#include <ATen/ops/max_pool2d_with_indices_backward.h>
+#include <ATen/ops/relu.h>
+#include <ATen/ops/threshold_backward.h>
 
+#include "worker/trainer/device.h"
 #include "worker/trainer/models/parameter_set.h"
 #include "worker/trainer/simd.h"
 
@@ -29,6 +39,10 @@ bool IsChannelsLast(const at::Tensor& x) {
 
 ReluPooled NewPooled(const at::Tensor& like, int64_t c, int64_t h, int64_t w) {
   return {NewChannelsLast(like, c, h, w, like.scalar_type()), NewChannelsLast(like, c, h, w, at::kByte)};
+}
+
+at::Tensor Convolve(const at::Tensor& x, const at::Tensor& weight, const at::Tensor& bias) {
+  return at::convolution(x, weight, bias, {1, 1}, {1, 1}, {1, 1}, false, {0, 0}, 1);
 }
 
 // work(begin, end) for parts of the images, which do not depend on each other.
@@ -369,23 +383,66 @@ at::Tensor ConvolveAndPoolBackward(const ReluPooled& pooled, const at::Tensor& g
 
 ReluPooled ReluPool(const at::Tensor& x) {
   assert(IsChannelsLast(x));
+  if (!OnHost(x)) return device::ReluPool(x);
+  if (x.scalar_type() == at::kBFloat16) {
+    const ReluPooled pooled = ReluPool(x.to(at::kFloat));
+    return {pooled.values.to(at::kBFloat16), pooled.source};
+  }
   return VisitReal(x.scalar_type(), [&]<typename T>(T) { return Pool<T>(x); });
 }
 
 at::Tensor ReluPoolBackward(const ReluPooled& pooled, const at::Tensor& gradient) {
   assert(IsChannelsLast(gradient));
+  if (!OnHost(gradient)) return device::ReluPoolBackward(pooled, gradient);
+  if (gradient.scalar_type() == at::kBFloat16) {
+    return ReluPoolBackward(pooled, gradient.to(at::kFloat)).to(at::kBFloat16);
+  }
   return VisitReal(gradient.scalar_type(), [&]<typename T>(T) { return PoolBackward<T>(pooled, gradient); });
 }
 
 ReluPooled ConvolveReluPool(const at::Tensor& x, const at::Tensor& weight, const at::Tensor& bias) {
   assert(IsChannelsLast(x) && IsChannelsLast(weight));
+  if (!OnHost(x)) return device::ConvolveReluPool(x, weight, bias);
+  if (x.scalar_type() == at::kBFloat16) return ReluPool(Convolve(x, weight, bias));
   return VisitReal(x.scalar_type(), [&]<typename T>(T) { return ConvolveAndPool<T>(x, weight, bias); });
 }
 
 at::Tensor ConvolveReluPoolBackward(const ReluPooled& pooled, const at::Tensor& gradient, const at::Tensor& weight) {
   assert(IsChannelsLast(gradient) && IsChannelsLast(weight));
+  if (!OnHost(gradient)) return device::ConvolveReluPoolBackward(pooled, gradient, weight);
+  if (gradient.scalar_type() == at::kBFloat16) {
+    return ConvolveReluPoolBackward(pooled, gradient.to(at::kFloat), weight.to(at::kFloat)).to(at::kBFloat16);
+  }
   return VisitReal(gradient.scalar_type(),
                    [&]<typename T>(T) { return ConvolveAndPoolBackward<T>(pooled, gradient, weight); });
 }
 
+namespace device {
+
+ReluPooled ReluPool(const at::Tensor& x) {
+  auto [values, source] = at::max_pool2d_with_indices(at::relu(x), {2, 2});
+  return {std::move(values), std::move(source)};
+}
+
+at::Tensor ReluPoolBackward(const ReluPooled& pooled, const at::Tensor& gradient) {
+  const at::Tensor passed = at::threshold_backward(gradient, pooled.values, 0);
+  // Of the image that was pooled, only the shape is looked at.
+  const at::Tensor image =
+      NewChannelsLast(gradient, gradient.size(1), 2 * gradient.size(2), 2 * gradient.size(3), gradient.scalar_type());
+  return at::max_pool2d_with_indices_backward(passed, image, {2, 2}, {2, 2}, {0, 0}, {1, 1}, false, pooled.source);
+}
+
+ReluPooled ConvolveReluPool(const at::Tensor& x, const at::Tensor& weight, const at::Tensor& bias) {
+  return device::ReluPool(Convolve(x, weight, bias));
+}
+
+at::Tensor ConvolveReluPoolBackward(const ReluPooled& pooled, const at::Tensor& gradient, const at::Tensor& weight) {
+  const at::Tensor at_output = device::ReluPoolBackward(pooled, gradient);
+  const at::Tensor image =
+      NewChannelsLast(at_output, weight.size(1), at_output.size(2), at_output.size(3), at_output.scalar_type());
+  return std::get<0>(at::convolution_backward(at_output, image, weight, std::nullopt, {1, 1}, {1, 1}, {1, 1}, false,
+                                              {0, 0}, 1, {true, false, false}));
+}
+
+}  // namespace device
 }  // namespace ham::trainer

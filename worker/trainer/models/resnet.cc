@@ -49,9 +49,9 @@ class ResNet18 : public AutogradModel {
 
  private:
   at::Tensor Forward(const ForwardPass& pass, at::Tensor x) const override {
-    x = pass.Activate(pass.Normalize(pass.Convolve(x, conv1_), bn1_));
+    x = pass.NormalizeAndActivate(pass.Convolve(x, conv1_), bn1_);
     for (const BasicBlock& block : blocks_) {
-      const at::Tensor inner = pass.Activate(pass.Normalize(pass.Convolve(x, block.conv1), block.bn1));
+      const at::Tensor inner = pass.NormalizeAndActivate(pass.Convolve(x, block.conv1), block.bn1);
       const at::Tensor shortcut =
           block.shortcut.weight == kNone ? x : pass.Normalize(pass.Convolve(x, block.shortcut), block.shortcut_bn);
       x = pass.Activate(pass.Normalize(pass.Convolve(inner, block.conv2), block.bn2) + shortcut);

@@ -1,17 +1,19 @@
 #include "worker/trainer/models/small_cnn.h"
 
 #include <array>
+#include <optional>
 #include <tuple>
 #include <utility>
 
 #include <ATen/ops/addmm.h>
 #include <ATen/ops/convolution_backward.h>
-#include <ATen/ops/empty.h>
+#include <ATen/ops/empty_like.h>
 #include <ATen/ops/mm.h>
 #include <ATen/ops/relu.h>
 #include <ATen/ops/sum.h>
 #include <ATen/ops/threshold_backward.h>
 
+#include "worker/trainer/device.h"
 #include "worker/trainer/models/relu_pool.h"
 
 namespace ham::trainer {
@@ -28,17 +30,83 @@ struct Activations {
   at::Tensor logits;
 };
 
-std::tuple<at::Tensor, at::Tensor, at::Tensor> ConvolveBackward(const at::Tensor& gradient, const at::Tensor& x,
-                                                                const at::Tensor& weight, bool input, bool weights) {
-  const std::array<int64_t, 1> bias_size = {weight.size(0)};
-  return at::convolution_backward(gradient, x, weight, at::OptionalIntArrayRef(bias_size), {1, 1}, {1, 1}, {1, 1},
-                                  false, {0, 0}, 1, {input, weights, weights});
-}
+// conv1 to fc2, in the types that are computed in.
+using Layers = std::array<at::Tensor, kFc2Bias + 1>;
 
 // A channels_last image tensor as rows in memory order, [N, HWC], and the weight behind it alike: no copies.
 at::Tensor AsRows(const at::Tensor& images) {
   return images.as_strided({images.size(0), images.size(1) * images.size(2) * images.size(3)}, {images.stride(0), 1});
 }
+
+// conv1 has too few inputs to gain from a lower precision where its loops are ours.
+at::ScalarType TypeOf(size_t index, const ParameterSet& weights, at::ScalarType compute) {
+  if (weights.type() == at::kDouble) return at::kDouble;
+  return index <= kConv1Bias && OnHost(weights.flat()) ? weights.type() : compute;
+}
+
+// Copies only where the type is another.
+Layers LayersOf(const ParameterSet& weights, at::ScalarType compute) {
+  Layers out;
+  for (size_t i = 0; i < out.size(); ++i) out[i] = weights[i].to(TypeOf(i, weights, compute));
+  return out;
+}
+
+// x, images, and all gradients are of the images' type outside, of the layers' inside.
+Activations Forward(const Layers& layers, const at::Tensor& x) {
+  Activations out;
+  out.block1 = ConvolveReluPool(x.to(layers[kConv1Weight].scalar_type()), layers[kConv1Weight], layers[kConv1Bias]);
+  const at::Tensor between = out.block1.values.to(layers[kConv2Weight].scalar_type());
+  out.block2 = ConvolveReluPool(between, layers[kConv2Weight], layers[kConv2Bias]);
+  out.hidden = at::addmm(layers[kFc1Bias], AsRows(out.block2.values), AsRows(layers[kFc1Weight]).t()).relu_();
+  out.logits = at::addmm(layers[kFc2Bias], out.hidden, layers[kFc2Weight].t()).to(x.scalar_type());
+  return out;
+}
+
+// Gradients with respect to fc1's output (before ReLU), [N, hidden], and to block 2's, [N, conv2, H/4, W/4].
+std::pair<at::Tensor, at::Tensor> BackwardToBlock2(const Layers& layers, const Activations& saved,
+                                                   const at::Tensor& d_logits) {
+  const at::Tensor d_hidden = at::threshold_backward(at::mm(d_logits, layers[kFc2Weight]), saved.hidden, 0);
+  const at::Tensor& block2 = saved.block2.values;
+  const at::Tensor rows = at::mm(d_hidden, AsRows(layers[kFc1Weight]));
+  return {d_hidden, rows.as_strided(block2.sizes(), block2.strides())};
+}
+
+at::Tensor InputGradientOf(const Layers& layers, const at::Tensor& x, const LogitsGradient& loss) {
+  const Activations saved = Forward(layers, x);
+  const at::Tensor d_logits = loss(saved.logits).to(saved.hidden.scalar_type());
+  const at::Tensor d_block2 = BackwardToBlock2(layers, saved, d_logits).second;
+  const at::Tensor d_block1 =
+      ConvolveReluPoolBackward(saved.block2, d_block2, layers[kConv2Weight]).to(layers[kConv1Weight].scalar_type());
+  return ConvolveReluPoolBackward(saved.block1, d_block1, layers[kConv1Weight]).to(x.scalar_type());
+}
+
+std::tuple<at::Tensor, at::Tensor, at::Tensor> ConvolveBackward(const at::Tensor& gradient, const at::Tensor& x,
+                                                                const at::Tensor& weight, bool input) {
+  const std::array<int64_t, 1> bias_size = {weight.size(0)};
+  return at::convolution_backward(gradient, x, weight, at::OptionalIntArrayRef(bias_size), {1, 1}, {1, 1}, {1, 1},
+                                  false, {0, 0}, 1, {input, true, true});
+}
+
+class FrozenSmallCnn : public FrozenNetwork {
+ public:
+  FrozenSmallCnn(const std::optional<Normalization>& normalization, const ParameterSet& weights, at::ScalarType compute)
+      : FrozenNetwork(normalization, weights) {
+    for (size_t i = 0; i < layers_.size(); ++i) {
+      layers_[i] = at::empty_like(weights[i], TypeOf(i, weights, compute));
+    }
+  }
+
+ private:
+  void DoRefresh(const ParameterSet& weights) override {
+    for (size_t i = 0; i < layers_.size(); ++i) layers_[i].copy_(weights[i]);
+  }
+
+  at::Tensor DoInputGradient(const at::Tensor& x, const LogitsGradient& loss) const override {
+    return InputGradientOf(layers_, x, loss);
+  }
+
+  Layers layers_;
+};
 
 class SmallCnn : public Model {
  public:
@@ -66,56 +134,41 @@ class SmallCnn : public Model {
 
  private:
   at::Tensor DoLogits(const ParameterSet& weights, const at::Tensor& x) const override {
-    return Forward(weights, x).logits;
+    return Forward(LayersOf(weights, weights.type()), x).logits;
   }
 
   at::Tensor DoInputGradient(const ParameterSet& weights, const at::Tensor& x, const LogitsGradient& loss,
                              TrainingPass*) const override {
-    const Activations saved = Forward(weights, x);
-    const at::Tensor d_pooled2 = BackwardToBlock2(weights, saved, loss(saved.logits)).second;
-    const at::Tensor d_pooled1 = ConvolveReluPoolBackward(saved.block2, d_pooled2, weights[kConv2Weight]);
-    return ConvolveReluPoolBackward(saved.block1, d_pooled1, weights[kConv1Weight]);
+    return InputGradientOf(LayersOf(weights, shape_.compute), x, loss);
+  }
+
+  std::unique_ptr<FrozenNetwork> DoFreeze(const ParameterSet& weights) const override {
+    return std::make_unique<FrozenSmallCnn>(normalization(), weights, shape_.compute);
   }
 
   void DoWeightGradients(const ParameterSet& weights, const at::Tensor& x, const LogitsGradient& loss, TrainingPass*,
                          ParameterSet* gradients) const override {
-    const Activations saved = Forward(weights, x);
-    const at::Tensor d_logits = loss(saved.logits);
-    const auto [d_hidden, d_pooled2] = BackwardToBlock2(weights, saved, d_logits);
+    const Layers layers = LayersOf(weights, shape_.compute);
+    const Activations saved = Forward(layers, x);
+    const at::Tensor d_logits = loss(saved.logits).to(saved.hidden.scalar_type());
+    const auto [d_hidden, d_block2] = BackwardToBlock2(layers, saved, d_logits);
     Store(gradients, kFc2Weight, at::mm(d_logits.t(), saved.hidden), at::sum(d_logits, at::IntArrayRef{0}));
-    at::Tensor fc1 = AsRows((*gradients)[kFc1Weight]);
-    at::mm_out(fc1, d_hidden.t(), AsRows(saved.block2.values));
+    AsRows((*gradients)[kFc1Weight]).copy_(at::mm(d_hidden.t(), AsRows(saved.block2.values)));
     (*gradients)[kFc1Bias].copy_(at::sum(d_hidden, at::IntArrayRef{0}));
 
-    const at::Tensor d_conv2 = ReluPoolBackward(saved.block2, d_pooled2);
-    const auto [d_pooled1, w2, b2] = ConvolveBackward(d_conv2, saved.block1.values, weights[kConv2Weight], true, true);
+    const at::Tensor d_conv2 = ReluPoolBackward(saved.block2, d_block2);
+    const at::Tensor between = saved.block1.values.to(d_conv2.scalar_type());
+    const auto [d_block1, w2, b2] = ConvolveBackward(d_conv2, between, layers[kConv2Weight], true);
     Store(gradients, kConv2Weight, w2, b2);
-    const at::Tensor d_conv1 = ReluPoolBackward(saved.block1, d_pooled1);
-    const auto [unused, w1, b1] = ConvolveBackward(d_conv1, x, weights[kConv1Weight], false, true);
+    const at::ScalarType first = layers[kConv1Weight].scalar_type();
+    const at::Tensor d_conv1 = ReluPoolBackward(saved.block1, d_block1.to(first));
+    const auto [unused, w1, b1] = ConvolveBackward(d_conv1, x.to(first), layers[kConv1Weight], false);
     Store(gradients, kConv1Weight, w1, b1);
   }
 
   static void Store(ParameterSet* gradients, Index weight, const at::Tensor& d_weight, const at::Tensor& d_bias) {
     (*gradients)[weight].copy_(d_weight);
     (*gradients)[weight + 1].copy_(d_bias);
-  }
-
-  Activations Forward(const ParameterSet& weights, const at::Tensor& x) const {
-    Activations out;
-    out.block1 = ConvolveReluPool(x, weights[kConv1Weight], weights[kConv1Bias]);
-    out.block2 = ConvolveReluPool(out.block1.values, weights[kConv2Weight], weights[kConv2Bias]);
-    out.hidden = at::addmm(weights[kFc1Bias], AsRows(out.block2.values), AsRows(weights[kFc1Weight]).t()).relu_();
-    out.logits = at::addmm(weights[kFc2Bias], out.hidden, weights[kFc2Weight].t());
-    return out;
-  }
-
-  // Gradients with respect to fc1's output (before ReLU), [N, hidden], and to block 2's, [N, conv2, H/4, W/4].
-  std::pair<at::Tensor, at::Tensor> BackwardToBlock2(const ParameterSet& weights, const Activations& saved,
-                                                     const at::Tensor& d_logits) const {
-    const at::Tensor d_hidden = at::threshold_backward(at::mm(d_logits, weights[kFc2Weight]), saved.hidden, 0);
-    const at::Tensor& block2 = saved.block2.values;
-    const at::Tensor rows = at::mm(d_hidden, AsRows(weights[kFc1Weight]));
-    return {d_hidden, rows.as_strided(block2.sizes(), block2.strides())};
   }
 
   const SmallCnnShape shape_;

@@ -18,6 +18,7 @@ struct SmallCnnShape {
   int64_t hidden = 128;
   int64_t classes = 10;
   std::optional<Normalization> normalization = {};
+  at::ScalarType compute = at::kFloat;  // as ModelOptions::compute; on a CPU conv1 is computed in the weights' type
 };
 
 std::unique_ptr<Model> MakeSmallCnn(const SmallCnnShape& shape);

@@ -56,12 +56,12 @@ class WideResNet : public AutogradModel {
   at::Tensor Forward(const ForwardPass& pass, at::Tensor x) const override {
     x = pass.Convolve(x, conv1_);
     for (const WideBlock& block : blocks_) {
-      const at::Tensor activated = pass.Activate(pass.Normalize(x, block.bn1));
+      const at::Tensor activated = pass.NormalizeAndActivate(x, block.bn1);
       const at::Tensor shortcut = block.shortcut.weight == kNone ? x : pass.Convolve(activated, block.shortcut);
-      const at::Tensor inner = pass.Activate(pass.Normalize(pass.Convolve(activated, block.conv1), block.bn2));
+      const at::Tensor inner = pass.NormalizeAndActivate(pass.Convolve(activated, block.conv1), block.bn2);
       x = pass.Convolve(inner, block.conv2) + shortcut;
     }
-    return pass.Linear(pass.PoolAll(pass.Activate(pass.Normalize(x, bn1_))), fc_);
+    return pass.Linear(pass.PoolAll(pass.NormalizeAndActivate(x, bn1_)), fc_);
   }
 
   ConvolutionLayer conv1_;

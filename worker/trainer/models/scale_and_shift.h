@@ -1,0 +1,14 @@
+// A number a channel times the image, plus another, and ReLU: what is left of a BatchNorm whose statistics stand still.
+#pragma once
+
+#include <ATen/core/Tensor.h>
+
+namespace ham::trainer {
+
+// x * scale + shift, cut at 0 where `relu`; with a gradient for x alone by autograd.
+//   x             [N, C, H, W], channels_last; float32, float64 or bfloat16, as is the result
+//   scale, shift  [C] float32, or float64 beside such an x
+// On a CPU one pass over x, forward and backward, by loops of our own; elsewhere by LibTorch's.
+at::Tensor ScaleAndShift(const at::Tensor& x, const at::Tensor& scale, const at::Tensor& shift, bool relu);
+
+}  // namespace ham::trainer
