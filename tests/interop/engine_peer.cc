@@ -19,7 +19,6 @@
 #include "tests/interop/engine_step.h"
 #include "worker/trainer/data/dataset.h"
 #include "worker/trainer/evaluator.h"
-#include "worker/trainer/stopwatch.h"
 #include "worker/trainer/weights_file.h"
 
 namespace ham::trainer {
@@ -41,9 +40,8 @@ absl::Status TimeSteps(const std::string& in) {
   const auto content = ReadSafetensors(in);
   if (!content.ok()) return content.status();
   for (std::string line; std::getline(std::cin, line);) {
-    Stopwatch watch;
-    const TensorMap step = EngineStep(*content);
-    const double seconds = watch.Lap();
+    double seconds = 0;
+    const TensorMap step = EngineStep(*content, &seconds);
     std::printf("%.9f %d\n", seconds, static_cast<int>(step.at("x_adv").size(0)));
     std::fflush(stdout);
   }

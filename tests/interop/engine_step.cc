@@ -16,6 +16,7 @@
 #include "worker/trainer/models/networks.h"
 #include "worker/trainer/models/small_cnn.h"
 #include "worker/trainer/pgd_attack.h"
+#include "worker/trainer/stopwatch.h"
 
 namespace ham::trainer {
 namespace {
@@ -46,7 +47,7 @@ std::unique_ptr<Model> Make(const std::string& name, int64_t width, const ModelO
   if (name == "wrn-28-10") return MakeWideResNet(options, 28, width);
   if (name == "wrn-34-10") return MakeWideResNet(options, 34, width);
   if (name == "cnn-wong-kolter") return MakeWongKolterCnn(options, width);
-  return MakeSmallCnn({.image = options.image, .conv1 = width, .conv2 = 2 * width, .hidden = 128, .classes = 10});
+  return MakeSmallCnn({.image = options.image, .conv1 = width, .conv2 = 2 * width, .compute = options.compute});
 }
 
 void Require(const absl::Status& status) { TORCH_CHECK(status.ok(), std::string(status.message())); }
@@ -56,6 +57,7 @@ class Peer {
   explicit Peer(Safetensors in) : in_(std::move(in)) {
     const at::Tensor& x = in_.tensors.at("x");
     const ModelOptions options{.image = {x.size(1), x.size(2), x.size(3)},
+                               .compute = in_.metadata.contains("compute") ? at::kBFloat16 : at::kFloat,
                                .extra_block = in_.metadata.contains("extra_block")};
     model_ = Make(in_.metadata.at("model"), Int(in_.metadata, "width"), options);
     weights_.emplace(model_->parameters(), x.scalar_type());
@@ -71,7 +73,7 @@ class Peer {
     return out;
   }
 
-  TensorMap Step() {
+  TensorMap Step(double* seconds) {
     TrainSpec spec;
     spec.attack.epsilon = Real(in_.metadata, "epsilon");
     spec.attack.step_size = Real(in_.metadata, "step_size");
@@ -86,11 +88,13 @@ class Peer {
     GradientReducer reducer(model_->parameters(), {model_->classes(), spec.method.mining_step, 1}, weights_->type());
     StepSums local{.rows = batch.rows(), .counts = reducer.NewCounts()};
     AttackedBatch attacked;
+    const at::Tensor start = in_.tensors.contains("start") ? Images("start") : at::Tensor();
+    Stopwatch watch;
     if (in_.tensors.contains("x_0")) {
       attacked.kept = FollowReference(spec, batch, &out);
       attacked.weights.assign(attacked.kept.rows(), 1);
     } else {
-      auto mined = AttackAndMine(context, &*weights_, batch, Images("start"), &local.counts);
+      auto mined = AttackAndMine(context, &*weights_, batch, start, &local.counts);
       Require(mined.status());
       attacked = *std::move(mined);
       out["hard"] = Mask(attacked.mined.is_hard);
@@ -100,10 +104,11 @@ class Peer {
     Require(ComputeGradients(context, *weights_, attacked, &reducer.gradients(), &local));
     const auto global = reducer.Reduce(local, *alone);
     Require(global.status());
+    UpdateStatistics(reducer.gradients(), &*weights_);
+    if (seconds != nullptr) *seconds = watch.Lap();
     out["loss"] = at::full({}, global->loss / global->weight, at::kDouble);
     TensorMap named;
     reducer.gradients().Export("gradient.", &named);
-    UpdateStatistics(reducer.gradients(), &*weights_);
     weights_->Export("after.", &named);
     for (const ParameterSpec& parameter : model_->parameters()) {
       const bool statistic = parameter.kind == ParameterKind::kStatistic;
@@ -157,6 +162,6 @@ class Peer {
 
 TensorMap EngineLogits(const Safetensors& in) { return Peer(in).Logits(); }
 
-TensorMap EngineStep(const Safetensors& in) { return Peer(in).Step(); }
+TensorMap EngineStep(const Safetensors& in, double* seconds) { return Peer(in).Step(seconds); }
 
 }  // namespace ham::trainer

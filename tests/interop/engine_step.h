@@ -14,6 +14,8 @@ TensorMap EngineLogits(const Safetensors& in);
 // Also y, start and, in the metadata, epsilon, step_size, steps, mining_step -> one HAM step: hard, x_adv (of hard
 // rows), loss (mean), gradient.NAME, and after.NAME, the running statistics behind it. With x_0 ... x_K in the file (of
 // hard rows from x_M on) each attack step starts from those -> next_1 ... next_K, one step on; the loss is that at x_K.
-TensorMap EngineStep(const Safetensors& in);
+// `compute` in the metadata is "bf16" where the network computes in that. `seconds`, if given, gets those of the step
+// alone, without what takes its numbers in and out.
+TensorMap EngineStep(const Safetensors& in, double* seconds = nullptr);
 
 }  // namespace ham::trainer

@@ -1,6 +1,7 @@
 #include "worker/trainer/models/scale_and_shift.h"
 
 #include <cstdint>
+#include <limits>
 
 #include <ATen/Parallel.h>
 #include <ATen/ops/batch_norm.h>
