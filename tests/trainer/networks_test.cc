@@ -255,6 +255,52 @@ TEST(NetworksTest, CountsAreThoseOfThePublishedModels) {
   EXPECT_EQ(parameters("wrn-34-10"), 46160474);
 }
 
+struct Stages {
+  int64_t first;   // channels of the first convolution
+  int64_t width;   // of the first stage; each next one has twice as many, and half as many rows and columns
+  int64_t stages;  // of as many blocks
+  int64_t blocks;
+};
+
+// Multiply-adds of a residual network for 10 classes of 32 x 32 pictures.
+int64_t MultiplyAddsOf(const Stages& network) {
+  int64_t sum = 9 * 3 * network.first * 1024;
+  int64_t in = network.first;
+  for (int64_t stage = 0; stage < network.stages; ++stage) {
+    const int64_t out = network.width << stage, pixels = 1024 >> (2 * stage);
+    for (int64_t block = 0; block < network.blocks; ++block, in = out) {
+      sum += 9 * (in + out) * out * pixels;
+      if (in != out) sum += in * out * pixels;  // the shortcut
+    }
+  }
+  return sum + 10 * in;
+}
+
+TEST(NetworksTest, FlopsAreThoseOfTheirLayers) {
+  const auto flops = [](const std::string& name, const ImageShape& image, bool extra_block = false) {
+    return (*MakeModel(name, {.image = image, .extra_block = extra_block}))->flops();
+  };
+  const ImageShape digits{1, 28, 28}, pictures{3, 32, 32};
+  for (const char* name : {"preact-resnet-18", "resnet-18"}) {
+    const ModelFlops found = flops(name, pictures);
+    EXPECT_EQ(found.forward, 2 * MultiplyAddsOf({64, 64, 4, 2}));
+    EXPECT_NEAR(static_cast<double>(found.forward), 2 * 0.56e9, 2 * 0.005e9);  // as others count
+    EXPECT_EQ(found.first_layer, 2 * 9 * 3 * 64 * 1024);
+    EXPECT_EQ(found.InputGradient(), 4 * MultiplyAddsOf({64, 64, 4, 2}));
+    EXPECT_EQ(found.Training(), 6 * MultiplyAddsOf({64, 64, 4, 2}) - 2 * 9 * 3 * 64 * 1024);
+  }
+  EXPECT_EQ(flops("wrn-28-10", pictures).forward, 2 * MultiplyAddsOf({16, 160, 3, 4}));
+  EXPECT_EQ(flops("wrn-34-10", pictures).forward, 2 * MultiplyAddsOf({16, 160, 3, 5}));
+  EXPECT_NEAR(static_cast<double>(flops("wrn-34-10", pictures).forward), 2 * 6.7e9, 2 * 0.05e9);
+  EXPECT_EQ(flops("wrn-34-10", pictures, true).forward, 2 * MultiplyAddsOf({16, 160, 3, 5}));
+  EXPECT_EQ(flops("cnn-wong-kolter", digits).forward,
+            2 * (16 * 16 * 196 + 16 * 16 * 32 * 49 + 32 * 49 * 100 + 100 * 10));
+  EXPECT_EQ(flops("cnn-16-32", digits).forward, 2 * (9 * 16 * 784 + 9 * 16 * 32 * 196 + 32 * 49 * 128 + 128 * 10));
+  EXPECT_EQ(flops("cnn-32-64", digits).forward, 2 * (9 * 32 * 784 + 9 * 32 * 64 * 196 + 64 * 49 * 128 + 128 * 10));
+  EXPECT_EQ(flops("cnn-32-64", digits).first_layer, 2 * 9 * 32 * 784);
+  for (const ModelInfo& info : KnownModels()) EXPECT_GT(flops(info.name, info.images).forward, 0) << info.name;
+}
+
 TEST(NetworksTest, OptionsThatAModelDoesNotHaveAreRefused) {
   const auto message = [](const std::string& name, const ModelOptions& options) {
     const auto made = MakeModel(name, options);

@@ -2,6 +2,7 @@
 
 #include <ATen/TensorOperators.h>
 #include <ATen/core/grad_mode.h>
+#include <ATen/ops/empty.h>
 #include <ATen/ops/empty_like.h>
 #include <torch/csrc/autograd/autograd.h>
 
@@ -58,6 +59,16 @@ class AutogradModel::Frozen : public FrozenNetwork {
 
 std::unique_ptr<FrozenNetwork> AutogradModel::DoFreeze(const ParameterSet& weights) const {
   return std::make_unique<Frozen>(*this, weights);
+}
+
+ModelFlops AutogradModel::flops() const {
+  const at::TensorOptions nowhere = at::TensorOptions(at::kFloat).device(at::kMeta);
+  std::vector<at::Tensor> values;
+  for (const ParameterSpec& spec : parameters_) values.push_back(at::empty(spec.compute_shape, nowhere));
+  const ImageShape& image = options_.image;
+  ModelFlops out;
+  Forward(ForwardPass::Counting(values, &out), at::empty({1, image.channels, image.height, image.width}, nowhere));
+  return out;
 }
 
 at::Tensor AutogradModel::Run(const std::vector<at::Tensor>& values, const at::Tensor& x, TrainingPass* training,

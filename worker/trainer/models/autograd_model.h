@@ -16,6 +16,7 @@ class AutogradModel : public Model {
   const std::vector<ParameterSpec>& parameters() const final { return parameters_; }
   const ImageShape& image_shape() const final { return options_.image; }
   int64_t classes() const final { return options_.classes; }
+  ModelFlops flops() const final;
 
  protected:
   explicit AutogradModel(const ModelOptions& options) : Model(options.normalization), options_(options) {}

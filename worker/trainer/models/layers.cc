@@ -8,6 +8,7 @@
 #include <ATen/ops/adaptive_avg_pool2d.h>
 #include <ATen/ops/batch_norm.h>
 #include <ATen/ops/convolution.h>
+#include <ATen/ops/empty.h>
 #include <ATen/ops/linear.h>
 #include <ATen/ops/mean.h>
 #include <ATen/ops/relu.h>
@@ -85,13 +86,35 @@ ForwardPass ForwardPass::Frozen(const std::vector<at::Tensor>& values, size_t tr
   return out;
 }
 
+ForwardPass ForwardPass::Counting(const std::vector<at::Tensor>& values, ModelFlops* flops) {
+  ForwardPass out(values, 0, nullptr, Activation::kRelu, at::kFloat);
+  out.flops_ = flops;
+  return out;
+}
+
+at::Tensor ForwardPass::Count(const at::Tensor& weight, at::IntArrayRef output) const {
+  at::Tensor out = at::empty(output, weight.options());
+  const int64_t flops = 2 * weight.numel() * (out.numel() / weight.size(0));  // of one row
+  if (flops_->forward == 0) flops_->first_layer = flops;
+  flops_->forward += flops;
+  return out;
+}
+
 at::Tensor ForwardPass::Convolve(const at::Tensor& x, const ConvolutionLayer& layer) const {
+  if (flops_ != nullptr) {
+    const at::Tensor& weight = Value(layer.weight);
+    const auto size = [&](int64_t dim) {
+      return (x.size(dim) + 2 * layer.padding - weight.size(dim)) / layer.stride + 1;
+    };
+    return Count(weight, {1, weight.size(0), size(2), size(3)});
+  }
   const at::Tensor bias = layer.bias == kNone ? at::Tensor() : Weight(layer.bias);
   return at::convolution(x.to(compute_), Weight(layer.weight), bias, {layer.stride, layer.stride},
                          {layer.padding, layer.padding}, {1, 1}, false, {0, 0}, 1);
 }
 
 at::Tensor ForwardPass::Normalize(const at::Tensor& x, const BatchNormLayer& layer) const {
+  if (flops_ != nullptr) return x;
   const at::Tensor& scale = Value(layer.scale);
   const at::Tensor& shift = Value(layer.shift);
   if (frozen_) return ScaleAndShift(x, scale, shift, /*relu=*/false);
@@ -113,6 +136,7 @@ at::Tensor ForwardPass::NormalizeAndActivate(const at::Tensor& x, const BatchNor
 }
 
 at::Tensor ForwardPass::Linear(const at::Tensor& x, const LinearLayer& layer) const {
+  if (flops_ != nullptr) return Count(Value(layer.weight), {1, Value(layer.weight).size(0)});
   // Images and their weights lie channels_last: pixel by pixel there is nothing to move.
   const auto rows = [](const at::Tensor& t) {
     return t.dim() == 4 ? t.permute({0, 2, 3, 1}).reshape({t.size(0), -1}) : t;
@@ -121,6 +145,7 @@ at::Tensor ForwardPass::Linear(const at::Tensor& x, const LinearLayer& layer) co
 }
 
 at::Tensor ForwardPass::Activate(const at::Tensor& x) const {
+  if (flops_ != nullptr) return x;
   return activation_ == Activation::kSilu ? at::silu(x) : at::relu(x);
 }
 

@@ -80,6 +80,9 @@ class ForwardPass {
   static ForwardPass Frozen(const std::vector<at::Tensor>& values, size_t trained, Activation activation,
                             at::ScalarType compute);
 
+  // Computes nothing but shapes, of tensors on the meta device, and adds each layer to `flops`.
+  static ForwardPass Counting(const std::vector<at::Tensor>& values, ModelFlops* flops);
+
   at::Tensor Convolve(const at::Tensor& x, const ConvolutionLayer& layer) const;
   at::Tensor Normalize(const at::Tensor& x, const BatchNormLayer& layer) const;
   // Both in one pass over x where the network is frozen.
@@ -91,6 +94,8 @@ class ForwardPass {
   at::Tensor PoolAll(const at::Tensor& x) const;
 
  private:
+  // Adds the layer to flops_; returns its output.
+  at::Tensor Count(const at::Tensor& weight, at::IntArrayRef output) const;
   const at::Tensor& Value(int64_t place) const { return values_[place]; }
   at::Tensor Weight(int64_t place) const { return values_[place].to(compute_); }
 
@@ -100,6 +105,7 @@ class ForwardPass {
   const Activation activation_;
   const at::ScalarType compute_;
   bool frozen_ = false;
+  ModelFlops* flops_ = nullptr;  // if this only counts
 };
 
 // The BatchNorm of `layer` in evaluation mode as x * scale + shift, written to these places of `folded`. values: the

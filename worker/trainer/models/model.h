@@ -19,6 +19,7 @@
 #include "worker/trainer/collective.h"
 #include "worker/trainer/data/normalization.h"
 #include "worker/trainer/models/activation.h"
+#include "worker/trainer/models/model_flops.h"
 #include "worker/trainer/models/parameter_set.h"
 
 namespace ham::trainer {
@@ -86,6 +87,7 @@ class Model {
   virtual const std::vector<ParameterSpec>& parameters() const = 0;
   virtual const ImageShape& image_shape() const = 0;
   virtual int64_t classes() const = 0;
+  virtual ModelFlops flops() const = 0;
   const std::optional<Normalization>& normalization() const { return normalization_; }
 
   // [N, C, H, W] -> [N, K]; evaluation mode.

@@ -131,6 +131,13 @@ class SmallCnn : public Model {
   const std::vector<ParameterSpec>& parameters() const override { return parameters_; }
   const ImageShape& image_shape() const override { return shape_.image; }
   int64_t classes() const override { return shape_.classes; }
+  ModelFlops flops() const override {
+    const int64_t pixels = shape_.image.height * shape_.image.width;
+    const int64_t conv1 = 2 * 9 * shape_.image.channels * shape_.conv1 * pixels;
+    const int64_t conv2 = 2 * 9 * shape_.conv1 * shape_.conv2 * (pixels / 4);
+    const int64_t linear = 2 * shape_.hidden * (shape_.conv2 * (pixels / 16) + shape_.classes);
+    return {conv1 + conv2 + linear, conv1};
+  }
 
  private:
   at::Tensor DoLogits(const ParameterSet& weights, const at::Tensor& x) const override {
