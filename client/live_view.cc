@@ -49,11 +49,13 @@ std::string HeadLine(const JobProgress& progress, absl::Time now) {
 std::string ProgressLine(const JobProgress& progress, const Screen& screen) {
   const ham::v1::TrainMetrics& train = *progress.train;
   const double step_seconds = train.attack_seconds() + train.train_seconds();
+  const bool shows_mfu = train.model_flops_utilization() > 0 && screen.columns >= 100;
   std::string line = absl::StrFormat("epoch %d/%d  %s %3.0f %%  %.0f images/s  hard %s", progress.epoch,
                                      progress.job.spec().train().epochs(),
-                                     Bar(DoneShare(progress), BarColumns(screen, 68), screen.utf8),
+                                     Bar(DoneShare(progress), BarColumns(screen, shows_mfu ? 80 : 68), screen.utf8),
                                      100 * DoneShare(progress), train.images_per_second(), Percent(train.hard_share()));
   if (step_seconds > 0) absl::StrAppend(&line, "  attack ", Percent(train.attack_seconds() / step_seconds));
+  if (shows_mfu) absl::StrAppend(&line, "  MFU ", Percent(train.model_flops_utilization()));
   const std::optional<absl::Duration> left = TimeLeft(progress);
   if (left.has_value() && !IsFinal(progress.job.state())) absl::StrAppend(&line, "  ", ShortDuration(*left), " left");
   return line;

@@ -25,6 +25,7 @@ std::string TrainLine(const ham::v1::MetricPoint& metric) {
   absl::StrAppendFormat(&line, ", %.0f images/s", train.images_per_second());
   if (step_seconds > 0)
     absl::StrAppend(&line, ", attack ", Percent(train.attack_seconds() / step_seconds), " of the time");
+  if (train.model_flops_utilization() > 0) absl::StrAppend(&line, ", MFU ", Percent(train.model_flops_utilization()));
   absl::StrAppendFormat(&line, ", learning rate %.3g", train.learning_rate());
   if (train.skipped_iterations() > 0) absl::StrAppend(&line, ", ", train.skipped_iterations(), " iterations skipped");
   return line;

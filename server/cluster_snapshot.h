@@ -14,6 +14,7 @@
 #include "ham/v1/metrics.pb.h"
 #include "ham/v1/worker_service.pb.h"
 #include "server/coordinator.h"
+#include "server/phase_seconds_counter.h"
 
 namespace ham::server {
 
@@ -22,6 +23,7 @@ struct JobMetrics {
   int64_t iteration = 0;
   int32_t epoch = 0;
   std::optional<ham::v1::TrainMetrics> train;
+  PhaseSecondsCounter phase_seconds;  // since the coordinator started
   std::optional<ham::v1::EvaluationMetrics> evaluation;
   bool robust_overfitting = false;  // there was such a notice
 };

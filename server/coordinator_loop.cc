@@ -599,7 +599,10 @@ void CoordinatorLoop::NoteMetrics(const std::string& job, const ham::v1::JobReco
   JobMetrics next = entry == nullptr ? JobMetrics{} : *entry;
   next.iteration = point.iteration();
   next.epoch = point.epoch();
-  if (point.has_train()) next.train = point.train();
+  if (point.has_train()) {
+    next.train = point.train();
+    next.phase_seconds.Add(point.train());
+  }
   if (point.has_evaluation()) next.evaluation = point.evaluation();
   next.robust_overfitting |= point.notice().reason() == "ROBUST_OVERFITTING";
   entry = std::make_shared<const JobMetrics>(std::move(next));

@@ -141,6 +141,10 @@ struct JobFamilies {
   MetricFamily epoch = Family("ham_job_epoch", "Epoch of the newest metrics, from 1.");
   MetricFamily iteration = Family("ham_job_iteration", "Optimiser iterations done.");
   MetricFamily speed = Family("ham_job_images_per_second", "Training images a second, all ranks together.");
+  MetricFamily efficiency = Family("ham_job_model_flops_utilization_ratio",
+                                   "Useful floating-point operations of training, of what matrix products reach.");
+  MetricFamily phases =
+      Family("ham_job_phase_seconds_total", "Seconds of rank 0 in the phases of training steps.", MetricType::Counter);
   MetricFamily hard = Family("ham_job_hard_share_ratio", "Rows still hard after mining_step, of rows seen.");
   MetricFamily overfitting =
       Family("ham_job_robust_overfitting", "1 once validation robustness fell while that of training rose, else 0.");
@@ -164,6 +168,10 @@ class JobSeries {
     if (metrics.train) {
       scalars.push_back({&out_.speed, labels, metrics.train->images_per_second()});
       scalars.push_back({&out_.hard, labels, metrics.train->hard_share()});
+      scalars.push_back({&out_.efficiency, labels, metrics.train->model_flops_utilization()});
+      for (const auto& [phase, seconds] : metrics.phase_seconds.seconds()) {
+        scalars.push_back({&out_.phases, {{"job", job}, {"phase", phase}}, seconds});
+      }
     }
     if (metrics.evaluation) {
       scalars.push_back(
@@ -244,9 +252,10 @@ std::vector<MetricFamily> CollectMetrics(const ClusterSnapshot& snapshot, size_t
   JobSeries series(job_series);
   for (const auto& [job, metrics] : snapshot.metrics) series.Add(job, *metrics);
   JobFamilies& jobs = series.families();
-  for (MetricFamily* family : {&gpus.memory, &gpus.used, &gpus.utilization, &gpus.power, &gpus.temperature,
-                               &gpus.errors, &gpus.throttled, &jobs.epoch, &jobs.iteration, &jobs.speed, &jobs.hard,
-                               &jobs.clean, &jobs.overfitting, &jobs.robust, &jobs.worst, &jobs.by_class}) {
+  for (MetricFamily* family :
+       {&gpus.memory, &gpus.used, &gpus.utilization, &gpus.power, &gpus.temperature, &gpus.errors, &gpus.throttled,
+        &jobs.epoch, &jobs.iteration, &jobs.speed, &jobs.efficiency, &jobs.phases, &jobs.hard, &jobs.clean,
+        &jobs.overfitting, &jobs.robust, &jobs.worst, &jobs.by_class}) {
     if (!family->metric.empty()) families.push_back(std::move(*family));
   }
   return families;

@@ -90,6 +90,19 @@ TEST(RenderLiveView, FitsAnyScreen) {
   }
 }
 
+TEST(RenderLiveView, ShowsTheUtilizationWhereThereIsRoom) {
+  JobProgress progress = Running(10);
+  progress.train->set_model_flops_utilization(0.375);
+  Screen screen;
+  screen.columns = 120;
+  EXPECT_THAT(Joined(RenderLiveView(progress, screen, absl::UnixEpoch())), HasSubstr("  MFU 37.5 %"));
+  screen.columns = 80;
+  EXPECT_THAT(Joined(RenderLiveView(progress, screen, absl::UnixEpoch())), Not(HasSubstr("MFU")));
+  screen.columns = 120;
+  progress.train->set_model_flops_utilization(std::numeric_limits<double>::quiet_NaN());
+  EXPECT_THAT(Joined(RenderLiveView(progress, screen, absl::UnixEpoch())), Not(HasSubstr("MFU")));
+}
+
 TEST(RenderLiveView, ShowsTheLowestOfTooManyClasses) {
   const std::string text = Joined(RenderLiveView(Running(100), Screen{}, absl::UnixEpoch()));
   EXPECT_THAT(text, HasSubstr("class-3 "));

@@ -33,7 +33,10 @@ TEST(RecordLines, ShowsTheLastTrainPointOfAnEpochOnly) {
   EXPECT_THAT(RecordLines(record), IsEmpty());
   train->set_end_of_epoch(true);
   EXPECT_THAT(RecordLines(record),
-              ElementsAre(HasSubstr("epoch 3: loss 1.2500, hard 25.0 %, kept 50.0 %, 0 images/s, attack 75.0 % of")));
+              ElementsAre(HasSubstr("epoch 3: loss 1.2500, hard 25.0 %, kept 50.0 %, 0 images/s, attack 75.0 % of the "
+                                    "time, learning rate")));
+  train->set_model_flops_utilization(0.375);
+  EXPECT_THAT(RecordLines(record), ElementsAre(HasSubstr(" of the time, MFU 37.5 %, learning rate")));
 }
 
 TEST(RecordLines, ShowsAverageAndWorstClassOfEverySuite) {

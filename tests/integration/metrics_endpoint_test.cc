@@ -125,6 +125,8 @@ class MetricsEndpointTest : public ::testing::Test {
     train.set_epoch(2);
     train.mutable_train()->set_images_per_second(125.5);
     train.mutable_train()->set_hard_share(std::nan(""));
+    train.mutable_train()->set_model_flops_utilization(0.375);
+    train.mutable_train()->mutable_phase_seconds()->set_attack(1.5);
     ham::v1::MetricPoint evaluation = train;
     auto* results = evaluation.mutable_evaluation();
     results->set_split("validation");
@@ -173,6 +175,10 @@ TEST_F(MetricsEndpointTest, ShowsTheClusterAndItsJobsUntilSomeTimeAfterTheirEnd)
   EXPECT_EQ(value("ham_job_epoch" + job), 2);
   EXPECT_EQ(value("ham_job_iteration" + job), 40);
   EXPECT_EQ(value("ham_job_images_per_second" + job), 125.5);
+  EXPECT_EQ(value("ham_job_model_flops_utilization_ratio" + job), 0.375);
+  const std::string phase = absl::StrCat("ham_job_phase_seconds_total{job=\"", rank.job(), "\",phase=\"");
+  EXPECT_EQ(value(phase + "attack\"}"), 1.5);
+  EXPECT_EQ(value(phase + "data\"}"), 0);
   EXPECT_TRUE(std::isnan(value("ham_job_hard_share_ratio" + job)));
   const std::string suite = absl::StrCat("{job=\"", rank.job(), "\",suite=\"pgd-20\",split=\"validation\"");
   const std::string boot = ",class=\"ankle \\\"boot\\\"\\\\\\n\"}";

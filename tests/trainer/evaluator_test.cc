@@ -95,6 +95,17 @@ TEST_F(EvaluatorTest, CountsEveryRowOnceByClass) {
   std::vector<int64_t> expected(4);
   for (int64_t row = 0; row < 100; ++row) ++expected[images_.labels[row]];
   EXPECT_EQ(counts.rows, expected);
+  EXPECT_EQ(counts.passes, (std::vector<int64_t>{100, 0, 0}));
+}
+
+TEST_F(EvaluatorTest, CountsThePassesOfTheRowsThatItWorksOn) {
+  const EvaluationCounts counts = Run({{"a", 0.05, {kWeak}}, {"b", 0.05, {kMargin}}}, 2);
+  const int64_t rows = Sum(counts.rows), right = Sum(counts.clean);
+  EXPECT_GE(counts.passes[kForwardPass], rows + 3 * Sum(counts.robust[1]));
+  EXPECT_LE(counts.passes[kForwardPass], rows + 3 * right);
+  EXPECT_GE(counts.passes[kInputGradientPass], (2 + 5) * right + 5 * Sum(counts.robust[1]));
+  EXPECT_LE(counts.passes[kInputGradientPass], (2 + 10) * right);
+  EXPECT_EQ(counts.passes[kTrainingPass], 0);
 }
 
 TEST_F(EvaluatorTest, DoesNotDependOnWorldSize) {

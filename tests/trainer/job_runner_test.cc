@@ -645,15 +645,53 @@ TEST_F(AloneTest, BenchAndVersionPrintJson) {
   ASSERT_EQ(WaitForExit(Start({"version", "--json"}, directory_ / "version")), 0);
   EXPECT_EQ(json::parse(Output("version"))["build_id"], BuildId());
   ham::testing::WriteTestFile(directory_ / "job.json", spec_.dump());
-  ASSERT_EQ(WaitForExit(Start({"bench", "--spec", directory_ / "job.json", "--data-root", directory_ / "data",
-                               "--iterations", "3", "--json"},
-                              directory_ / "bench")),
-            0)
+  ASSERT_EQ(
+      WaitForExit(Start({"bench", "--spec", directory_ / "job.json", "--data-root", directory_ / "data", "--iterations",
+                         "3", "--evaluation", "20", "--trace", directory_ / "trace.json", "--json"},
+                        directory_ / "bench")),
+      0)
       << Output("bench.err");
   const json bench = json::parse(Output("bench"));
   EXPECT_GT(bench["images_per_second"], 0);
   EXPECT_EQ(bench["iterations"], 3);
-  EXPECT_GT(bench["attack_seconds"], bench["reduce_seconds"]);
+  EXPECT_EQ(bench["evaluation"]["rows"], 20);
+  EXPECT_GT(bench["evaluation"]["flops"], 0);
+  EXPECT_GT(bench["matmul_peak_flops_per_second"], 0);
+  EXPECT_GT(bench["model_flops_utilization"], 0);
+  double seconds = 0, flops = 0;
+  for (const auto& [name, phase] : bench["phases"].items()) {
+    EXPECT_GE(phase["seconds"], 0) << name;
+    seconds += phase["seconds"].get<double>();
+    flops += phase["flops"].get<double>();
+  }
+  EXPECT_LE(seconds, bench["seconds"]);
+  EXPECT_GT(bench["phases"]["attack"]["flops_per_second"], 0);
+  EXPECT_EQ(flops, bench["model_flops"]);
+  int steps = 0;
+  for (const json& event : json::parse(Output("trace.json"))["traceEvents"]) steps += event["name"] == "step";
+  EXPECT_EQ(steps, 3);
+}
+
+TEST_F(AloneTest, BenchRefusesWhatTheJobDoesNotHave) {
+  ham::testing::WriteTestFile(directory_ / "job.json", spec_.dump());
+  const auto bench = [&](const std::string& flag, const std::string& value) {
+    const int code =
+        WaitForExit(Start({"bench", "--spec", directory_ / "job.json", "--data-root", directory_ / "data", flag, value},
+                          directory_ / "refused"));
+    EXPECT_EQ(Output("refused"), "");
+    return std::make_pair(code, Output("refused.err"));
+  };
+  EXPECT_EQ(bench("--iterations", "0").first, 2);
+  EXPECT_THAT(Output("refused.err"), HasSubstr("--iterations"));
+  EXPECT_EQ(bench("--epoch", "0").first, 2);
+  EXPECT_EQ(bench("--epoch", "99"),
+            std::make_pair(
+                1, absl::StrCat("ham-trainer: --epoch is 99; the job has epochs 1 to ",
+                                spec_["train"]["epochs"].get<int>(), ": name one of these, or none for the last\n")));
+  EXPECT_EQ(bench("--evaluation", "100000").first, 1);
+  EXPECT_THAT(Output("refused.err"), HasSubstr("--evaluation is 100000; the job has "));
+  EXPECT_EQ(bench("--trace", directory_ / "none/trace.json").first, 1);
+  EXPECT_THAT(Output("refused.err"), HasSubstr("--trace is "));
 }
 
 // A GPU whose ranks NCCL answers as the test says.

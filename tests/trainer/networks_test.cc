@@ -286,11 +286,12 @@ TEST(NetworksTest, FlopsAreThoseOfTheirLayers) {
     EXPECT_EQ(found.forward, 2 * MultiplyAddsOf({64, 64, 4, 2}));
     EXPECT_NEAR(static_cast<double>(found.forward), 2 * 0.56e9, 2 * 0.005e9);  // as others count
     EXPECT_EQ(found.first_layer, 2 * 9 * 3 * 64 * 1024);
-    EXPECT_EQ(found.InputGradient(), 4 * MultiplyAddsOf({64, 64, 4, 2}));
-    EXPECT_EQ(found.Training(), 6 * MultiplyAddsOf({64, 64, 4, 2}) - 2 * 9 * 3 * 64 * 1024);
+    EXPECT_EQ(found.Of(kInputGradientPass), 4 * MultiplyAddsOf({64, 64, 4, 2}));
+    EXPECT_EQ(found.Of(kTrainingPass), 6 * MultiplyAddsOf({64, 64, 4, 2}) - 2 * 9 * 3 * 64 * 1024);
   }
   EXPECT_EQ(flops("wrn-28-10", pictures).forward, 2 * MultiplyAddsOf({16, 160, 3, 4}));
   EXPECT_EQ(flops("wrn-34-10", pictures).forward, 2 * MultiplyAddsOf({16, 160, 3, 5}));
+  EXPECT_NEAR(static_cast<double>(flops("wrn-28-10", pictures).forward), 2 * 5.2e9, 2 * 0.05e9);
   EXPECT_NEAR(static_cast<double>(flops("wrn-34-10", pictures).forward), 2 * 6.7e9, 2 * 0.05e9);
   EXPECT_EQ(flops("wrn-34-10", pictures, true).forward, 2 * MultiplyAddsOf({16, 160, 3, 5}));
   EXPECT_EQ(flops("cnn-wong-kolter", digits).forward,

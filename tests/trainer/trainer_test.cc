@@ -1,5 +1,6 @@
 #include "worker/trainer/trainer.h"
 
+#include <cmath>
 #include <limits>
 #include <list>
 #include <map>
@@ -388,12 +389,74 @@ TEST_F(TrainerTest, ResumesBitForBitWithinAnEpoch) {
     RecordingObserver after;
     ExpectGoesOnTo(expected, whole.checkpoints[stop], &after);
     json a = after.Kind("train").back()["train"], b = whole.Kind("train").back()["train"];
-    for (const char* measured : {"attack_seconds", "train_seconds", "images_per_second"}) {
+    for (const char* measured : {"attack_seconds", "train_seconds", "phase_seconds", "images_per_second"}) {
       a.erase(measured);
       b.erase(measured);
     }
     EXPECT_EQ(a, b);  // the points of a whole epoch, too
   }
+}
+
+TEST_F(TrainerTest, CountsTheFlopsOfItsRowsAndHoldsThemAgainstThePeak) {
+  spec_.epochs = 2;
+  spec_.method.mining_start_epoch = 2;
+  const ModelFlops flops = model_->flops();
+  const int64_t steps = spec_.attack.steps, mining_step = spec_.method.mining_step;
+  for (const int world_size : {1, 3}) {
+    SCOPED_TRACE(::testing::Message() << world_size << " ranks");
+    RecordingObserver seen;
+    RunRanks(world_size, [&](Collective& ranks) {
+      at::set_num_threads(1);
+      RecordingObserver own;
+      Trainer trainer = Make(ranks, own);
+      trainer.HoldAgainst(1e9);
+      ASSERT_TRUE(trainer.Run().ok());
+      if (ranks.rank() == 0) seen = std::move(own);
+    });
+    const auto epochs = seen.Kind("train");
+    double sum = 0;
+    for (const json& point : epochs) {
+      const json& train = point["train"];
+      const bool mining = point["epoch"] == 2;
+      const int64_t rows = 200, kept = std::lround(rows * train["kept_share"].get<double>());
+      int64_t expected = kept * flops.Of(kTrainingPass);
+      if (mining) {
+        EXPECT_LT(kept, rows);
+        expected += rows * (mining_step * flops.Of(kInputGradientPass) + flops.Of(kForwardPass)) +
+                    kept * (steps - mining_step) * flops.Of(kInputGradientPass);
+      } else {
+        expected += rows * steps * flops.Of(kInputGradientPass);
+      }
+      EXPECT_EQ(train["model_flops"], static_cast<double>(expected));
+      sum += static_cast<double>(expected);
+      double seconds = 0;
+      for (const auto& [phase, spent] : train["phase_seconds"].items()) seconds += spent.get<double>();
+      EXPECT_DOUBLE_EQ(train["model_flops_utilization"], static_cast<double>(expected) / 1e9 / seconds);
+      EXPECT_DOUBLE_EQ(train["images_per_second"], static_cast<double>(rows) / seconds);
+    }
+    const json summary = seen.points.back()["summary"];
+    EXPECT_EQ(summary["model_flops"], sum);
+    EXPECT_GT(summary["model_flops_utilization"], 0);
+  }
+}
+
+TEST_F(TrainerTest, LogitsOfTheAttackedRowsAreCountedWhereRowsAreDropped) {
+  spec_.epochs = 1;
+  spec_.method.mining_start_epoch = 1;
+  spec_.method.drop_share = 0.25;
+  RecordingObserver seen;
+  RunToEnd(1, &seen);
+  const json train = seen.Kind("train")[0]["train"];
+  const ModelFlops flops = model_->flops();
+  const auto trained = std::lround(200 * train["kept_share"].get<double>());
+  const double of_all =
+      200.0 * static_cast<double>(spec_.method.mining_step * flops.Of(kInputGradientPass) + flops.Of(kForwardPass)) +
+      static_cast<double>(trained * flops.Of(kTrainingPass));
+  const double of_attacked = static_cast<double>(
+      (spec_.attack.steps - spec_.method.mining_step) * flops.Of(kInputGradientPass) + flops.Of(kForwardPass));
+  const double attacked = (train["model_flops"].get<double>() - of_all) / of_attacked;
+  EXPECT_EQ(attacked, std::round(attacked));
+  EXPECT_GT(attacked, trained);
 }
 
 TEST_F(TrainerTest, ExtraDataIsForTrainingStepsOnly) {

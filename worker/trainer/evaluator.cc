@@ -18,9 +18,10 @@ constexpr uint32_t kRestartsPerAttack = 128;  // more than a spec may ask for: k
 // Rows of one rank under one set of weights.
 class Shard {
  public:
-  // `blocks`: of the rank with most rows, so that all ranks meet as often, however many rows survive on each.
+  // `blocks`: of the rank with most rows, so that all ranks meet as often, however many rows survive on each. `passes`:
+  // [kPasses], added to.
   Shard(const Model& model, const ParameterSet& weights, const ImageSet& data, uint64_t seed, Collective& collective,
-        int64_t blocks, const std::function<void()>& tick)
+        int64_t blocks, double* passes, const std::function<void()>& tick)
       : model_(model),
         weights_(weights),
         frozen_(model.Freeze(weights)),
@@ -28,6 +29,7 @@ class Shard {
         seed_(seed),
         collective_(collective),
         blocks_(blocks),
+        passes_(passes),
         tick_(tick) {}
 
   // Those of `ids` that are classified right.
@@ -47,6 +49,7 @@ class Shard {
       if (attack.judged_at == JudgedAt::kAny) {
         ascent.observe = [&](const at::Tensor& x, const at::Tensor& logits) { MarkIfBroken(x, logits, batch, broken); };
       }
+      passes_[kInputGradientPass] += static_cast<double>(batch.rows() * attack.steps);
       return Ascend(*frozen_, batch, start, ascent, tick_);
     });
   }
@@ -62,7 +65,12 @@ class Shard {
     std::vector<uint8_t> proposed = *broken;
     MarkWrong(Predictions(ToHost(logits)), batch, &proposed);
     if (proposed == *broken) return;
-    MarkWrong(Predictions(ToHost(PaddedLogits(model_, weights_, x.narrow(0, 0, batch.rows())))), batch, broken);
+    MarkWrong(PredictionsAt(x.narrow(0, 0, batch.rows())), batch, broken);
+  }
+
+  std::vector<int64_t> PredictionsAt(const at::Tensor& x) const {
+    passes_[kForwardPass] += static_cast<double>(x.size(0));
+    return Predictions(ToHost(PaddedLogits(model_, weights_, x)));
   }
 
   static void MarkWrong(const std::vector<int64_t>& predictions, const Batch& batch, std::vector<uint8_t>* broken) {
@@ -84,7 +92,7 @@ class Shard {
       std::vector<uint8_t> broken(end - begin, 0);
       const absl::StatusOr<at::Tensor> x = perturb(batch, &broken);
       if (!x.ok()) return x.status();
-      MarkWrong(Predictions(ToHost(PaddedLogits(model_, weights_, *x))), batch, &broken);
+      MarkWrong(PredictionsAt(*x), batch, &broken);
       for (size_t i = begin; i < end; ++i) {
         if (broken[i - begin] == 0) out.push_back(ids[i]);
       }
@@ -100,6 +108,7 @@ class Shard {
   const uint64_t seed_;
   Collective& collective_;
   const int64_t blocks_;
+  double* const passes_;
   const std::function<void()>& tick_;
 };
 
@@ -109,11 +118,13 @@ absl::StatusOr<EvaluationCounts> Evaluate(const Model& model, const ParameterSet
                                           const std::vector<uint32_t>& rows, const std::vector<AttackSuite>& suites,
                                           uint64_t seed, Collective& collective, const std::function<void()>& tick) {
   const size_t classes = data.class_names.size();
-  std::vector<double> counts((2 + suites.size()) * classes);  // rows, clean, then each suite: by class
+  // Rows, clean, then each suite: by class. Then passes.
+  std::vector<double> counts((2 + suites.size()) * classes + kPasses);
+  double* const passes = &counts[counts.size() - kPasses];
   std::vector<uint32_t> ids;
   for (size_t i = collective.rank(); i < rows.size(); i += collective.world_size()) ids.push_back(rows[i]);
   const int64_t most = (static_cast<int64_t>(rows.size()) + collective.world_size() - 1) / collective.world_size();
-  const Shard shard(model, weights, data, seed, collective, (most + kBatchRows - 1) / kBatchRows, tick);
+  const Shard shard(model, weights, data, seed, collective, (most + kBatchRows - 1) / kBatchRows, passes, tick);
   const absl::StatusOr<std::vector<uint32_t>> right = shard.Right(ids);
   if (!right.ok()) return right.status();
   shard.CountClasses(ids, &counts[0]);
@@ -142,6 +153,7 @@ absl::StatusOr<EvaluationCounts> Evaluate(const Model& model, const ParameterSet
   out.rows = part(0);
   out.clean = part(1);
   for (size_t s = 0; s < suites.size(); ++s) out.robust.push_back(part(2 + s));
+  out.passes.assign(passes, passes + kPasses);
   return out;
 }
 

@@ -18,6 +18,8 @@ struct EvaluationCounts {
   std::vector<int64_t> rows;
   std::vector<int64_t> clean;                // classified right
   std::vector<std::vector<int64_t>> robust;  // for each suite: clean-right and unbroken by every attack and restart
+  // [kPasses] images that took each, without padding.
+  std::vector<int64_t> passes = std::vector<int64_t>(kPasses);
 };
 
 // Images `rows` of `data`; rank r takes entries r, r + world_size, ... Every attack works only on the rows that

@@ -6,6 +6,7 @@
 #include <atomic>
 #include <cstdio>
 #include <functional>
+#include <limits>
 #include <utility>
 
 #include <ATen/Context.h>
@@ -25,6 +26,7 @@
 #include "worker/trainer/device.h"
 #include "worker/trainer/exception_status.h"
 #include "worker/trainer/gloo_collective.h"
+#include "worker/trainer/matmul_peak.h"
 #include "worker/trainer/metric_text.h"
 #include "worker/trainer/stopwatch.h"
 #include "worker/trainer/trainer.h"
@@ -112,6 +114,7 @@ absl::Status Train(const RankJob& job, const RunInputs& inputs, Collective& coll
   if (!data.ok()) return data.status();
   Trainer trainer(inputs.spec, *inputs.model, *data, collective, observer, DeviceOf(inputs));
   if (absl::Status status = trainer.Check(); !status.ok()) return status;
+  trainer.HoldAgainst(RanksPeak(inputs, job.rank));
   if (!job.resume_manifest.empty()) {
     if (absl::Status status = RestoreFrom(job, inputs, trainer); !status.ok()) return status;
   } else if (!job.initial_weights.empty()) {
@@ -323,6 +326,16 @@ absl::StatusOr<RunInputs> PrepareRun(const RankJob& job) {
   inputs.test = *std::move(test);
   inputs.model = *std::move(model);
   return inputs;
+}
+
+double RanksPeak(const RunInputs& inputs, int rank) {
+  if (rank != 0 || inputs.accelerator != nullptr) return std::numeric_limits<double>::quiet_NaN();
+  const Precision precision = inputs.spec.precision;
+  const at::ScalarType type = precision == Precision::kBf16   ? at::kBFloat16
+                              : precision == Precision::kFp64 ? at::kDouble
+                                                              : at::kFloat;
+  HostClock clock;
+  return inputs.spec.world_size * MeasureMatmulPeak(type, clock);
 }
 
 absl::StatusOr<std::unique_ptr<Collective>> ConnectRanks(const RankJob& job, Accelerator* accelerator,

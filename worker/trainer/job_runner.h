@@ -52,6 +52,10 @@ at::Device DeviceOf(const RunInputs& inputs);
 // GPU and this program or host has none. Sets the process's thread count.
 absl::StatusOr<RunInputs> PrepareRun(const RankJob& job);
 
+// Floating-point operations a second of all ranks, which are taken to be alike, in matrix products of the type that the
+// spec's precision computes in: rank 0 measures (matmul_peak.h). NaN on the others, and where ranks compute on a GPU.
+double RanksPeak(const RunInputs& inputs, int rank);
+
 // Local for one rank; else through `store` (not null then): NCCL between GPUs, Gloo between CPUs and where ranks share
 // a GPU. `accelerator` is null on a CPU.
 absl::StatusOr<std::unique_ptr<Collective>> ConnectRanks(const RankJob& job, Accelerator* accelerator,

@@ -32,9 +32,9 @@ struct Flags {
   double collective_timeout = 60;    // seconds
   double collective_patience = 600;  // seconds
   int agent_fd = -1;
-  int iterations = 30;
+  BenchOptions bench;
   bool json = false;
-  std::string path;  // or name, of `data`
+  std::string path;        // or name, of `data`
   std::string checkpoint;  // folder, of `export`
   bool average = false;
 };
@@ -111,7 +111,8 @@ int Run(Flags* flags) {
 
 int Bench(Flags* flags) {
   if (absl::Status status = FinishJob(flags); !status.ok()) return Report(status);
-  return Report(RunBench(flags->job, flags->rendezvous_dir, flags->iterations, flags->json));
+  flags->bench.json = flags->json;
+  return Report(RunBench(flags->job, flags->rendezvous_dir, flags->bench));
 }
 
 int PrintVersion(bool json) {
@@ -238,9 +239,16 @@ int Main(int argc, char** argv) {
   exporting->add_option("checkpoint", flags.checkpoint, "Folder of the checkpoint")->required();
   exporting->add_option("file", flags.path, "File to write, FILE.safetensors")->required();
   exporting->add_flag("--average", flags.average, "The averaged weights");
-  CLI::App* bench = app.add_subcommand("bench", "Measure the speed of the training step");
+  CLI::App* bench = app.add_subcommand("bench", "Measure where the time of training steps goes");
   AddJobFlags(bench, &flags);
-  bench->add_option("--iterations", flags.iterations, "Steps to time")->check(CLI::PositiveNumber);
+  bench->add_option("--iterations", flags.bench.iterations, "Steps to time")
+      ->check(CLI::Range(1, 1'000'000))
+      ->capture_default_str();
+  bench->add_option("--epoch", flags.bench.epoch, "Epoch whose steps to time (default: the job's last one)")
+      ->check(CLI::PositiveNumber);
+  bench->add_option("--evaluation", flags.bench.evaluation_rows,
+                    "Also time the job's periodic evaluation on so many test images");
+  bench->add_option("--trace", flags.bench.trace, "File to write a trace of the timed steps to, for Perfetto");
   bench->get_option("--spec")->required();
   app.require_subcommand(0, 1);
   try {

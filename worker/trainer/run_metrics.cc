@@ -79,6 +79,20 @@ void TrainWindow::Add(const StepSums& step, bool skipped) {
   sums.counts.Add(step.counts);
 }
 
+double FlopsOf(Phase phase, const std::vector<int64_t>& passes, const ModelFlops& model) {
+  const auto of = [&](Pass pass) { return static_cast<double>(passes[pass]) * static_cast<double>(model.Of(pass)); };
+  switch (phase) {
+    case Phase::kAttack:
+      return of(kInputGradientPass);
+    case Phase::kMining:
+      return of(kForwardPass);
+    case Phase::kTrain:
+      return of(kTrainingPass);
+    default:
+      return 0;
+  }
+}
+
 int64_t Total(const std::vector<int64_t>& counts) {
   int64_t total = 0;
   for (int64_t count : counts) total += count;
@@ -123,9 +137,14 @@ TrainWindow WindowOf(const json& window) {
   return out;
 }
 
-json TrainMetricsJson(const TrainWindow& window, double learning_rate, int64_t total_iterations, bool end_of_epoch,
-                      bool mining) {
+json TrainMetricsJson(const TrainWindow& window, const FlopScale& scale, double learning_rate, int64_t total_iterations,
+                      bool end_of_epoch, bool mining) {
   const StepSums& sums = window.sums;
+  json seconds = json::object();
+  for (const Phase phase : kPhases) {
+    if (phase != Phase::kEvaluation) seconds[PhaseName(phase)] = window.seconds[phase];
+  }
+  const double flops = scale.model.OfAll(sums.counts.passes);
   json out = {{"loss", JsonNumber(sums.loss / sums.weight)},  // 0 / 0 is NaN, as promised
               {"learning_rate", learning_rate},
               {"hard_share", JsonNumber(Share(sums.hard_rows, sums.rows))},
@@ -133,6 +152,9 @@ json TrainMetricsJson(const TrainWindow& window, double learning_rate, int64_t t
               {"images_per_second", JsonNumber(static_cast<double>(sums.rows) / window.seconds.Step())},
               {"attack_seconds", window.seconds.Attack()},
               {"train_seconds", window.seconds.Train()},
+              {"phase_seconds", std::move(seconds)},
+              {"model_flops", flops},
+              {"model_flops_utilization", JsonNumber(scale.Utilization(flops, window.seconds.Step()))},
               {"iterations", window.iterations},
               {"skipped_iterations", window.skipped_iterations},
               {"total_iterations", total_iterations},
@@ -147,7 +169,9 @@ json TrainMetricsJson(const TrainWindow& window, double learning_rate, int64_t t
 }
 
 json EvaluationMetricsJson(const EvaluationCounts& counts, const std::vector<AttackSuite>& suites,
-                           const std::vector<std::string>& class_names, const char* split, double seconds, bool final) {
+                           const std::vector<std::string>& class_names, const char* split, double seconds,
+                           const FlopScale& scale, bool final) {
+  const double flops = scale.model.OfAll(counts.passes);
   json suite_list = json::array();
   for (size_t s = 0; s < suites.size(); ++s) {
     suite_list.push_back(SuiteJson(suites[s], counts.robust[s], counts.rows, class_names));
@@ -160,15 +184,19 @@ json EvaluationMetricsJson(const EvaluationCounts& counts, const std::vector<Att
           {"per_class_clean_accuracy", Shares(counts.clean, counts.rows)},
           {"suites", std::move(suite_list)},
           {"evaluation_seconds", seconds},
+          {"model_flops", flops},
+          {"model_flops_utilization", JsonNumber(scale.Utilization(flops, seconds))},
           {"final", final}};
 }
 
-json RunSummaryJson(const RunTotals& totals, int64_t iterations) {
+json RunSummaryJson(const RunTotals& totals, const FlopScale& scale, int64_t iterations) {
   return {{"attack_seconds", totals.attack_seconds},
           {"train_seconds", totals.train_seconds},
           {"evaluation_seconds", totals.evaluation_seconds},
           {"hard_share", totals.mined_rows == 0 ? 1.0 : Share(totals.hard_rows, totals.mined_rows)},
           {"iterations", iterations},
+          {"model_flops", totals.model_flops},
+          {"model_flops_utilization", JsonNumber(scale.Utilization(totals.model_flops, totals.step_seconds))},
           {"inexact_because", totals.inexact_because}};
 }
 

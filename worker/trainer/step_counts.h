@@ -5,12 +5,11 @@
 #include <cstdint>
 #include <vector>
 
+#include "worker/trainer/models/model_flops.h"
+
 namespace ham::trainer {
 
 inline constexpr int kConfidenceBins = 10;
-
-// What a row may pass through: the network alone, also its backward pass to the image, or that to the weights.
-enum Pass { kForwardPass, kInputGradientPass, kTrainingPass, kPasses };
 
 // K: classes, M: mining_step. Sizes are fixed at construction, so that sums can be taken element by element.
 struct StepCounts {
@@ -21,8 +20,7 @@ struct StepCounts {
         class_right(classes),
         boundary(mining_step + 2),
         confidence(classes * kConfidenceBins),
-        kept_by_rank(world_size),
-        passes(kPasses) {}
+        kept_by_rank(world_size) {}
 
   std::vector<int64_t> class_rows;   // [K] rows of the batch
   std::vector<int64_t> class_hard;   // [K] of these, misclassified at x_M; all where nothing is mined
@@ -32,7 +30,8 @@ struct StepCounts {
   // [K * 10] kept rows by class and by the probability of the true class at x_adv, in training mode: bins of 0.1.
   std::vector<int64_t> confidence;
   std::vector<int64_t> kept_by_rank;  // [world size]
-  std::vector<int64_t> passes;        // [kPasses] rows, once for each pass they took; without padding
+  // [kPasses] rows that took each, without padding; a row counts each time.
+  std::vector<int64_t> passes = std::vector<int64_t>(kPasses);
 
   static constexpr std::array Members = {&StepCounts::class_rows, &StepCounts::class_hard, &StepCounts::class_right,
                                          &StepCounts::boundary,   &StepCounts::confidence, &StepCounts::kept_by_rank,

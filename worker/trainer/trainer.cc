@@ -109,7 +109,8 @@ Trainer::Trainer(const TrainSpec& spec, const Model& model, const RunData& data,
       class_bias_(spec.class_bias.running_rate, spec.class_bias.running_decay, model.classes()),
       optimizer_(spec.optimizer, model.parameters(), weights_.options()),
       reducer_(model.parameters(), StepCounts(model.classes(), spec.method.mining_step, collective.world_size()),
-               weights_.options()) {}
+               weights_.options()),
+      scale_{.model = model.flops()} {}
 
 void Trainer::StartFrom(const ParameterSet& weights) {
   weights_.flat().copy_(weights.flat());
@@ -248,7 +249,7 @@ absl::Status Trainer::Run() {
     if (absl::Status status = SaveIfConverging(); !status.ok()) return status;
     if (absl::Status status = EvaluateIfDue(); !status.ok()) return status;
   }
-  return Emit("summary", RunSummaryJson(totals_, position_.iteration));
+  return Emit("summary", RunSummaryJson(totals_, scale_, position_.iteration));
 }
 
 absl::Status Trainer::TrainEpoch(int epoch) {
@@ -280,8 +281,8 @@ absl::Status Trainer::TrainEpoch(int epoch) {
     if (epoch_position_ == rows) break;
     if (since_point.Elapsed() >= kSecondsBetweenPoints) {
       TakeSeconds(&window);
-      if (absl::Status status =
-              Emit("train", TrainMetricsJson(window, learning_rate, total_iterations_, false, IsMining(spec_, epoch)));
+      if (absl::Status status = Emit("train", TrainMetricsJson(window, scale_, learning_rate, total_iterations_, false,
+                                                               IsMining(spec_, epoch)));
           !status.ok()) {
         return status;
       }
@@ -300,11 +301,14 @@ absl::Status Trainer::TrainEpoch(int epoch) {
   train_robust_ = RobustShare(epoch_.sums.counts);
   totals_.attack_seconds += epoch_.seconds.Attack();
   totals_.train_seconds += epoch_.seconds.Train();
+  totals_.step_seconds += epoch_.seconds.Step();
+  totals_.model_flops += scale_.model.OfAll(epoch_.sums.counts.passes);
   if (mining) {
     totals_.mined_rows += epoch_.sums.rows;
     totals_.hard_rows += epoch_.sums.hard_rows;
   }
-  return Emit("train", TrainMetricsJson(std::exchange(epoch_, {}), learning_rate, total_iterations_, true, mining));
+  return Emit("train",
+              TrainMetricsJson(std::exchange(epoch_, {}), scale_, learning_rate, total_iterations_, true, mining));
 }
 
 // Of the steps since the last call; `window` is not the epoch's.
@@ -363,8 +367,9 @@ absl::Status Trainer::FinishWeights() {
   const double seconds = watch.Lap();
   totals_.evaluation_seconds += seconds;
   for (const ClassBiasPoint& point : *path) {
-    if (absl::Status status = Emit("evaluation", EvaluationMetricsJson(point.counts, {suite}, data_.train.class_names,
-                                                                       "validation", seconds / path->size(), false));
+    if (absl::Status status =
+            Emit("evaluation", EvaluationMetricsJson(point.counts, {suite}, data_.train.class_names, "validation",
+                                                     seconds / path->size(), scale_, false));
         !status.ok()) {
       return status;
     }
@@ -409,7 +414,8 @@ absl::Status Trainer::EvaluateOn(const ImageSet& images, const std::vector<uint3
   if (!tick_error_.ok()) return tick_error_;
   const double seconds = watch.Lap();
   totals_.evaluation_seconds += seconds;
-  const nlohmann::json metrics = EvaluationMetricsJson(*counts, suites, images.class_names, split, seconds, final);
+  const nlohmann::json metrics =
+      EvaluationMetricsJson(*counts, suites, images.class_names, split, seconds, scale_, final);
   if (absl::Status status = Emit("evaluation", metrics); !status.ok()) return status;
   if (&rows != &data_.validation_rows || suites.empty()) return absl::OkStatus();
   if (absl::Status status = WatchOverfitting(*counts); !status.ok() || !IsFirst()) return status;
@@ -464,6 +470,8 @@ Checkpoint Trainer::MakeCheckpoint() const {
                  {"attack_seconds", totals_.attack_seconds},
                  {"train_seconds", totals_.train_seconds},
                  {"evaluation_seconds", totals_.evaluation_seconds},
+                 {"step_seconds", totals_.step_seconds},
+                 {"model_flops", totals_.model_flops},
                  {"mined_rows", totals_.mined_rows},
                  {"hard_rows", totals_.hard_rows},
                  {"inexact_because", totals_.inexact_because},
@@ -495,7 +503,8 @@ absl::Status Trainer::Restore(const Checkpoint& checkpoint) {
     non_finite_in_a_row_ = scalars.at("non_finite_in_a_row").get<int>();
     totals_ = {
         scalars.at("attack_seconds").get<double>(),     scalars.at("train_seconds").get<double>(),
-        scalars.at("evaluation_seconds").get<double>(), scalars.at("mined_rows").get<int64_t>(),
+        scalars.at("evaluation_seconds").get<double>(), scalars.at("step_seconds").get<double>(),
+        scalars.at("model_flops").get<double>(),        scalars.at("mined_rows").get<int64_t>(),
         scalars.at("hard_rows").get<int64_t>(),         scalars.at("inexact_because").get<std::vector<std::string>>()};
     class_bias_.set_robust(scalars.at("class_bias_robust").get<std::vector<double>>());
     train_robust_ = scalars.at("train_robust").get<double>();

@@ -85,6 +85,9 @@ class Trainer {
   // it, with others up to rounding. InvalidArgument if it does not fit the spec.
   absl::Status Restore(const Checkpoint& checkpoint);
 
+  // Metrics will say how much of these floating-point operations a second, of all ranks together, the run makes use of.
+  void HoldAgainst(double peak_per_second) { scale_.peak_per_second = peak_per_second; }
+
   // The run summary will say that this run is not exactly what it would have been: one sentence each, once.
   void NoteInexact(const std::vector<std::string>& reasons);
 
@@ -148,6 +151,7 @@ class Trainer {
   int64_t epoch_position_ = 0;  // rows of the next epoch's order that are done
   TrainWindow epoch_;           // of these
   StepProfile profile_;
+  FlopScale scale_;
   int non_finite_in_a_row_ = 0;
   double train_robust_ = 0;  // of the last whole epoch
   OverfittingWatch overfitting_;
