@@ -55,7 +55,7 @@ absl::Status TimeSteps(const BenchOptions& options, const TrainSpec& spec, Colle
     }
     auto step = trainer.Step(report->epoch, order, (i + kWarmUpIterations) % whole_batches * spec.batch_size);
     if (!step.ok()) return step.status();
-    if (i >= 0) report->window.Add(step->sums, step->skipped, step->gradient_norm);
+    if (i >= 0) report->window.Add(step->sums, step->skipped);
   }
   report->window.seconds = trainer.profile().Take();
   report->seconds = watch.Lap();

@@ -78,7 +78,8 @@ absl::StatusOr<at::Tensor> Ascend(const FrozenNetwork& network, const Batch& cle
   TrainingModeAttack* const training = ascent.training;
   const bool joins = training != nullptr && training->collective != nullptr;
   if (rows == 0 && !joins) return start;
-  const Batch padded = rows == 0 ? Filler(training->model->image_shape(), training->weights->options()) : PadRows(clean);
+  const Batch padded =
+      rows == 0 ? Filler(training->model->image_shape(), training->weights->options()) : PadRows(clean);
   at::Tensor x = rows == 0 ? padded.x.clone() : rows < kMinimumRows ? PadRows(start) : start.clone();
   const bool on_host = OnHost(x);
   std::optional<device::Projection> projection;
