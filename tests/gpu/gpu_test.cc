@@ -79,6 +79,7 @@ class Engine {
     ParameterSet initial(model_->parameters(), Options(at::kCPU));
     initial.Initialize(5);
     weights_.flat().copy_(initial.flat());
+    frozen_ = model_->Freeze(weights_);
     std::vector<uint32_t> ids(kRows);
     std::iota(ids.begin(), ids.end(), 0);
     batch_ = Converted(GatherBatch(ToyImages(kRows, 1), ids), weights_.options());
@@ -88,7 +89,7 @@ class Engine {
   at::Tensor FirstPoint() {
     const auto device = AsDevice();
     const auto x = Ascend(
-        *model_, weights_, batch_, start_,
+        *frozen_, batch_, start_,
         {AttackLoss::kCrossEntropy, {spec_.attack.norm, spec_.attack.epsilon}, spec_.attack.step_size, 1}, [] {});
     EXPECT_TRUE(x.ok()) << x.status();
     return OnHostInFloat64(*x);
@@ -124,7 +125,7 @@ class Engine {
     return at::TensorOptions(spec_.precision == Precision::kFp64 ? at::kDouble : at::kFloat).device(device);
   }
   StepContext Context() const {
-    return {spec_, 1, *model_, *alone_, [] {}};
+    return {spec_, 1, *model_, *frozen_, *alone_, [] {}};
   }
   std::unique_ptr<HostAsDevice> AsDevice() const { return as_device_ ? std::make_unique<HostAsDevice>() : nullptr; }
 
@@ -133,6 +134,7 @@ class Engine {
   const std::unique_ptr<Model> model_;
   const std::unique_ptr<Collective> alone_ = MakeLocalCollective();
   ParameterSet weights_;
+  std::unique_ptr<FrozenNetwork> frozen_;
   Batch batch_;
   at::Tensor start_;
 };
