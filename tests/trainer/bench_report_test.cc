@@ -19,7 +19,7 @@ BenchReport Report() {
                      .seconds = 4};
   StepSums sums{.loss = 1, .weight = 2, .rows = 100, .hard_rows = 25, .kept_rows = 25};
   sums.counts.passes = {50, 75, 10};
-  report.window.Add(sums, false, 1);
+  report.window.Add(sums, false);
   report.window.seconds = {{0.5, 0.25, 2, 0.25, 0.5, 0.25, 0.25, 0}};
   return report;
 }
