@@ -668,7 +668,8 @@ TEST_F(AloneTest, BenchAndVersionPrintJson) {
   EXPECT_GT(bench["phases"]["attack"]["flops_per_second"], 0);
   EXPECT_EQ(flops, bench["model_flops"]);
   int steps = 0;
-  for (const json& event : json::parse(Output("trace.json"))["traceEvents"]) steps += event["name"] == "step";
+  const json trace = json::parse(Output("trace.json"));
+  for (const json& event : trace["traceEvents"]) steps += event["name"] == "step";
   EXPECT_EQ(steps, 3);
 }
 
