@@ -109,45 +109,9 @@ def trainer_against_pytorch(root):
                    f"interleaved; {spread}")
 
 
-def train_speeds(trainer, folder, job, world_size, tag):
-    """images/s of runs started together: one group of `world_size` ranks, or that many single ones."""
-    processes = []
-    for rank in range(world_size):
-        group = job["train"]["resources"]["world_size"]
-        path = pathlib.Path(folder) / f"{tag}-{rank}.json"
-        path.write_text(json.dumps(job))
-        work = pathlib.Path(folder) / f"{tag}-{rank}"
-        command = [trainer, "--spec", path, "--rank", rank if group > 1 else 0, "--world-size", group, "--data-root",
-                   "/usr/share/datasets", "--work-dir", work, "--json"]
-        if group > 1:
-            command += ["--rendezvous-dir", pathlib.Path(folder) / f"{tag}-rendezvous"]
-        processes.append(subprocess.Popen([str(c) for c in command], stdout=subprocess.PIPE, stderr=subprocess.PIPE,
-                                          text=True))
-    speeds = []
-    for process in processes:
-        out, error = process.communicate(timeout=500)
-        if process.returncode != 0:
-            raise RuntimeError(f"{trainer} failed: {error[-1000:]}")
-        for line in out.splitlines():
-            train = json.loads(line).get("train", {}) if line.startswith("{") else {}
-            if train.get("end_of_epoch"):
-                speeds.append(train["images_per_second"])
-    return sum(speeds)
-
-
 def two_ranks(root):
-    trainer = built(root)
-    ratios = []
-    alone = spec(trainer, data__train_rows=5120, batch_size=128)
-    group = spec(trainer, data__train_rows=10240, batch_size=256, resources__world_size=2)
-    with tempfile.TemporaryDirectory() as folder:
-        for k in range(ROUNDS):
-            connected = train_speeds(trainer, folder, group, 2, f"group{k}")
-            unconnected = train_speeds(trainer, folder, alone, 2, f"alone{k}")
-            ratios.append(connected / unconnected)
-    value, spread = median_with_range(ratios)
-    return value, ("two ranks of one thread, 128 rows each, against two unconnected programs side by side, "
-                   f"interleaved; {spread}")
+    from ranks_figures import two_ranks as measure  # which needs this module
+    return measure(root, "pgd-at")
 
 
 _quickstart = {}

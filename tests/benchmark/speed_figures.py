@@ -5,6 +5,7 @@ import statistics
 
 from base_figures import peer_python, run
 from figure import Figure
+import ranks_figures
 
 # (model, rows, rounds): a step of the ResNet takes seconds.
 MODELS = {"cnn-16-32": (128, 15), "cnn-32-64": (128, 15), "preact-resnet-18": (64, 3)}
@@ -32,4 +33,4 @@ def figure(model, peer, goal):
 
 
 FIGURES = [figure(model, "published", 1.8) for model in MODELS] + [
-    figure(model, "tuned", 1.2 if model.startswith("cnn") else 1.0) for model in MODELS]
+    figure(model, "tuned", 1.2 if model.startswith("cnn") else 1.0) for model in MODELS] + ranks_figures.FIGURES

@@ -337,6 +337,7 @@ TEST_F(AloneTest, PrintsAPointALineAndResumesFromItsCheckpoint) {
   for (std::string line; std::getline(lines, line);) points.push_back(json::parse(line));
   ASSERT_EQ(points.size(), 5);  // two of training, two of evaluation, the summary
   EXPECT_TRUE(points.back().contains("summary"));
+  EXPECT_GT(points.back()["summary"]["model_flops_utilization"], 0);  // the peak was measured
   ASSERT_EQ(Run({"--resume", directory_ / "work-whole/checkpoints/epoch-000001/manifest.json"}, "resumed"), 0)
       << Output("resumed.err");
   EXPECT_THAT(Output("resumed"), HasSubstr("epoch 2"));
