@@ -27,13 +27,6 @@
 namespace ham::trainer {
 namespace {
 
-class SilentObserver : public RunObserver {
- public:
-  absl::Status OnTick(const Position&) override { return absl::OkStatus(); }
-  absl::Status OnMetric(const nlohmann::json&) override { return absl::OkStatus(); }
-  absl::Status OnCheckpoint(Checkpoint) override { return absl::OkStatus(); }
-};
-
 class Steps {
  public:
   Steps(Trainer& trainer, const TrainSpec& spec)

@@ -240,13 +240,6 @@ class GpuTest : public ::testing::Test {
     return out;
   }
 
-  class SilentObserver : public RunObserver {
-   public:
-    absl::Status OnTick(const Position&) override { return absl::OkStatus(); }
-    absl::Status OnMetric(const nlohmann::json&) override { return absl::OkStatus(); }
-    absl::Status OnCheckpoint(Checkpoint) override { return absl::OkStatus(); }
-  };
-
   SilentObserver observer_;
   std::unique_ptr<Accelerator> gpu_;
 };
@@ -256,8 +249,7 @@ INSTANTIATE_TEST_SUITE_P(Precisions, GpuStepTest, ::testing::ValuesIn(kBounds), 
 
 TEST_P(GpuStepTest, HostAndGpuAgree) {
   const bool tf32 = GetParam().precision == Precision::kTf32;
-  at::globalContext().setAllowTF32CuDNN(tf32);
-  at::globalContext().setAllowTF32CuBLAS(tf32);
+  AllowTf32(tf32);
   const TrainSpec spec = StepSpec(GetParam().precision);
   ExpectWithin(GetParam().most, Compare(Engine(spec, at::kCPU), Engine(spec, gpu_->device())));
 }

@@ -80,14 +80,12 @@ TORCH_LIBRARY_IMPL(aten, Meta, library) {
   library.impl("convolution_backward_overrideable", MetaConvolutionBackward);
 }
 
-class SilentObserver : public RunObserver {
+class PointsObserver : public SilentObserver {
  public:
-  absl::Status OnTick(const Position&) override { return absl::OkStatus(); }
   absl::Status OnMetric(const nlohmann::json& point) override {
     points.push_back(point);
     return absl::OkStatus();
   }
-  absl::Status OnCheckpoint(Checkpoint) override { return absl::OkStatus(); }
   std::vector<nlohmann::json> points;
 };
 
@@ -157,7 +155,7 @@ class DeviceStepTest : public ::testing::TestWithParam<std::tuple<Case, int>> {
     at::Tensor weights;
     ham::testing::RunRanks(std::get<1>(GetParam()), [&](Collective& ranks) {
       at::set_num_threads(1);
-      SilentObserver observer;
+      PointsObserver observer;
       const RunData data = *ChooseRows(spec_.data, train_, test_);
       Trainer trainer(spec_, *model_, data, ranks, observer);
       const absl::Status status = trainer.Run();

@@ -33,13 +33,6 @@ std::vector<uint32_t> FirstRows(int64_t count) {
   return rows;
 }
 
-class SilentObserver : public RunObserver {
- public:
-  absl::Status OnTick(const Position&) override { return absl::OkStatus(); }
-  absl::Status OnMetric(const nlohmann::json&) override { return absl::OkStatus(); }
-  absl::Status OnCheckpoint(Checkpoint) override { return absl::OkStatus(); }
-};
-
 class EvaluatorTest : public ::testing::Test {
  protected:
   // Trained a little: an untrained model gives every image the same label.

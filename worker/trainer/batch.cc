@@ -24,12 +24,6 @@ at::Tensor NewLike(const at::Tensor& tensor, int64_t rows) {
   return at::empty(sizes, tensor.options());
 }
 
-// [N, elements of a row], the same memory.
-at::Tensor AsRows(const at::Tensor& tensor) {
-  const int64_t width = RowBytes(tensor) / static_cast<int64_t>(tensor.element_size());
-  return tensor.as_strided({tensor.size(0), width}, {width, 1});
-}
-
 // Rows `rows` of a tensor [N, ...], in that order; the layout of images is kept.
 at::Tensor TakeRows(const at::Tensor& tensor, const std::vector<int64_t>& rows) {
   at::Tensor out = NewLike(tensor, static_cast<int64_t>(rows.size()));

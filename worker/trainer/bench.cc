@@ -15,13 +15,6 @@ namespace {
 
 constexpr int kWarmUpIterations = 5;
 
-class SilentObserver : public RunObserver {
- public:
-  absl::Status OnTick(const Position&) override { return absl::OkStatus(); }
-  absl::Status OnMetric(const nlohmann::json&) override { return absl::OkStatus(); }
-  absl::Status OnCheckpoint(Checkpoint) override { return absl::OkStatus(); }
-};
-
 absl::Status CheckBenchOptions(const BenchOptions& options, const TrainSpec& spec, const RunData& data) {
   if (options.epoch < 0 || options.epoch > spec.epochs) {
     return absl::InvalidArgumentError(

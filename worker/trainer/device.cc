@@ -1,12 +1,15 @@
 #include "worker/trainer/device.h"
 
+#include <atomic>
+
+#include <ATen/Context.h>
 #include <ATen/ops/empty_like.h>
 #include <ATen/ops/zeros.h>
 
 namespace ham::trainer {
 namespace {
 
-int64_t host_waits = 0;
+std::atomic<int64_t> host_waits{0};  // ranks may be threads of one process
 bool host_as_device = false;
 
 }  // namespace
@@ -32,6 +35,11 @@ at::Tensor ToHost(const at::Tensor& tensor) {
   // Pinned memory is copied faster, and LibTorch keeps what it once had.
   at::Tensor out = at::empty_like(tensor, at::TensorOptions(at::kCPU).pinned_memory(tensor.is_cuda()));
   return out.copy_(tensor);
+}
+
+void AllowTf32(bool allow) {
+  at::globalContext().setAllowTF32CuBLAS(allow);
+  at::globalContext().setAllowTF32CuDNN(allow);
 }
 
 int64_t HostWaits() { return host_waits; }

@@ -29,6 +29,10 @@ at::Tensor ToDevice(const at::Tensor& host, at::Device device);
 // it. A tensor of the device "meta", which has shapes only, gives zeros: so tests walk through a whole step.
 at::Tensor ToHost(const at::Tensor& tensor);
 
+// Whether GPUs may compute in TF32 where numbers are float32; LibTorch's default is that convolutions do. Of the
+// process.
+void AllowTf32(bool allow);
+
 // How often ToHost has waited for the device. A step that waits leaves the device idle meanwhile.
 int64_t HostWaits();
 

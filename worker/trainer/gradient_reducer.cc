@@ -125,13 +125,15 @@ absl::StatusOr<StepSums> GradientReducer::ReduceOnDevice(const StepSums& local, 
   const int64_t size = gradients_.size(), classes = static_cast<int64_t>(local.counts.class_rows.size());
   const at::Tensor sums = bucket_.narrow(0, size, bucket_.numel() - size);
   sums.copy_(ToDevice(Pack(local), bucket_.device()), /*non_blocking=*/true);
-  if (local.on_device.defined()) {  // in the order of StepCounts::Members
-    const at::Tensor &found = local.on_device, counts = sums.narrow(0, kSums, sums.numel() - kSums);
-    sums.narrow(0, kLoss, 1).add_(found.narrow(0, 0, 1));
-    counts.narrow(0, 2 * classes, classes).add_(found.narrow(0, 1, classes));
-    const auto boundary = static_cast<int64_t>(local.counts.boundary.size());
-    counts.narrow(0, 3 * classes + boundary, classes * kConfidenceBins)
-        .add_(found.narrow(0, 1 + classes, classes * kConfidenceBins));
+  if (local.on_device.defined()) {
+    int64_t taken = 0;
+    const auto add = [&](int64_t place, int64_t count) {
+      sums.narrow(0, place, count).add_(local.on_device.narrow(0, taken, count));
+      taken += count;
+    };
+    add(kLoss, 1);
+    add(kSums + local.counts.OffsetOf(&StepCounts::class_right), classes);
+    add(kSums + local.counts.OffsetOf(&StepCounts::confidence), classes * kConfidenceBins);
   }
   const at::Tensor loss = sums.narrow(0, kLoss, 1);
   sums.narrow(0, kNonFiniteRanks, 1).copy_(1 - device::AllFinite(gradients_.flat()) * device::AllFinite(loss));

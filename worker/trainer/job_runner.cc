@@ -9,7 +9,6 @@
 #include <limits>
 #include <utility>
 
-#include <ATen/Context.h>
 #include <ATen/Parallel.h>
 
 #include "absl/strings/str_cat.h"
@@ -291,10 +290,7 @@ absl::StatusOr<RunInputs> PrepareRun(const RankJob& job) {
   inputs.spec.world_size = job.world_size;
   inputs.spec.threads_per_rank = job.threads;
   at::set_num_threads(job.threads);
-  // LibTorch's default is on for convolutions.
-  const bool tf32 = inputs.spec.precision == Precision::kTf32;
-  at::globalContext().setAllowTF32CuBLAS(tf32);
-  at::globalContext().setAllowTF32CuDNN(tf32);
+  AllowTf32(inputs.spec.precision == Precision::kTf32);
   if (inputs.spec.device == Device::kCuda) {
     auto accelerator = FindAccelerator();
     if (!accelerator.ok()) return accelerator.status();

@@ -85,22 +85,21 @@ at::Tensor RandomStart(const Batch& batch, const Ball& ball, RandomKey key, Star
   at::Tensor out = batch.x.clone();
   const int64_t pixels = batch.rows() == 0 ? 0 : out.numel() / batch.rows();
   std::vector<float> noise(pixels);
+  const auto each_row = [&](auto* row_of_pixels, const auto& write) {
+    for (const uint32_t id : batch.ids) {
+      key.sample = id;
+      FillNoise(ball, distribution, key, &noise);
+      for (int64_t i = 0; i < pixels; ++i) write(row_of_pixels + i, noise[i]);
+      row_of_pixels += pixels;
+    }
+  };
   if (!OnHost(out)) {  // the same numbers, added there
     const at::Tensor all = NewImages(batch.rows(), {out.size(1), out.size(2), out.size(3)});
-    for (int64_t row = 0; row < batch.rows(); ++row) {
-      key.sample = batch.ids[row];
-      FillNoise(ball, distribution, key, &noise);
-      std::copy(noise.begin(), noise.end(), all.data_ptr<float>() + row * pixels);
-    }
+    each_row(all.data_ptr<float>(), [](float* to, float value) { *to = value; });
     return out.add_(ToDevice(all, out.device())).clamp_(0, 1);
   }
   VisitReal(out.scalar_type(), [&]<typename T>(T) {
-    T* start = out.data_ptr<T>();
-    for (int64_t row = 0; row < batch.rows(); ++row, start += pixels) {
-      key.sample = batch.ids[row];
-      FillNoise(ball, distribution, key, &noise);
-      for (int64_t i = 0; i < pixels; ++i) start[i] = std::clamp(start[i] + noise[i], T{0}, T{1});
-    }
+    each_row(out.data_ptr<T>(), [](T* to, float value) { *to = std::clamp(*to + value, T{0}, T{1}); });
   });
   return out;
 }

@@ -37,9 +37,15 @@ struct StepCounts {
                                          &StepCounts::boundary,   &StepCounts::confidence, &StepCounts::kept_by_rank,
                                          &StepCounts::passes};
 
-  int64_t size() const {
+  int64_t size() const { return OffsetOf(nullptr); }
+
+  // Numbers before those of `wanted` where all lie one after the other; nullptr: all.
+  int64_t OffsetOf(std::vector<int64_t> StepCounts::*wanted) const {
     int64_t out = 0;
-    for (const auto member : Members) out += static_cast<int64_t>((this->*member).size());
+    for (const auto member : Members) {
+      if (member == wanted) break;
+      out += static_cast<int64_t>((this->*member).size());
+    }
     return out;
   }
 

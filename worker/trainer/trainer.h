@@ -48,6 +48,14 @@ class RunObserver {
   virtual absl::Status OnScores(const Scores&) { return absl::OkStatus(); }
 };
 
+// For whoever only wants the steps.
+class SilentObserver : public RunObserver {
+ public:
+  absl::Status OnTick(const Position&) override { return absl::OkStatus(); }
+  absl::Status OnMetric(const nlohmann::json&) override { return absl::OkStatus(); }
+  absl::Status OnCheckpoint(Checkpoint) override { return absl::OkStatus(); }
+};
+
 // What a run reads. Row numbers of the data sets; no row is in both `train_rows` and `validation_rows`.
 struct RunData {
   const ImageSet& train;

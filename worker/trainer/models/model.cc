@@ -16,6 +16,12 @@ at::Tensor NewImages(int64_t rows, const ImageShape& shape, const at::TensorOpti
                            {shape.size(), 1, shape.width * shape.channels, shape.channels}, options);
 }
 
+at::Tensor AsRows(const at::Tensor& tensor) {
+  int64_t width = 1;
+  for (int64_t dimension = 1; dimension < tensor.dim(); ++dimension) width *= tensor.size(dimension);
+  return tensor.as_strided({tensor.size(0), width}, {width, 1});
+}
+
 namespace {
 
 // `loss` of the logits with the class bias.

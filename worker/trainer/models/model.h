@@ -37,6 +37,10 @@ struct ImageShape {
 // LibTorch's own conversion would leave NCHW strides, and convolutions then take the slow path.
 at::Tensor NewImages(int64_t rows, const ImageShape& shape, const at::TensorOptions& options = at::kFloat);
 
+// A tensor [N, ...] whose rows lie one after the other, as images of NewImages(): [N, elements of a row], the same
+// memory.
+at::Tensor AsRows(const at::Tensor& tensor);
+
 // Gradient of a SUM of losses over rows with respect to the logits: [N, K] -> [N, K] of the same type.
 using LogitsGradient = std::function<at::Tensor(const at::Tensor& logits)>;
 

@@ -33,11 +33,6 @@ struct Activations {
 // conv1 to fc2, in the types that are computed in.
 using Layers = std::array<at::Tensor, kFc2Bias + 1>;
 
-// A channels_last image tensor as rows in memory order, [N, HWC], and the weight behind it alike: no copies.
-at::Tensor AsRows(const at::Tensor& images) {
-  return images.as_strided({images.size(0), images.size(1) * images.size(2) * images.size(3)}, {images.stride(0), 1});
-}
-
 // conv1 has too few inputs to gain from a lower precision where its loops are ours.
 at::ScalarType TypeOf(size_t index, const ParameterSet& weights, at::ScalarType compute) {
   if (weights.type() == at::kDouble) return at::kDouble;
