@@ -48,8 +48,8 @@ class Collective {
   absl::Duration timeout() const { return group_.timeout; }
   absl::Duration patience() const { return group_.patience; }
 
-  // Replaces `data` by the sum over ranks. The result is equal bit for bit on all ranks, and the same in
-  // every run with this world size.
+  // Replaces `data` by the sum over ranks. The result is equal bit for bit on all ranks, and the same in every run with
+  // this world size; by NCCL, which adds in an order that suits the links it finds, on the same machines only.
   absl::Status AllReduceSum(double* data, int64_t count);
   // `flat`: contiguous tensor, float32 or float64, on the CPU or a GPU; summed in place. On a GPU it is as of the
   // current stream, which is waited for.
