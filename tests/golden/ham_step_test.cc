@@ -44,13 +44,13 @@ class HamStepTest : public ::testing::Test {
     return out;
   }
 
-  at::Tensor AscendAll(AttackLoss loss, int steps) const {
-    return *Ascend(*model_->Freeze(weights_), batch_, Images("start"),
-                   {loss, {Norm::kLinf, kEpsilon}, kStepSize, steps}, [] {});
+  at::Tensor AscendAll(AttackLoss loss, int steps) {
+    passes_.Freeze(weights_);
+    return *Ascend(passes_, batch_, Images("start"), {loss, {Norm::kLinf, kEpsilon}, kStepSize, steps}, [] {});
   }
 
-  StepContext Context() const {
-    return {spec_, 1, *model_, *frozen_, *ranks_, [] {}};
+  StepContext Context() {
+    return {spec_, 1, passes_, *ranks_, [] {}};
   }
 
   absl::StatusOr<AttackedBatch> Attack() {
@@ -66,7 +66,7 @@ class HamStepTest : public ::testing::Test {
   const std::unique_ptr<Model> model_ =
       MakeSmallCnn({.image = {1, kSize, kSize}, .conv1 = 4, .conv2 = 8, .hidden = 16, .classes = 10});
   ParameterSet weights_{model_->parameters()};
-  const std::unique_ptr<FrozenNetwork> frozen_ = model_->Freeze(weights_);
+  NetworkPasses passes_{*model_, weights_};
   TensorMap golden_;
   Batch batch_;
   TrainSpec spec_;

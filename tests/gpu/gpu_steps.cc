@@ -82,8 +82,7 @@ absl::Status Serve(const RankJob& job, const std::string& weights_file) {
   if (!data.ok()) return data.status();
   const auto alone = MakeLocalCollective();
   SilentObserver observer;
-  const at::Device device = inputs->accelerator ? inputs->accelerator->device() : at::Device(at::kCPU);
-  Trainer trainer(inputs->spec, *inputs->model, *data, *alone, observer, device);
+  Trainer trainer(inputs->spec, *inputs->model, *data, *alone, observer, inputs->accelerator.get());
   if (absl::Status status = trainer.Check(); !status.ok()) return status;
   if (!weights_file.empty()) {
     ParameterSet weights(inputs->model->parameters(), trainer.weights().type());

@@ -79,7 +79,8 @@ class Engine {
     ParameterSet initial(model_->parameters(), Options(at::kCPU));
     initial.Initialize(5);
     weights_.flat().copy_(initial.flat());
-    frozen_ = model_->Freeze(weights_);
+    const auto as_its_device = AsDevice();
+    passes_.emplace(*model_, weights_);
     std::vector<uint32_t> ids(kRows);
     std::iota(ids.begin(), ids.end(), 0);
     batch_ = Converted(GatherBatch(ToyImages(kRows, 1), ids), weights_.options());
@@ -89,7 +90,7 @@ class Engine {
   at::Tensor FirstPoint() {
     const auto device = AsDevice();
     const auto x = Ascend(
-        *frozen_, batch_, start_,
+        *passes_, batch_, start_,
         {AttackLoss::kCrossEntropy, {spec_.attack.norm, spec_.attack.epsilon}, spec_.attack.step_size, 1}, [] {});
     EXPECT_TRUE(x.ok()) << x.status();
     return OnHostInFloat64(*x);
@@ -124,8 +125,8 @@ class Engine {
   at::TensorOptions Options(at::Device device) const {
     return at::TensorOptions(spec_.precision == Precision::kFp64 ? at::kDouble : at::kFloat).device(device);
   }
-  StepContext Context() const {
-    return {spec_, 1, *model_, *frozen_, *alone_, [] {}};
+  StepContext Context() {
+    return {spec_, 1, *passes_, *alone_, [] {}};
   }
   std::unique_ptr<HostAsDevice> AsDevice() const { return as_device_ ? std::make_unique<HostAsDevice>() : nullptr; }
 
@@ -134,7 +135,7 @@ class Engine {
   const std::unique_ptr<Model> model_;
   const std::unique_ptr<Collective> alone_ = MakeLocalCollective();
   ParameterSet weights_;
-  std::unique_ptr<FrozenNetwork> frozen_;
+  std::optional<NetworkPasses> passes_;
   Batch batch_;
   at::Tensor start_;
 };
@@ -212,23 +213,26 @@ class GpuTest : public ::testing::Test {
     gpu_ = *std::move(found);
   }
 
-  // Weights after `steps` steps in float64, and the kept rows of each. `ranks`: of one attempt.
+  // Weights after three steps in float64, and the kept rows of each. `ranks`: of one attempt.
   struct Outcome {
     at::Tensor weights;
     std::vector<std::vector<uint32_t>> kept;
     int64_t waits = 0, syncs = 0;  // in these steps: counted by ToHost(), and by LibTorch
   };
-  Outcome Train(Collective& ranks, at::Device device) { return Train(ranks, device, *MakeNetwork(Precision::kFp64)); }
-  Outcome Train(Collective& ranks, at::Device device, const Model& model, int steps = 3) {
+  Outcome Train(Collective& ranks, Accelerator* accelerator, Method method = Method::kHam) {
+    return Train(ranks, accelerator, *MakeNetwork(Precision::kFp64), method);
+  }
+  Outcome Train(Collective& ranks, Accelerator* accelerator, const Model& model, Method method = Method::kHam) {
     at::set_num_threads(1);
-    const TrainSpec spec = StepSpec(Precision::kFp64);
+    TrainSpec spec = StepSpec(Precision::kFp64);
+    spec.method.name = method;
     const ImageSet train = ToyImages(200, 1), test = ToyImages(16, 2);
     const RunData data = *ChooseRows(spec.data, train, test);
-    Trainer trainer(spec, model, data, ranks, observer_, device);
+    Trainer trainer(spec, model, data, ranks, observer_, accelerator);
     Outcome out;
     const int64_t waits = HostWaits();
     const ham::testing::CountSyncs syncs;
-    for (int step = 0; step < steps; ++step) {
+    for (int step = 0; step < 3; ++step) {
       const auto report = trainer.Step(1, trainer.OrderOf(1), step * kRows);
       EXPECT_TRUE(report.ok()) << report.status();
       if (!report.ok()) break;
@@ -258,26 +262,28 @@ using GpuTrainerTest = GpuTest;
 
 TEST_F(GpuTrainerTest, StepsAsOnTheHost) {
   const auto alone = MakeLocalCollective();
-  const Outcome expected = Train(*alone, at::kCPU), found = Train(*alone, gpu_->device());
-  EXPECT_EQ(found.kept, expected.kept);
-  EXPECT_TRUE(at::allclose(found.weights, expected.weights, 1e-7, 1e-9));
+  for (const Method method : {Method::kHam, Method::kPgdAt}) {  // of PGD-AT the training passes are recorded, too
+    const Outcome expected = Train(*alone, nullptr, method), found = Train(*alone, gpu_.get(), method);
+    EXPECT_EQ(found.kept, expected.kept);
+    EXPECT_TRUE(at::allclose(found.weights, expected.weights, 1e-7, 1e-9));
+  }
 }
 
 TEST_F(GpuTrainerTest, TwoGlooRanksShareTheGpu) {
   // Ranks are threads here, but backward passes on one GPU share one: a network without sums in them.
   const std::unique_ptr<Model> model = MakeWongKolterCnn({.image = {1, 8, 8}, .classes = 4}, 8);
   const auto alone = MakeLocalCollective();
-  const Outcome expected = Train(*alone, gpu_->device(), *model);
+  const Outcome expected = Train(*alone, gpu_.get(), *model);
   RunGlooRanks(2, [&](Collective& ranks) {
-    const Outcome found = Train(ranks, gpu_->device(), *model);
+    const Outcome found = Train(ranks, gpu_.get(), *model);
     EXPECT_TRUE(at::allclose(found.weights, expected.weights, 1e-7, 1e-9)) << "rank " << ranks.rank();
   });
 }
 
 TEST_F(GpuTrainerTest, AStepWaitsNoMoreThanItSays) {
   const auto alone = MakeLocalCollective();
-  Train(*alone, gpu_->device());  // loads kernels
-  const Outcome found = Train(*alone, gpu_->device());
+  Train(*alone, gpu_.get());  // loads kernels
+  const Outcome found = Train(*alone, gpu_.get());
   EXPECT_EQ(found.waits, 6);  // two a step
   EXPECT_LE(found.syncs, found.waits);
   RecordProperty("syncs_of_three_steps", std::to_string(found.syncs));

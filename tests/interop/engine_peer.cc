@@ -61,7 +61,8 @@ absl::Status PrintRobustError(const std::string& file, const std::string& data_r
   EvaluationAttack attack{AttackLoss::kCrossEntropy, 100, 0.01, 1, false};
   attack.judged_at = JudgedAt::kAny;
   const auto ranks = MakeLocalCollective();
-  const auto counts = Evaluate(**model, weights, *images, rows, {{"pgd-100", 0.1, {attack}}}, 0, *ranks, [] {});
+  NetworkPasses passes(**model, weights);
+  const auto counts = Evaluate(passes, weights, *images, rows, {{"pgd-100", 0.1, {attack}}}, 0, *ranks, [] {});
   if (!counts.ok()) return counts.status();
   const int64_t right = std::accumulate(counts->robust[0].begin(), counts->robust[0].end(), int64_t{0});
   std::printf("%.2f\n", 100.0 - 100.0 * static_cast<double>(right) / static_cast<double>(rows.size()));

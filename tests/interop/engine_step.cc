@@ -83,8 +83,8 @@ class Peer {
     Batch batch{Images("x"), in_.tensors.at("y"), {}};
     for (uint32_t row = 0; row < batch.labels.size(0); ++row) batch.ids.push_back(row);
     const std::unique_ptr<Collective> alone = MakeLocalCollective();
-    const std::unique_ptr<FrozenNetwork> frozen = model_->Freeze(*weights_);
-    const StepContext context{spec, 1, *model_, *frozen, *alone, [] {}};
+    NetworkPasses passes(*model_, *weights_);
+    const StepContext context{spec, 1, passes, *alone, [] {}};
     GradientReducer reducer(model_->parameters(), {model_->classes(), spec.method.mining_step, 1}, weights_->type());
     StepSums local{.rows = batch.rows(), .counts = reducer.NewCounts()};
     AttackedBatch attacked;
@@ -136,7 +136,7 @@ class Peer {
 
   // One attack step from each of the reference's points; the hard rows at its last.
   Batch FollowReference(const TrainSpec& spec, const Batch& batch, TensorMap* out) const {
-    const std::unique_ptr<FrozenNetwork> frozen = model_->Freeze(*weights_);
+    NetworkPasses passes(*model_, *weights_);
     const at::Tensor& hard = in_.tensors.at("hard");
     std::vector<uint8_t> keep;
     for (int64_t row = 0; row < hard.size(0); ++row) keep.push_back(hard.const_data_ptr<int64_t>()[row] != 0);
@@ -144,7 +144,7 @@ class Peer {
     for (int k = 0; k < spec.attack.steps; ++k) {
       const Batch& rows = k < spec.method.mining_step ? batch : kept;
       const auto next =
-          Ascend(*frozen, rows, Images(absl::StrCat("x_", k)),
+          Ascend(passes, rows, Images(absl::StrCat("x_", k)),
                  {AttackLoss::kCrossEntropy, {spec.attack.norm, spec.attack.epsilon}, spec.attack.step_size, 1}, [] {});
       Require(next.status());
       (*out)[absl::StrCat("next_", k + 1)] = *next;

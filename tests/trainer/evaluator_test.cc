@@ -53,7 +53,8 @@ class EvaluatorTest : public ::testing::Test {
     EvaluationCounts out;
     RunRanks(world_size, [&](Collective& ranks) {
       at::set_num_threads(1);
-      auto counts = Evaluate(*model_, weights_, images_, FirstRows(rows), suites, 5, ranks, [] {});
+      NetworkPasses passes(*model_, weights_);
+      auto counts = Evaluate(passes, weights_, images_, FirstRows(rows), suites, 5, ranks, [] {});
       ASSERT_TRUE(counts.ok()) << counts.status();
       if (ranks.rank() == 0) out = *counts;
     });
@@ -163,7 +164,8 @@ TEST(EvaluatorPrecisionTest, LogitsOfLowerPrecisionBreakNothing) {
   images = MakeImageSet(1, 8, 8, {images.images.begin(), images.images.end()}, labels, images.class_names);
   const auto ranks = MakeLocalCollective();
   const EvaluationAttack still{AttackLoss::kCrossEntropy, 2, 1e-9, 1, false, JudgedAt::kAny};
-  const auto counts = Evaluate(*model, weights, images, FirstRows(300), {{"still", 1e-9, {still}}}, 5, *ranks, [] {});
+  NetworkPasses passes(*model, weights);
+  const auto counts = Evaluate(passes, weights, images, FirstRows(300), {{"still", 1e-9, {still}}}, 5, *ranks, [] {});
   ASSERT_TRUE(counts.ok()) << counts.status();
   EXPECT_EQ(Sum(counts->clean), 300);
   EXPECT_EQ(Sum(counts->robust[0]), 300);
@@ -185,8 +187,9 @@ TEST_F(EvaluatorTest, RanksMeetAfterEachBlockHoweverManyRowsSurvive) {
   images.labels = labels;
   RunRanks(2, [&](Collective& ranks) {
     at::set_num_threads(1);
+    NetworkPasses passes(*model_, weights_);
     ASSERT_TRUE(
-        Evaluate(*model_, weights_, images, FirstRows(kRows), {{"a", 0.05, {kWeak, kMargin}}}, 5, ranks, [] {}).ok());
+        Evaluate(passes, weights_, images, FirstRows(kRows), {{"a", 0.05, {kWeak, kMargin}}}, 5, ranks, [] {}).ok());
     EXPECT_EQ(ranks.sequence(), 3 * (1 + 1 + 2) + 2);  // clean, one run, two restarts; the end
   });
 }

@@ -23,6 +23,7 @@
 #include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
 #include "proto/version.h"
+#include "tests/support/host_accelerator.h"
 #include "tests/support/npz_file.h"
 #include "tests/support/run_ranks.h"
 #include "tests/support/seed.h"
@@ -36,6 +37,7 @@
 namespace ham::trainer {
 namespace {
 
+using ham::testing::HostAccelerator;
 using ham::testing::ToySpecJson;
 using nlohmann::json;
 using ::testing::HasSubstr;
@@ -696,23 +698,6 @@ TEST_F(AloneTest, BenchRefusesWhatTheJobDoesNotHave) {
   EXPECT_THAT(Output("refused.err"), HasSubstr("--trace is "));
 }
 
-// A GPU whose ranks NCCL answers as the test says.
-class ScriptedAccelerator final : public Accelerator {
- public:
-  explicit ScriptedAccelerator(absl::Status answer) : answer_(std::move(answer)) {}
-  c10::Device device() const override { return c10::kCPU; }
-  const std::string& name() const override { return name_; }
-  absl::StatusOr<std::unique_ptr<Collective>> Connect(const RankGroup& group, KeyValueStore&) override {
-    EXPECT_EQ(group.world_size, 2);
-    return answer_;
-  }
-  std::unique_ptr<RecordedWork> Record(const std::function<void()>&) override { return nullptr; }
-
- private:
-  const absl::Status answer_;
-  const std::string name_ = "scripted";
-};
-
 TEST(ConnectRanksTest, RanksThatShareAGpuMeetOverGloo) {
   ham::testing::MemoryStore store;
   std::vector<std::thread> ranks;
@@ -721,7 +706,7 @@ TEST(ConnectRanksTest, RanksThatShareAGpuMeetOverGloo) {
       RankJob job;
       job.rank = rank;
       job.world_size = 2;
-      ScriptedAccelerator accelerator(absl::AlreadyExistsError("both are on GPU-0"));
+      HostAccelerator accelerator(at::kCPU, absl::AlreadyExistsError("both are on GPU-0"));
       auto connected = ConnectRanks(job, &accelerator, &store);
       ASSERT_TRUE(connected.ok()) << connected.status();
       double sum = rank + 1;
@@ -736,7 +721,7 @@ TEST(ConnectRanksTest, AnotherErrorOfNcclStands) {
   ham::testing::MemoryStore store;
   RankJob job;
   job.world_size = 2;
-  ScriptedAccelerator accelerator(absl::FailedPreconditionError("rank 1 has NCCL 2.27.3"));
+  HostAccelerator accelerator(at::kCPU, absl::FailedPreconditionError("rank 1 has NCCL 2.27.3"));
   EXPECT_TRUE(absl::IsFailedPrecondition(ConnectRanks(job, &accelerator, &store).status()));
   job.world_size = 1;
   EXPECT_TRUE(ConnectRanks(job, &accelerator, nullptr).ok());

@@ -24,7 +24,7 @@
 #include <gtest/gtest.h>
 
 #include "tests/support/torch_seed.h"
-#include "worker/trainer/pgd_attack.h"
+#include "worker/trainer/attack_loss.h"
 
 namespace ham::trainer {
 namespace {

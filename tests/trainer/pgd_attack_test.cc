@@ -8,6 +8,7 @@
 #include <gtest/gtest.h>
 
 #include "tests/support/toy_images.h"
+#include "worker/trainer/attack_loss.h"
 #include "worker/trainer/batch.h"
 
 namespace ham::trainer {
@@ -49,8 +50,8 @@ class AscendTest : public ::testing::Test {
 
   at::Tensor Run(const Batch& batch, int steps) {
     const at::Tensor start = RandomStart(batch, kBall, {.seed = 1, .purpose = RandomPurpose::kAttackStart, .epoch = 1});
-    return *Ascend(*model_->Freeze(weights_), batch, start, {AttackLoss::kCrossEntropy, kBall, 0.03, steps},
-                   [this] { ++ticks_; });
+    NetworkPasses passes(*model_, weights_);
+    return *Ascend(passes, batch, start, {AttackLoss::kCrossEntropy, kBall, 0.03, steps}, [this] { ++ticks_; });
   }
 
   const ImageSet images_ = ToyImages(64, 1);

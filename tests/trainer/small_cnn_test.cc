@@ -20,7 +20,7 @@
 
 #include "tests/support/torch_seed.h"
 #include "worker/trainer/models/relu_pool.h"
-#include "worker/trainer/pgd_attack.h"
+#include "worker/trainer/attack_loss.h"
 
 namespace ham::trainer {
 namespace {

@@ -60,7 +60,7 @@ absl::Status TimeEvaluation(const BenchOptions& options, const RunInputs& inputs
   const std::vector<uint32_t> rows(data.test_rows.begin(), data.test_rows.begin() + options.evaluation_rows);
   StepProfile& profile = trainer.profile();
   profile.Enter(Phase::kEvaluation);
-  const auto counts = Evaluate(*inputs.model, trainer.weights(), data.test, rows, inputs.spec.evaluation.suites,
+  const auto counts = Evaluate(trainer.passes(), trainer.weights(), data.test, rows, inputs.spec.evaluation.suites,
                                inputs.spec.seed, collective, [&] { profile.EndPart(); });
   if (!counts.ok()) return counts.status();
   profile.Leave();
@@ -101,7 +101,7 @@ absl::Status RunBench(const RankJob& job, const std::string& rendezvous_dir, con
   auto collective = ConnectRanks(job, inputs->accelerator.get(), store.get());
   if (!collective.ok()) return collective.status();
   SilentObserver observer;
-  Trainer trainer(spec, *inputs->model, *data, **collective, observer, DeviceOf(*inputs));
+  Trainer trainer(spec, *inputs->model, *data, **collective, observer, inputs->accelerator.get());
   if (absl::Status status = trainer.Check(); !status.ok()) return status;
   BenchReport report{.model = spec.model.name,
                      .precision = job.spec.at("train").at("precision"),

@@ -34,7 +34,7 @@ Judgement Judge(const EvaluationCounts& counts) {
 
 }  // namespace
 
-absl::StatusOr<std::vector<ClassBiasPoint>> FitClassBias(const ClassBiasOptions& options, const Model& model,
+absl::StatusOr<std::vector<ClassBiasPoint>> FitClassBias(const ClassBiasOptions& options, NetworkPasses& passes,
                                                          const ImageSet& data, const std::vector<uint32_t>& rows,
                                                          const AttackSuite& suite, uint64_t seed,
                                                          Collective& collective, const std::function<void()>& tick,
@@ -44,7 +44,7 @@ absl::StatusOr<std::vector<ClassBiasPoint>> FitClassBias(const ClassBiasOptions&
   size_t best = 0;
   double best_score = -1;
   for (int round = 0; round <= options.fit_rounds; ++round) {
-    auto counts = Evaluate(model, *weights, data, rows, {suite}, seed, collective, tick);
+    auto counts = Evaluate(passes, *weights, data, rows, {suite}, seed, collective, tick);
     if (!counts.ok()) return counts.status();
     const Judgement judgement = Judge(*counts);
     path.push_back({bias.clone(), *std::move(counts)});

@@ -11,7 +11,7 @@
 #include "worker/trainer/collective.h"
 #include "worker/trainer/data/image_set.h"
 #include "worker/trainer/evaluator.h"
-#include "worker/trainer/models/model.h"
+#include "worker/trainer/network_passes.h"
 #include "worker/trainer/train_spec.h"
 
 namespace ham::trainer {
@@ -26,7 +26,7 @@ struct ClassBiasPoint {
 // the class that was least robust by options.fit_step, subtract the mean. Returns the path, one point more than rounds;
 // `weights` end with the bias of the best: the largest sum of average and worst-class robust accuracy, the earliest on
 // a tie. All ranks make this call. Errors are the collective's.
-absl::StatusOr<std::vector<ClassBiasPoint>> FitClassBias(const ClassBiasOptions& options, const Model& model,
+absl::StatusOr<std::vector<ClassBiasPoint>> FitClassBias(const ClassBiasOptions& options, NetworkPasses& passes,
                                                          const ImageSet& data, const std::vector<uint32_t>& rows,
                                                          const AttackSuite& suite, uint64_t seed,
                                                          Collective& collective, const std::function<void()>& tick,

@@ -101,11 +101,10 @@ void Projection::Step(const at::Tensor& gradient, at::Tensor x) const {
   x.copy_((clean_ + shrink.to(x.scalar_type()) * distance).clamp_(0, 1));
 }
 
-at::Tensor AttackLossGradient(AttackLoss loss, const at::Tensor& logits, const at::Tensor& one_hot,
-                              const at::Tensor& targets) {
-  if (loss == AttackLoss::kCrossEntropy) return at::softmax(logits, 1).sub_(targets);
-  if (loss == AttackLoss::kDlr) return DlrGradient(logits, one_hot);
-  return OneAt(LargestOther(logits, one_hot), logits).sub_(one_hot);
+at::Tensor AttackLossGradient(AttackLoss loss, const at::Tensor& logits, const at::Tensor& shares) {
+  if (loss == AttackLoss::kCrossEntropy) return at::softmax(logits, 1).sub_(shares);
+  if (loss == AttackLoss::kDlr) return DlrGradient(logits, shares);
+  return OneAt(LargestOther(logits, shares), logits).sub_(shares);
 }
 
 Loss SumCrossEntropy(const at::Tensor& logits, const at::Tensor& targets, const at::Tensor& weights,

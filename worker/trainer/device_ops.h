@@ -32,10 +32,9 @@ class Projection {
   at::Tensor low_, high_;  // linf: what a pixel may be
 };
 
-// AttackLossGradient (pgd_attack.h). one_hot: of the labels; targets: the shares, one_hot where labels are the whole
-// truth; both [N, K] as the logits.
-at::Tensor AttackLossGradient(AttackLoss loss, const at::Tensor& logits, const at::Tensor& one_hot,
-                              const at::Tensor& targets);
+// AttackLossGradient (attack_loss.h). shares: of each class in the labels, for cross entropy; else one-hot; [N, K] as
+// the logits.
+at::Tensor AttackLossGradient(AttackLoss loss, const at::Tensor& logits, const at::Tensor& shares);
 
 // SumCrossEntropy (ham_loss.h). targets: [>= N, K]; weights: [>= N] of the logits' device, 0 beyond the rows.
 struct Loss {

@@ -1,7 +1,6 @@
 #include "worker/trainer/evaluator.h"
 
 #include <algorithm>
-#include <memory>
 #include <utility>
 
 #include "worker/trainer/batch.h"
@@ -12,24 +11,24 @@
 namespace ham::trainer {
 namespace {
 
-constexpr int64_t kBatchRows = 128;
+constexpr int64_t kBlockRowsOnHost = 128, kBlockRowsOnDevice = 512;
 constexpr uint32_t kRestartsPerAttack = 128;  // more than a spec may ask for: keys of attacks do not overlap
 
 // Rows of one rank under one set of weights.
 class Shard {
  public:
-  // `blocks`: of the rank with most rows, so that all ranks meet as often, however many rows survive on each. `passes`:
-  // [kPasses], added to.
-  Shard(const Model& model, const ParameterSet& weights, const ImageSet& data, uint64_t seed, Collective& collective,
-        int64_t blocks, double* passes, const std::function<void()>& tick)
-      : model_(model),
-        weights_(weights),
-        frozen_(model.Freeze(weights)),
+  // `blocks`: of block_rows rows, of the rank with most rows, so that all ranks meet as often, however many rows
+  // survive on each. `images`: [kPasses], those that took each pass are added.
+  Shard(NetworkPasses& passes, const at::TensorOptions& options, const ImageSet& data, uint64_t seed,
+        Collective& collective, int64_t blocks, int64_t block_rows, double* images, const std::function<void()>& tick)
+      : passes_(passes),
+        options_(options),
         data_(data),
         seed_(seed),
         collective_(collective),
         blocks_(blocks),
-        passes_(passes),
+        block_rows_(block_rows),
+        images_(images),
         tick_(tick) {}
 
   // Those of `ids` that are classified right.
@@ -49,8 +48,8 @@ class Shard {
       if (attack.judged_at == JudgedAt::kAny) {
         ascent.observe = [&](const at::Tensor& x, const at::Tensor& logits) { MarkIfBroken(x, logits, batch, broken); };
       }
-      passes_[kInputGradientPass] += static_cast<double>(batch.rows() * attack.steps);
-      return Ascend(*frozen_, batch, start, ascent, tick_);
+      images_[kInputGradientPass] += static_cast<double>(batch.rows() * attack.steps);
+      return Ascend(passes_, batch, start, ascent, tick_);
     });
   }
 
@@ -69,8 +68,8 @@ class Shard {
   }
 
   std::vector<int64_t> PredictionsAt(const at::Tensor& x) const {
-    passes_[kForwardPass] += static_cast<double>(x.size(0));
-    return Predictions(ToHost(PaddedLogits(model_, weights_, x)));
+    images_[kForwardPass] += static_cast<double>(x.size(0));
+    return Predictions(ToHost(passes_.Logits(x)));
   }
 
   static void MarkWrong(const std::vector<int64_t>& predictions, const Batch& batch, std::vector<uint8_t>* broken) {
@@ -85,10 +84,10 @@ class Shard {
     std::vector<uint32_t> out;
     for (int64_t block = 0; block < blocks_; ++block) {
       if (absl::Status status = collective_.Barrier(); !status.ok()) return status;
-      const size_t begin = std::min(ids.size(), static_cast<size_t>(block * kBatchRows));
-      const size_t end = std::min(ids.size(), begin + kBatchRows);
+      const size_t begin = std::min(ids.size(), static_cast<size_t>(block * block_rows_));
+      const size_t end = std::min(ids.size(), begin + block_rows_);
       if (begin == end) continue;
-      const Batch batch = Converted(GatherBatch(data_, {ids.begin() + begin, ids.begin() + end}), weights_.options());
+      const Batch batch = Converted(GatherBatch(data_, {ids.begin() + begin, ids.begin() + end}), options_);
       std::vector<uint8_t> broken(end - begin, 0);
       const absl::StatusOr<at::Tensor> x = perturb(batch, &broken);
       if (!x.ok()) return x.status();
@@ -101,30 +100,32 @@ class Shard {
     return out;
   }
 
-  const Model& model_;
-  const ParameterSet& weights_;
-  const std::unique_ptr<FrozenNetwork> frozen_;
+  NetworkPasses& passes_;
+  const at::TensorOptions options_;
   const ImageSet& data_;
   const uint64_t seed_;
   Collective& collective_;
-  const int64_t blocks_;
-  double* const passes_;
+  const int64_t blocks_, block_rows_;
+  double* const images_;
   const std::function<void()>& tick_;
 };
 
 }  // namespace
 
-absl::StatusOr<EvaluationCounts> Evaluate(const Model& model, const ParameterSet& weights, const ImageSet& data,
+absl::StatusOr<EvaluationCounts> Evaluate(NetworkPasses& passes, const ParameterSet& weights, const ImageSet& data,
                                           const std::vector<uint32_t>& rows, const std::vector<AttackSuite>& suites,
                                           uint64_t seed, Collective& collective, const std::function<void()>& tick) {
   const size_t classes = data.class_names.size();
   // Rows, clean, then each suite: by class. Then passes.
   std::vector<double> counts((2 + suites.size()) * classes + kPasses);
-  double* const passes = &counts[counts.size() - kPasses];
+  double* const images = &counts[counts.size() - kPasses];
   std::vector<uint32_t> ids;
   for (size_t i = collective.rank(); i < rows.size(); i += collective.world_size()) ids.push_back(rows[i]);
   const int64_t most = (static_cast<int64_t>(rows.size()) + collective.world_size() - 1) / collective.world_size();
-  const Shard shard(model, weights, data, seed, collective, (most + kBatchRows - 1) / kBatchRows, passes, tick);
+  const int64_t block_rows = OnHost(weights.flat()) ? kBlockRowsOnHost : kBlockRowsOnDevice;
+  passes.Freeze(weights);
+  const Shard shard(passes, weights.options(), data, seed, collective, (most + block_rows - 1) / block_rows, block_rows,
+                    images, tick);
   const absl::StatusOr<std::vector<uint32_t>> right = shard.Right(ids);
   if (!right.ok()) return right.status();
   shard.CountClasses(ids, &counts[0]);
@@ -153,7 +154,7 @@ absl::StatusOr<EvaluationCounts> Evaluate(const Model& model, const ParameterSet
   out.rows = part(0);
   out.clean = part(1);
   for (size_t s = 0; s < suites.size(); ++s) out.robust.push_back(part(2 + s));
-  out.passes.assign(passes, passes + kPasses);
+  out.passes.assign(images, images + kPasses);
   return out;
 }
 

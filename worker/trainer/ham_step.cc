@@ -6,14 +6,11 @@
 #include <utility>
 
 #include <ATen/TensorOperators.h>
-#include <ATen/ops/cat.h>
 #include <ATen/ops/stack.h>
-#include <ATen/ops/tensor.h>
 #include <ATen/ops/unbind.h>
 
 #include "worker/trainer/boundary_trace.h"
 #include "worker/trainer/device.h"
-#include "worker/trainer/device_ops.h"
 #include "worker/trainer/global_selection.h"
 #include "worker/trainer/ham_loss.h"
 #include "worker/trainer/pgd_attack.h"
@@ -114,22 +111,11 @@ void CountTrained(const at::Tensor& logits, const at::Tensor& labels, StepCounts
   }
 }
 
-// The same of rows on a device, for its end of the step: adds to sums->on_device.
-at::Tensor LossOnDevice(const Batch& padded, int64_t rows, const std::vector<double>& weights, double label_smoothing,
-                        const at::Tensor& logits, StepSums* sums) {
-  std::vector<double> padded_weights = weights;
-  padded_weights.resize(padded.labels.size(0));
-  const at::Device device = logits.device();
-  const at::Tensor targets =
-      padded.targets.defined() ? padded.targets : device::OneHot(padded.labels, logits.size(1), logits.options());
-  device::Loss loss = device::SumCrossEntropy(
-      logits, targets, ToDevice(at::tensor(padded_weights, at::kDouble), device), label_smoothing);
-  const at::Tensor counts =
-      device::CountTrained(logits.narrow(0, 0, rows), ToDevice(padded.labels.narrow(0, 0, rows), device));
-  const at::Tensor found = at::cat({loss.sum.view(1), counts});
-  sums->on_device = sums->on_device.defined() ? sums->on_device + found : found;
-  for (const double weight : weights) sums->weight += weight;
-  return std::move(loss.gradient);
+// Of the network under attack, whose running statistics an attack in training mode has moved.
+at::Tensor LogitsAfter(const Ascent& ascent, const StepContext& context, const ParameterSet& weights,
+                       const at::Tensor& x) {
+  if (ascent.training != nullptr) context.passes.Freeze(weights);
+  return context.passes.Logits(x);
 }
 
 // The rest of the attack, from x_M on. ascent: as in the mining phase.
@@ -147,7 +133,7 @@ absl::StatusOr<AttackedBatch> AttackKept(const StepContext& context, const Param
   ascent.steps = stage.steps - method.mining_step;
   Enter(context, Phase::kAttack);
   counts->passes[kInputGradientPass] += rows.clean.rows() * ascent.steps;
-  auto x_adv = Ascend(context.frozen, rows.clean, rows.x, ascent, context.tick);
+  auto x_adv = Ascend(context.passes, rows.clean, rows.x, ascent, context.tick);
   if (!x_adv.ok()) return x_adv.status();
   Enter(context, Phase::kMining);
   AttackedBatch out{std::move(rows.clean), {}, {}, {}};
@@ -155,7 +141,7 @@ absl::StatusOr<AttackedBatch> AttackKept(const StepContext& context, const Param
   std::vector<at::Tensor> seen;
   if (method.drop_share > 0 || (weighted && ascent.steps > 0)) {
     counts->passes[kForwardPass] += out.kept.rows();
-    iterates.Add(PaddedLogits(context.model, weights, out.kept.x), out.kept.rows());
+    iterates.Add(LogitsAfter(ascent, context, weights, out.kept.x), out.kept.rows());
     seen = iterates.Take();
   }
   if (weighted && ascent.steps > 0) {
@@ -199,19 +185,19 @@ absl::StatusOr<AttackedBatch> AttackAndMine(const StepContext& context, Paramete
   const AttackStage stage = StageAt(spec.attack, context.epoch);
   Enter(context, Phase::kAttack);
   std::optional<ParameterSet> scratch;
-  TrainingModeAttack training{&context.model, SynchronizedRanks(context, *weights), nullptr, weights};
+  TrainingModeAttack training{SynchronizedRanks(context, *weights), nullptr, weights};
   Ascent ascent{spec.attack.loss, {spec.attack.norm, stage.epsilon}, stage.step_size, stage.steps};
   if (spec.attack.batch_norm == AttackBatchNorm::kTraining && weights->statistics_size() > 0) {
     training.batch = &scratch.emplace(weights->Clone());
     ascent.training = &training;
   } else {
-    context.frozen.Refresh(*weights);
+    context.passes.Freeze(*weights);
   }
   for (int64_t row = 0; row < batch.rows(); ++row) ++counts->class_rows[batch.labels.const_data_ptr<int64_t>()[row]];
   const bool mining = IsMining(spec, context.epoch);
   counts->passes[kInputGradientPass] += batch.rows() * (mining ? method.mining_step : stage.steps);
   if (!mining) {
-    auto x_adv = Ascend(context.frozen, batch, start, ascent, context.tick);
+    auto x_adv = Ascend(context.passes, batch, start, ascent, context.tick);
     if (!x_adv.ok()) return x_adv.status();
     for (size_t c = 0; c < counts->class_rows.size(); ++c) counts->class_hard[c] = counts->class_rows[c];
     return KeepAll(batch, *std::move(x_adv));
@@ -221,11 +207,11 @@ absl::StatusOr<AttackedBatch> AttackAndMine(const StepContext& context, Paramete
   IterateLogits iterates;
   ascent.observe = [&](const at::Tensor&, const at::Tensor& logits) { iterates.Add(logits, batch.rows()); };
   ascent.steps = method.mining_step;
-  auto x_mined = Ascend(context.frozen, batch, start, ascent, context.tick);
+  auto x_mined = Ascend(context.passes, batch, start, ascent, context.tick);
   if (!x_mined.ok()) return x_mined.status();
   Enter(context, Phase::kMining);
   counts->passes[kForwardPass] += batch.rows();
-  iterates.Add(PaddedLogits(context.model, *weights, *x_mined), batch.rows());
+  iterates.Add(LogitsAfter(ascent, context, *weights, *x_mined), batch.rows());
   const std::vector<at::Tensor> seen = iterates.Take();
   for (const at::Tensor& logits : seen) trace.Observe(logits);
   const at::Tensor& logits = seen.back();
@@ -242,7 +228,7 @@ absl::StatusOr<AttackedBatch> AttackAndMine(const StepContext& context, Paramete
   trace.Keep(mined->keep);
   RowsUnderAttack kept{SelectRows(batch, mined->keep), SelectRows(*x_mined, mined->keep), std::move(trace)};
   if (method.balance_ranks) {
-    absl::Status status = BalanceRows(context.model.classes(), context.collective, &kept);
+    absl::Status status = BalanceRows(context.passes.model().classes(), context.collective, &kept);
     if (!status.ok()) return status;
   }
   auto out = AttackKept(context, *weights, stage, ascent, std::move(kept), counts);
@@ -260,12 +246,17 @@ absl::Status ComputeGradients(const StepContext& context, const ParameterSet& we
   sums->counts.passes[kTrainingPass] += kept.rows();
   Collective* const ranks = SynchronizedRanks(context, weights);
   if (kept.rows() == 0 && ranks == nullptr) return absl::OkStatus();
-  const Batch padded = kept.rows() > 0 ? PadRows(kept) : Filler(context.model.image_shape(), weights.options());
+  const Model& model = context.passes.model();
+  const Batch padded = kept.rows() > 0 ? PadRows(kept) : Filler(model.image_shape(), weights.options());
   TrainingPass pass{.rows = kept.rows(), .collective = ranks, .statistics = gradients};
+  if (!OnHost(weights.flat())) {
+    const at::Tensor found = context.passes.TrainOnDevice(
+        {padded, kept.rows(), attacked.weights, context.spec.label_smoothing}, weights, &pass, gradients);
+    sums->on_device = sums->on_device.defined() ? sums->on_device + found : found.clone();
+    for (const double weight : attacked.weights) sums->weight += weight;
+    return pass.status;
+  }
   const auto loss = [&](const at::Tensor& logits) {
-    if (!OnHost(logits)) {
-      return LossOnDevice(padded, kept.rows(), attacked.weights, context.spec.label_smoothing, logits, sums);
-    }
     LossSum sum =
         SumCrossEntropy(logits, padded.labels, attacked.weights, context.spec.label_smoothing, padded.targets);
     sums->loss += sum.loss;
@@ -273,7 +264,7 @@ absl::Status ComputeGradients(const StepContext& context, const ParameterSet& we
     CountTrained(logits.narrow(0, 0, kept.rows()), kept.labels, &sums->counts);
     return std::move(sum.gradient);
   };
-  context.model.WeightGradients(weights, padded.x, loss, &pass, gradients);
+  model.WeightGradients(weights, padded.x, loss, &pass, gradients);
   return pass.status;
 }
 

@@ -19,7 +19,7 @@
 #include "worker/trainer/collective.h"
 #include "worker/trainer/gradient_reducer.h"
 #include "worker/trainer/hard_examples.h"
-#include "worker/trainer/models/model.h"
+#include "worker/trainer/network_passes.h"
 #include "worker/trainer/step_profile.h"
 #include "worker/trainer/train_spec.h"
 
@@ -27,9 +27,8 @@ namespace ham::trainer {
 
 struct StepContext {
   const TrainSpec& spec;
-  int epoch;  // 1-based
-  const Model& model;
-  FrozenNetwork& frozen;  // of it; AttackAndMine() and what else attacks refresh it
+  int epoch;              // 1-based
+  NetworkPasses& passes;  // AttackAndMine() and what else attacks freeze their weights
   Collective& collective;
   std::function<void()> tick;      // called after each attack step and pass
   StepProfile* profile = nullptr;  // told of each phase it enters; null: nobody asks

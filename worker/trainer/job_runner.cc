@@ -111,7 +111,7 @@ absl::Status RestoreFrom(const RankJob& job, const RunInputs& inputs, Trainer& t
 absl::Status Train(const RankJob& job, const RunInputs& inputs, Collective& collective, RunObserver& observer) {
   auto data = ChooseRows(inputs.spec.data, inputs.train, inputs.test);
   if (!data.ok()) return data.status();
-  Trainer trainer(inputs.spec, *inputs.model, *data, collective, observer, DeviceOf(inputs));
+  Trainer trainer(inputs.spec, *inputs.model, *data, collective, observer, inputs.accelerator.get());
   if (absl::Status status = trainer.Check(); !status.ok()) return status;
   trainer.HoldAgainst(RanksPeak(inputs, job.rank));
   if (!job.resume_manifest.empty()) {
@@ -279,10 +279,6 @@ const char* FailureClassOf(const absl::Status& status) {
   }
 }
 
-at::Device DeviceOf(const RunInputs& inputs) {
-  return inputs.accelerator == nullptr ? at::Device(at::kCPU) : inputs.accelerator->device();
-}
-
 absl::StatusOr<RunInputs> PrepareRun(const RankJob& job) {
   auto spec = ParseTrainSpec(job.spec);
   if (!spec.ok()) return spec.status();
@@ -325,13 +321,13 @@ absl::StatusOr<RunInputs> PrepareRun(const RankJob& job) {
 }
 
 double RanksPeak(const RunInputs& inputs, int rank) {
-  if (rank != 0 || inputs.accelerator != nullptr) return std::numeric_limits<double>::quiet_NaN();
+  if (rank != 0) return std::numeric_limits<double>::quiet_NaN();
   const Precision precision = inputs.spec.precision;
   const at::ScalarType type = precision == Precision::kBf16   ? at::kBFloat16
                               : precision == Precision::kFp64 ? at::kDouble
                                                               : at::kFloat;
-  HostClock clock;
-  return inputs.spec.world_size * MeasureMatmulPeak(type, clock);
+  const at::TensorOptions options = at::TensorOptions(type).device(DeviceOf(inputs.accelerator.get()));
+  return inputs.spec.world_size * MeasureMatmulPeak(options, *NewClockOf(inputs.accelerator.get()));
 }
 
 absl::StatusOr<std::unique_ptr<Collective>> ConnectRanks(const RankJob& job, Accelerator* accelerator,

@@ -45,15 +45,12 @@ struct RunInputs {
   std::unique_ptr<Accelerator> accelerator;  // null on a CPU
 };
 
-// What the rank computes on.
-at::Device DeviceOf(const RunInputs& inputs);
-
 // InvalidArgument, NotFound and DataLoss are the user's or the data's; FailedPrecondition where the spec asks for a
 // GPU and this program or host has none. Sets the process's thread count.
 absl::StatusOr<RunInputs> PrepareRun(const RankJob& job);
 
 // Floating-point operations a second of all ranks, which are taken to be alike, in matrix products of the type that the
-// spec's precision computes in: rank 0 measures (matmul_peak.h). NaN on the others, and where ranks compute on a GPU.
+// spec's precision computes in: rank 0 measures (matmul_peak.h). NaN on the others.
 double RanksPeak(const RunInputs& inputs, int rank);
 
 // Local for one rank; else through `store` (not null then): NCCL between GPUs, Gloo between CPUs and where ranks share

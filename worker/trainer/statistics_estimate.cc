@@ -18,7 +18,7 @@ absl::Status EstimateStatistics(const StepContext& context, const ImageSet& data
   Collective& ranks = context.collective;
   Collective* const synchronized = SynchronizedRanks(context, *weights);
   ParameterSet batch_statistics = weights->Clone();
-  context.frozen.Refresh(*weights);
+  context.passes.Freeze(*weights);
   at::Tensor sums = at::zeros({count + 1}, weights->options().dtype(at::kDouble));  // last: rows
   for (int64_t position = 0; position < static_cast<int64_t>(rows.size()); position += context.spec.batch_size) {
     const Batch batch = Converted(
@@ -26,11 +26,12 @@ absl::Status EstimateStatistics(const StepContext& context, const ImageSet& data
         weights->options());
     if (batch.rows() == 0 && synchronized == nullptr) continue;
     const auto x_adv =
-        Ascend(context.frozen, batch, StartPoint(context.spec, context.epoch, batch), ascent, context.tick);
+        Ascend(context.passes, batch, StartPoint(context.spec, context.epoch, batch), ascent, context.tick);
     if (!x_adv.ok()) return x_adv.status();
     TrainingPass pass{.rows = batch.rows(), .collective = synchronized, .statistics = &batch_statistics};
-    const at::Tensor x = batch.rows() > 0 ? PadRows(*x_adv) : Filler(context.model.image_shape(), weights->options()).x;
-    context.model.InputGradient(
+    const at::Tensor x =
+        batch.rows() > 0 ? PadRows(*x_adv) : Filler(context.passes.model().image_shape(), weights->options()).x;
+    context.passes.model().InputGradient(
         *weights, x, [](const at::Tensor& logits) { return at::zeros_like(logits); }, &pass);
     if (!pass.status.ok()) return pass.status;
     const auto seen = static_cast<double>(batch.rows());

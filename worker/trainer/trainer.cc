@@ -94,7 +94,7 @@ absl::StatusOr<RunData> ChooseRows(const DataOptions& options, const ImageSet& t
 }
 
 Trainer::Trainer(const TrainSpec& spec, const Model& model, const RunData& data, Collective& collective,
-                 RunObserver& observer, at::Device device)
+                 RunObserver& observer, Accelerator* accelerator)
     : spec_(spec),
       model_(model),
       data_(data),
@@ -102,14 +102,15 @@ Trainer::Trainer(const TrainSpec& spec, const Model& model, const RunData& data,
       observer_(observer),
       epoch_iterations_((static_cast<int64_t>(data.train_rows.size()) + spec.batch_size - 1) / spec.batch_size),
       total_iterations_(spec.epochs * epoch_iterations_),
-      weights_(FirstWeights(spec, model, device)),
-      frozen_(model.Freeze(weights_)),
+      weights_(FirstWeights(spec, model, DeviceOf(accelerator))),
+      passes_(model, weights_, accelerator),
       average_(spec, weights_),
       pipeline_(data.train, data.train_rows, spec.data.augmentation, spec.seed),
       class_bias_(spec.class_bias.running_rate, spec.class_bias.running_decay, model.classes()),
       optimizer_(spec.optimizer, model.parameters(), weights_.options()),
       reducer_(model.parameters(), StepCounts(model.classes(), spec.method.mining_step, collective.world_size()),
                weights_.options()),
+      profile_(NewClockOf(accelerator)),
       scale_{.model = model.flops()} {}
 
 void Trainer::StartFrom(const ParameterSet& weights) {
@@ -159,7 +160,7 @@ StepContext Trainer::ContextOf(int epoch) {
     profile_.EndPart();
     tick_error_.Update(Tick());
   };
-  return {spec_, epoch, model_, *frozen_, collective_, tick, &profile_};
+  return {spec_, epoch, passes_, collective_, tick, &profile_};
 }
 
 std::vector<uint32_t> Trainer::OrderOf(int epoch) const {
@@ -359,7 +360,7 @@ absl::Status Trainer::FinishWeights() {
                           spec_.attack.norm};
   Stopwatch watch;
   const auto path = FitClassBias(
-      spec_.class_bias, model_, data_.train, data_.validation_rows, suite, spec_.seed, collective_,
+      spec_.class_bias, passes_, data_.train, data_.validation_rows, suite, spec_.seed, collective_,
       [this] { tick_error_.Update(Tick()); }, &trained);
   if (!path.ok()) return path.status();
   if (!tick_error_.ok()) return tick_error_;
@@ -409,7 +410,7 @@ absl::Status Trainer::EvaluateOn(const ImageSet& images, const std::vector<uint3
     }
   }
   auto counts =
-      Evaluate(model_, network, images, rows, suites, spec_.seed, collective_, [this] { tick_error_.Update(Tick()); });
+      Evaluate(passes_, network, images, rows, suites, spec_.seed, collective_, [this] { tick_error_.Update(Tick()); });
   if (!counts.ok()) return counts.status();
   if (!tick_error_.ok()) return tick_error_;
   const double seconds = watch.Lap();

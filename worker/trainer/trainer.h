@@ -9,6 +9,7 @@
 #include <nlohmann/json.hpp>
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
+#include "worker/trainer/accelerator.h"
 #include "worker/trainer/checkpoint.h"
 #include "worker/trainer/class_bias.h"
 #include "worker/trainer/collective.h"
@@ -17,7 +18,7 @@
 #include "worker/trainer/gradient_reducer.h"
 #include "worker/trainer/ham_step.h"
 #include "worker/trainer/input_pipeline.h"
-#include "worker/trainer/models/model.h"
+#include "worker/trainer/network_passes.h"
 #include "worker/trainer/optimizer.h"
 #include "worker/trainer/overfitting_watch.h"
 #include "worker/trainer/run_metrics.h"
@@ -79,9 +80,9 @@ struct StepReport {
 // Same calls on all ranks. One thread. The references outlive it. Exceptions of LibTorch pass through.
 class Trainer {
  public:
-  // `device`: what it computes on; checkpoints are the same for all.
+  // Computes on the accelerator's device, or where there is none on the host; checkpoints are the same for both.
   Trainer(const TrainSpec& spec, const Model& model, const RunData& data, Collective& collective, RunObserver& observer,
-          at::Device device = at::kCPU);
+          Accelerator* accelerator = nullptr);
 
   // What can be seen to be wrong before training, in one sentence naming the field. InvalidArgument.
   absl::Status Check() const;
@@ -115,6 +116,7 @@ class Trainer {
 
   const ParameterSet& weights() const { return weights_; }
   int64_t iteration() const { return position_.iteration; }
+  NetworkPasses& passes() { return passes_; }
   // Of the steps; told of attack steps and passes as parts.
   StepProfile& profile() { return profile_; }
 
@@ -147,7 +149,7 @@ class Trainer {
   const int64_t total_iterations_;
 
   ParameterSet weights_;
-  const std::unique_ptr<FrozenNetwork> frozen_;
+  NetworkPasses passes_;
   WeightAverage average_;
   InputPipeline pipeline_;
   RunningClassBias class_bias_;

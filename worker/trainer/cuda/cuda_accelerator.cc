@@ -1,3 +1,4 @@
+#include <ATen/cuda/CUDAEvent.h>
 #include <ATen/cuda/CUDAGraph.h>
 #include <ATen/ops/ones.h>
 #include <c10/cuda/CUDAException.h>
@@ -6,7 +7,9 @@
 #include <cuda_runtime_api.h>
 
 #include <exception>
+#include <optional>
 #include <utility>
+#include <vector>
 
 #include "absl/status/status.h"
 #include "absl/strings/str_cat.h"
@@ -46,6 +49,42 @@ class CudaGraph final : public RecordedWork {
   at::cuda::CUDAGraph graph_;
 };
 
+// Events in the stream of the work. Each time is the one before and what CUDA says has passed since: it counts in
+// float32 milliseconds, which over a whole run would be coarse.
+class EventClock final : public PhaseClock {
+ public:
+  void Mark() override {
+    at::cuda::CUDAEvent event(cudaEventDefault);
+    if (!free_.empty()) {
+      event = std::move(free_.back());
+      free_.pop_back();
+    }
+    event.record();
+    marks_.push_back(std::move(event));
+  }
+
+  std::vector<double> Take(size_t count) override {
+    std::vector<double> out;
+    if (count == 0) return out;
+    marks_[count - 1].synchronize();
+    for (size_t i = 0; i < count; ++i) {
+      if (last_) {
+        now_ += last_->elapsed_time(marks_[i]) / 1000;
+        free_.push_back(*std::move(last_));
+      }
+      last_ = std::move(marks_[i]);
+      out.push_back(now_);
+    }
+    marks_.erase(marks_.begin(), marks_.begin() + static_cast<std::ptrdiff_t>(count));
+    return out;
+  }
+
+ private:
+  std::vector<at::cuda::CUDAEvent> marks_, free_;
+  std::optional<at::cuda::CUDAEvent> last_;  // taken, at now_
+  double now_ = 0;
+};
+
 class CudaAccelerator final : public Accelerator {
  public:
   explicit CudaAccelerator(std::string name)
@@ -73,6 +112,8 @@ class CudaAccelerator final : public Accelerator {
     C10_CUDA_CHECK(cudaStreamSynchronize(recording_stream_));
     return recorded;
   }
+
+  std::unique_ptr<PhaseClock> NewClock() override { return std::make_unique<EventClock>(); }
 
  private:
   const std::string name_;
@@ -106,7 +147,8 @@ absl::StatusOr<std::unique_ptr<Accelerator>> MakeAccelerator() {
   cudaDriverGetVersion(&driver);  // leaves 0 where there is none
   if (driver == 0) {
     return absl::FailedPreconditionError(
-        "there is no NVIDIA driver on this host: install one of version 580 or newer, or set train.resources.device to cpu");
+        "there is no NVIDIA driver on this host: install one of version 580 or newer, or set train.resources.device to "
+        "cpu");
   }
   int count = 0;
   const cudaError_t error = cudaGetDeviceCount(&count);

@@ -2,12 +2,10 @@
 
 #include <ATen/ops/add.h>
 #include <ATen/ops/div.h>
+#include <ATen/ops/empty.h>
 #include <ATen/ops/empty_like.h>
 #include <ATen/ops/empty_strided.h>
 #include <ATen/ops/sub.h>
-#include <ATen/ops/tensor.h>
-
-#include "worker/trainer/device.h"
 
 namespace ham::trainer {
 
@@ -31,7 +29,10 @@ LogitsGradient WithClassBias(const at::Tensor& class_bias, const LogitsGradient&
 
 // [C] numbers, beside images, as `like` in type and device.
 at::Tensor PerChannel(const std::vector<double>& numbers, const at::Tensor& like) {
-  return ToDevice(at::tensor(numbers, at::kDouble).to(like.scalar_type()), like.device()).view({1, -1, 1, 1});
+  at::Tensor out = at::empty({1, static_cast<int64_t>(numbers.size()), 1, 1}, like.options());
+  // No copy from the host, which a recording (accelerator.h) could not repeat.
+  for (size_t c = 0; c < numbers.size(); ++c) out.select(1, static_cast<int64_t>(c)).fill_(numbers[c]);
+  return out;
 }
 
 }  // namespace

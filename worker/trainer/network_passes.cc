@@ -1,0 +1,154 @@
+#include "worker/trainer/network_passes.h"
+
+#include <algorithm>
+#include <bit>
+#include <utility>
+
+#include <ATen/TensorOperators.h>
+#include <ATen/ops/cat.h>
+#include <ATen/ops/empty.h>
+#include <ATen/ops/tensor.h>
+#include <ATen/ops/zeros.h>
+
+#include "absl/strings/str_cat.h"
+#include "worker/trainer/attack_loss.h"
+#include "worker/trainer/device.h"
+#include "worker/trainer/device_ops.h"
+#include "worker/trainer/step_counts.h"
+
+namespace ham::trainer {
+
+at::Tensor PaddedLogits(const Model& model, const ParameterSet& weights, const at::Tensor& x) {
+  if (x.size(0) == 0) return at::empty({0, model.classes()}, weights.options());
+  return model.Logits(weights, PadRows(x)).narrow(0, 0, x.size(0));
+}
+
+int64_t RecordedRows(int64_t rows) {
+  const int64_t most = std::max(rows, kMinimumRows);
+  const int64_t step = std::max<int64_t>(8, static_cast<int64_t>(std::bit_ceil(static_cast<uint64_t>(most))) / 16);
+  return (most + step - 1) / step * step;
+}
+
+NetworkPasses::NetworkPasses(const Model& model, const ParameterSet& weights, Accelerator* accelerator)
+    : model_(model),
+      on_host_(OnHost(weights.flat())),
+      recorder_(accelerator),
+      frozen_weights_(on_host_ ? weights : weights.Clone()),
+      frozen_(model.Freeze(weights)) {}
+
+void NetworkPasses::Freeze(const ParameterSet& weights) {
+  stale_ = true;
+  if (on_host_) {
+    frozen_weights_ = weights;
+  } else {
+    frozen_weights_.flat().copy_(weights.flat());
+  }
+}
+
+void NetworkPasses::RefreshIfStale() {
+  if (!std::exchange(stale_, false)) return;
+  if (on_host_) return frozen_->Refresh(frozen_weights_);
+  recorder_.Run("refresh", [this] { frozen_->Refresh(frozen_weights_); });
+}
+
+void NetworkPasses::Reserve(int64_t rows) {
+  if (rows <= capacity_) return;
+  recorder_.Forget();
+  capacity_ = rows;
+  const at::TensorOptions options = frozen_weights_.options();
+  x_ = NewImages(rows, model_.image_shape(), options).zero_();
+  gradient_ = NewImages(rows, model_.image_shape(), options);
+  shares_ = at::zeros({rows, model_.classes()}, options);
+  logits_ = at::empty({rows, model_.classes()}, options);
+  row_labels_ = at::zeros({rows}, options.dtype(at::kLong));
+  row_weights_ = at::zeros({rows}, options.dtype(at::kDouble));
+  found_ = at::empty({1 + (1 + kConfidenceBins) * model_.classes()}, options.dtype(at::kDouble));
+}
+
+void NetworkPasses::PutImages(const at::Tensor& x) { x_.narrow(0, 0, x.size(0)).copy_(x); }
+
+void NetworkPasses::PutShares(const at::Tensor& shares) { shares_.narrow(0, 0, shares.size(0)).copy_(shares); }
+
+at::Tensor NetworkPasses::Logits(const at::Tensor& x) {
+  const int64_t rows = x.size(0);
+  if (on_host_ || rows == 0) return PaddedLogits(model_, frozen_weights_, x);
+  const int64_t size = std::max(SizeFor(rows), kMinimumRows);
+  Reserve(size);
+  PutImages(x);
+  recorder_.Run(absl::StrCat("logits ", size), [this, size] {
+    logits_.narrow(0, 0, size).copy_(model_.Logits(frozen_weights_, x_.narrow(0, 0, size)));
+  });
+  return logits_.narrow(0, 0, rows);
+}
+
+void NetworkPasses::Aim(AttackLoss loss, const Batch& batch) {
+  loss_ = loss;
+  labels_ = batch.labels;
+  targets_ = batch.targets;
+  if (on_host_) return;
+  const int64_t rows = labels_.size(0);
+  Reserve(SizeFor(rows));
+  const bool mixed = loss == AttackLoss::kCrossEntropy && targets_.defined();
+  PutShares(mixed ? targets_ : device::OneHot(labels_, model_.classes(), shares_.options()));
+}
+
+at::Tensor NetworkPasses::LossGradient(const at::Tensor& logits) const {
+  if (on_host_) return AttackLossGradient(loss_, logits, labels_, targets_);
+  return device::AttackLossGradient(loss_, logits, shares_.narrow(0, 0, logits.size(0)));
+}
+
+NetworkPasses::Point NetworkPasses::AttackPoint(const at::Tensor& x) {
+  RefreshIfStale();
+  const auto point_at = [this](const at::Tensor& images) {
+    Point out;
+    out.gradient = frozen_->InputGradient(images, [&](const at::Tensor& logits) {
+      out.logits = logits;
+      return LossGradient(logits);
+    });
+    return out;
+  };
+  if (on_host_) return point_at(x);
+  const int64_t rows = x.size(0), size = SizeFor(rows);
+  PutImages(x);
+  recorder_.Run(absl::StrCat("attack ", static_cast<int>(loss_), " ", size), [this, point_at, size] {
+    const Point point = point_at(x_.narrow(0, 0, size));
+    logits_.narrow(0, 0, size).copy_(point.logits);
+    gradient_.narrow(0, 0, size).copy_(point.gradient);
+  });
+  return {logits_.narrow(0, 0, rows), gradient_.narrow(0, 0, rows)};
+}
+
+at::Tensor NetworkPasses::TrainOnDevice(const TrainingRows& training, const ParameterSet& weights, TrainingPass* pass,
+                                        ParameterSet* gradients) {
+  const Batch& batch = training.batch;
+  const int64_t rows = training.rows, size = batch.x.size(0);
+  Reserve(size);
+  PutImages(batch.x);
+  PutShares(batch.targets.defined() ? batch.targets
+                                    : device::OneHot(batch.labels, model_.classes(), shares_.options()));
+  row_labels_.narrow(0, 0, size).copy_(ToDevice(batch.labels, row_labels_.device()));
+  std::vector<double> row_weights = training.weights;
+  row_weights.resize(size);
+  row_weights_.narrow(0, 0, size).copy_(ToDevice(at::tensor(row_weights, at::kDouble), row_weights_.device()));
+  const auto train = [this, rows, size, smoothing = training.label_smoothing, &weights, gradients](TrainingPass* by) {
+    const auto loss_gradient = [&](const at::Tensor& logits) {
+      device::Loss loss =
+          device::SumCrossEntropy(logits, shares_.narrow(0, 0, size), row_weights_.narrow(0, 0, size), smoothing);
+      found_.copy_(
+          at::cat({loss.sum.view(1), device::CountTrained(logits.narrow(0, 0, rows), row_labels_.narrow(0, 0, rows))}));
+      return std::move(loss.gradient);
+    };
+    model_.WeightGradients(weights, x_.narrow(0, 0, size), loss_gradient, by, gradients);
+  };
+  if (pass->collective != nullptr) {  // sums over ranks within it: not to be recorded
+    train(pass);
+    return found_;
+  }
+  recorder_.Run(absl::StrCat("train ", rows), [train, rows, gradients] {
+    TrainingPass alone{.rows = rows, .statistics = gradients};
+    train(&alone);
+  });
+  return found_;
+}
+
+}  // namespace ham::trainer

@@ -1,0 +1,102 @@
+// The passes of attacks, of mining and of training through one network.
+//
+// On the host each is made as it is asked for. On a device with an accelerator.h, they are recorded and replayed
+// (recorder.h): those of a frozen network, whose rows do not depend on each other, on a few numbers of rows, so that
+// few recordings serve all; those of training on each number of rows that comes.
+//
+// N: rows, C, H, W: channels, height, width, K: classes. Images are laid out as NewImages(). One thread. LibTorch's
+// exceptions pass through.
+#pragma once
+
+#include <cstdint>
+#include <functional>
+#include <memory>
+#include <vector>
+
+#include <ATen/core/Tensor.h>
+
+#include "worker/trainer/accelerator.h"
+#include "worker/trainer/batch.h"
+#include "worker/trainer/models/model.h"
+#include "worker/trainer/recorder.h"
+#include "worker/trainer/train_spec.h"
+
+namespace ham::trainer {
+
+// Logits [N, K] for any N, by batches of at least kMinimumRows rows.
+at::Tensor PaddedLogits(const Model& model, const ParameterSet& weights, const at::Tensor& x);
+
+// The least of the sizes that recordings of a frozen network have, of at least `rows` rows: multiples of 8, of
+// sixteenths of the next power of two where that is more.
+int64_t RecordedRows(int64_t rows);
+
+class NetworkPasses {
+ public:
+  // `weights`: of the type and on the device of all that it will see. Null: nothing is recorded. The model and the
+  // accelerator outlive it.
+  NetworkPasses(const Model& model, const ParameterSet& weights, Accelerator* accelerator = nullptr);
+
+  const Model& model() const { return model_; }
+
+  // What is attacked and asked from now on: `weights` as they are now. On the host they are not copied: they stay as
+  // they are until the next Freeze() or the last question.
+  void Freeze(const ParameterSet& weights);
+
+  // Of the frozen weights, in their own type, in evaluation mode: [N, K], N may be 0. On a device they change with the
+  // next call.
+  at::Tensor Logits(const at::Tensor& x);
+
+  // From now on attacks make `loss` of these labels larger. At least kMinimumRows rows.
+  void Aim(AttackLoss loss, const Batch& batch);
+  // AttackLossGradient() of that.
+  at::Tensor LossGradient(const at::Tensor& logits) const;
+  // x: as many rows. Logits in the attack's precision, and the gradient of the summed loss, as x, by the frozen network
+  // (model.h). Both change with the next call.
+  struct Point {
+    at::Tensor logits;
+    at::Tensor gradient;
+  };
+  Point AttackPoint(const at::Tensor& x);
+
+  // What is trained on.
+  struct TrainingRows {
+    const Batch& batch;  // at least kMinimumRows rows; on a device
+    int64_t rows;        // of these
+    const std::vector<double>& weights;
+    double label_smoothing;
+  };
+  // On a device: Model::WeightGradients() of the loss summed over rows (ham_loss.h). Returns that sum, then
+  // device::CountTrained(): [1 + 11 K] float64, which change with the next call. `weights` and `gradients` outlive it.
+  at::Tensor TrainOnDevice(const TrainingRows& training, const ParameterSet& weights, TrainingPass* pass,
+                           ParameterSet* gradients);
+
+ private:
+  // Makes `rows` rows of the memory below usable.
+  void Reserve(int64_t rows);
+  // How many rows a pass through the frozen network is made on, for `rows` of them.
+  int64_t SizeFor(int64_t rows) const { return recorder_.records() ? RecordedRows(rows) : rows; }
+  void PutImages(const at::Tensor& x);
+  void PutShares(const at::Tensor& shares);
+  void RefreshIfStale();
+
+  const Model& model_;
+  const bool on_host_;
+  Recorder recorder_;
+  ParameterSet frozen_weights_;
+  const std::unique_ptr<FrozenNetwork> frozen_;
+  bool stale_ = false;  // frozen_ is of weights before these
+
+  AttackLoss loss_ = AttackLoss::kCrossEntropy;
+  at::Tensor labels_, targets_;  // of Aim(); on the host
+
+  // Of a device, where recordings find their numbers, [capacity, ...]: rows beyond those put there keep what they had.
+  int64_t capacity_ = 0;
+  at::Tensor x_, gradient_;
+  at::Tensor shares_;  // [capacity, K] of each class in a label
+  at::Tensor logits_;
+  at::Tensor row_labels_;   // int64
+  at::Tensor row_weights_;  // float64
+  at::Tensor found_;        // what TrainOnDevice returns
+};
+
+}  // namespace ham::trainer
