@@ -37,6 +37,7 @@
 #include "worker/trainer/job_runner.h"
 #include "worker/trainer/models/networks.h"
 #include "worker/trainer/pgd_attack.h"
+#include "worker/trainer/precision.h"
 #include "worker/trainer/trainer.h"
 
 namespace ham::trainer {
@@ -60,8 +61,7 @@ TrainSpec StepSpec(Precision precision) {
 }
 
 std::unique_ptr<Model> MakeNetwork(Precision precision) {
-  const at::ScalarType compute = precision == Precision::kBf16 ? at::kBFloat16 : at::kFloat;
-  return MakePreActResNet18({.image = {1, 8, 8}, .classes = 4, .compute = compute}, 8);
+  return MakePreActResNet18({.image = {1, 8, 8}, .classes = 4, .compute = TypesOf(precision).layers}, 8);
 }
 
 at::Tensor OnHostInFloat64(const at::Tensor& tensor) { return tensor.to(at::kCPU).to(at::kDouble); }
@@ -123,7 +123,7 @@ class Engine {
 
  private:
   at::TensorOptions Options(at::Device device) const {
-    return at::TensorOptions(spec_.precision == Precision::kFp64 ? at::kDouble : at::kFloat).device(device);
+    return at::TensorOptions(TypesOf(spec_.precision).weights).device(device);
   }
   StepContext Context() {
     return {spec_, 1, *passes_, *alone_, [] {}};
@@ -252,8 +252,7 @@ class GpuStepTest : public GpuTest, public ::testing::WithParamInterface<Bounds>
 INSTANTIATE_TEST_SUITE_P(Precisions, GpuStepTest, ::testing::ValuesIn(kBounds), NameOf);
 
 TEST_P(GpuStepTest, HostAndGpuAgree) {
-  const bool tf32 = GetParam().precision == Precision::kTf32;
-  AllowTf32(tf32);
+  AllowTf32(TypesOf(GetParam().precision).tf32);
   const TrainSpec spec = StepSpec(GetParam().precision);
   ExpectWithin(GetParam().most, Compare(Engine(spec, at::kCPU), Engine(spec, gpu_->device())));
 }

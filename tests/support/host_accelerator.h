@@ -18,6 +18,7 @@ class HostAccelerator final : public trainer::Accelerator {
 
   c10::Device device() const override { return device_; }
   const std::string& name() const override { return name_; }
+  int compute_capability() const override { return 0; }
   absl::StatusOr<std::unique_ptr<trainer::Collective>> Connect(const trainer::RankGroup&,
                                                                trainer::KeyValueStore&) override {
     return answer_;

@@ -30,6 +30,8 @@ class Accelerator {
   virtual c10::Device device() const = 0;
   // "NVIDIA H200"
   virtual const std::string& name() const = 0;
+  // 90 for "9.0".
+  virtual int compute_capability() const = 0;
 
   // Connects this rank with all others by NCCL; see ConnectNccl. AlreadyExists, on all ranks, when two of them are on
   // one GPU.

@@ -27,6 +27,7 @@
 #include "worker/trainer/gloo_collective.h"
 #include "worker/trainer/matmul_peak.h"
 #include "worker/trainer/metric_text.h"
+#include "worker/trainer/precision.h"
 #include "worker/trainer/stopwatch.h"
 #include "worker/trainer/trainer.h"
 #include "worker/trainer/weights_file.h"
@@ -286,11 +287,15 @@ absl::StatusOr<RunInputs> PrepareRun(const RankJob& job) {
   inputs.spec.world_size = job.world_size;
   inputs.spec.threads_per_rank = job.threads;
   at::set_num_threads(job.threads);
-  AllowTf32(inputs.spec.precision == Precision::kTf32);
+  const NumberTypes types = TypesOf(inputs.spec.precision);
+  AllowTf32(types.tf32);
   if (inputs.spec.device == Device::kCuda) {
     auto accelerator = FindAccelerator();
     if (!accelerator.ok()) return accelerator.status();
     inputs.accelerator = *std::move(accelerator);
+    absl::Status status =
+        CheckPrecision(inputs.spec.precision, inputs.accelerator->name(), inputs.accelerator->compute_capability());
+    if (!status.ok()) return status;
   }
   const LoadOptions load{.image_size = inputs.spec.data.image_size, .cache_directory = job.data_cache};
   LoadOptions load_train = load;
@@ -306,13 +311,12 @@ absl::StatusOr<RunInputs> PrepareRun(const RankJob& job) {
   const ModelChoice& choice = inputs.spec.model;
   std::optional<Normalization> normalization;
   if (choice.normalize) normalization = FindDataSet(inputs.spec.data.name)->normalization;
-  auto model =
-      MakeModel(choice.name, {.image = {train->channels, train->height, train->width},
-                              .classes = static_cast<int64_t>(train->class_names.size()),
-                              .activation = choice.activation,
-                              .normalization = normalization,
-                              .compute = inputs.spec.precision == Precision::kBf16 ? at::kBFloat16 : at::kFloat,
-                              .extra_block = choice.extra_block});
+  auto model = MakeModel(choice.name, {.image = {train->channels, train->height, train->width},
+                                       .classes = static_cast<int64_t>(train->class_names.size()),
+                                       .activation = choice.activation,
+                                       .normalization = normalization,
+                                       .compute = types.layers,
+                                       .extra_block = choice.extra_block});
   if (!model.ok()) return model.status();
   inputs.train = *std::move(train);
   inputs.test = *std::move(test);
@@ -322,11 +326,8 @@ absl::StatusOr<RunInputs> PrepareRun(const RankJob& job) {
 
 double RanksPeak(const RunInputs& inputs, int rank) {
   if (rank != 0) return std::numeric_limits<double>::quiet_NaN();
-  const Precision precision = inputs.spec.precision;
-  const at::ScalarType type = precision == Precision::kBf16   ? at::kBFloat16
-                              : precision == Precision::kFp64 ? at::kDouble
-                                                              : at::kFloat;
-  const at::TensorOptions options = at::TensorOptions(type).device(DeviceOf(inputs.accelerator.get()));
+  const at::TensorOptions options =
+      at::TensorOptions(TypesOf(inputs.spec.precision).layers).device(DeviceOf(inputs.accelerator.get()));
   return inputs.spec.world_size * MeasureMatmulPeak(options, *NewClockOf(inputs.accelerator.get()));
 }
 

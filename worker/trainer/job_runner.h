@@ -46,7 +46,7 @@ struct RunInputs {
 };
 
 // InvalidArgument, NotFound and DataLoss are the user's or the data's; FailedPrecondition where the spec asks for a
-// GPU and this program or host has none. Sets the process's thread count.
+// GPU, or a precision of it, that this program or host has not. Sets the process's thread count.
 absl::StatusOr<RunInputs> PrepareRun(const RankJob& job);
 
 // Floating-point operations a second of all ranks, which are taken to be alike, in matrix products of the type that the

@@ -16,6 +16,7 @@
 #include "worker/trainer/device.h"
 #include "worker/trainer/ham_step.h"
 #include "worker/trainer/models/batch_norm.h"
+#include "worker/trainer/precision.h"
 #include "worker/trainer/schedule.h"
 #include "worker/trainer/statistics_estimate.h"
 #include "worker/trainer/stopwatch.h"
@@ -25,8 +26,6 @@ namespace {
 
 constexpr int kMostNonFiniteInARow = 50;
 constexpr double kSecondsBetweenPoints = 2;
-
-at::ScalarType TypeOf(Precision precision) { return precision == Precision::kFp64 ? at::kDouble : at::kFloat; }
 
 // The first `wanted` of `rows`, 0 = all.
 absl::StatusOr<std::vector<uint32_t>> FirstRows(const char* field, int64_t wanted, const DataOptions& options,
@@ -75,7 +74,7 @@ bool UsesDlr(const TrainSpec& spec) {
 }
 
 ParameterSet FirstWeights(const TrainSpec& spec, const Model& model, at::Device device) {
-  ParameterSet weights(model.parameters(), at::TensorOptions(TypeOf(spec.precision)).device(device));
+  ParameterSet weights(model.parameters(), at::TensorOptions(TypesOf(spec.precision).weights).device(device));
   weights.Initialize(spec.seed);
   return weights;
 }

@@ -87,13 +87,15 @@ class EventClock final : public PhaseClock {
 
 class CudaAccelerator final : public Accelerator {
  public:
-  explicit CudaAccelerator(std::string name)
-      : name_(std::move(name)),
+  explicit CudaAccelerator(const cudaDeviceProp& gpu)
+      : name_(gpu.name),
+        compute_capability_(10 * gpu.major + gpu.minor),
         recording_stream_(c10::cuda::getStreamFromPool()),
         pool_(at::cuda::graph_pool_handle()) {}
 
   c10::Device device() const override { return c10::Device(c10::kCUDA, 0); }
   const std::string& name() const override { return name_; }
+  int compute_capability() const override { return compute_capability_; }
 
   absl::StatusOr<std::unique_ptr<Collective>> Connect(const RankGroup& group, KeyValueStore& store) override {
     return ConnectNccl(group, device(), MakeNcclCalls(device()), store);
@@ -117,6 +119,7 @@ class CudaAccelerator final : public Accelerator {
 
  private:
   const std::string name_;
+  const int compute_capability_;
   const c10::cuda::CUDAStream recording_stream_;
   // Of what recordings use within themselves; they are replayed one after the other, so all may use the same.
   const at::MempoolId_t pool_;
@@ -169,7 +172,7 @@ absl::StatusOr<std::unique_ptr<Accelerator>> MakeAccelerator() {
         absl::StrCat("the NVIDIA GPU cannot be used: ", cudaGetErrorString(unusable), "; see nvidia-smi"));
   }
   if (absl::Status status = CheckArchitecture(gpu); !status.ok()) return status;
-  return std::make_unique<CudaAccelerator>(gpu.name);
+  return std::make_unique<CudaAccelerator>(gpu);
 }
 
 }  // namespace ham::trainer
