@@ -96,9 +96,9 @@ TEST_F(HamStepTest, MiningLossAndEveryGradientArePyTorchs) {
   sums_.hard_rows = attacked->mined.hard_count;
   sums_.kept_rows = attacked->kept.rows();
   ASSERT_TRUE(ComputeGradients(Context(), weights_, *attacked, &reducer.gradients(), &sums_).ok());
-  const auto global = reducer.Reduce(sums_, *ranks_);
+  auto global = reducer.Reduce(sums_, *ranks_);
   ASSERT_TRUE(global.ok()) << global.status();
-  EXPECT_NEAR(global->loss / global->weight, golden_.at("loss").item<float>(), 1e-5);
+  EXPECT_NEAR(global->Get().loss / global->Get().weight, golden_.at("loss").item<float>(), 1e-5);
   TensorMap gradients;
   reducer.gradients().Export("gradient.", &gradients);
   gradients.erase("gradient.class_bias");
@@ -137,13 +137,16 @@ TEST_F(HamStepTest, NoKeptRowGivesZeroGradients) {
 TEST(SkipRuleTest, ComesFromGlobalSumsOnly) {
   TrainSpec spec;
   spec.method = {Method::kHam, 2, 2, 0, 5};
-  EXPECT_TRUE(trainer::IsSkipped(spec, 2, {.kept_rows = 4}));
-  EXPECT_FALSE(trainer::IsSkipped(spec, 2, {.kept_rows = 5}));
-  EXPECT_FALSE(trainer::IsSkipped(spec, 1, {.kept_rows = 4}));  // minimum_hard is about mining
-  EXPECT_TRUE(trainer::IsSkipped(spec, 1, {.kept_rows = 0}));
-  EXPECT_TRUE(trainer::IsSkipped(spec, 2, {.kept_rows = 9, .finite = false}));
+  const auto skipped = [&](int epoch, const StepSums& sums) {
+    return trainer::IsSkipped(NeededRows(spec, epoch), sums);
+  };
+  EXPECT_TRUE(skipped(2, {.kept_rows = 4}));
+  EXPECT_FALSE(skipped(2, {.kept_rows = 5}));
+  EXPECT_FALSE(skipped(1, {.kept_rows = 4}));  // minimum_hard is about mining
+  EXPECT_TRUE(skipped(1, {.kept_rows = 0}));
+  EXPECT_TRUE(skipped(2, {.kept_rows = 9, .finite = false}));
   spec.method.name = Method::kPgdAt;
-  EXPECT_FALSE(trainer::IsSkipped(spec, 2, {.kept_rows = 4}));
+  EXPECT_FALSE(skipped(2, {.kept_rows = 4}));
 }
 
 }  // namespace

@@ -63,8 +63,8 @@ class Steps {
     for (const uint32_t row : RankRows(order_, position_, spec_.batch_size, 0, 1))
       mask += kept.contains(row) ? '1' : '0';
     masks->push_back(mask);
-    *rows += report->sums.rows;
-    *hard_rows += report->sums.kept_rows;
+    *rows += spec_.batch_size;
+    *hard_rows += static_cast<int64_t>(report->kept.size());
     position_ += spec_.batch_size;
     return absl::OkStatus();
   }

@@ -102,11 +102,11 @@ class Peer {
     out["x_adv"] = attacked.kept.x;
     local.kept_rows = attacked.kept.rows();
     Require(ComputeGradients(context, *weights_, attacked, &reducer.gradients(), &local));
-    const auto global = reducer.Reduce(local, *alone);
+    auto global = reducer.Reduce(local, *alone);
     Require(global.status());
     UpdateStatistics(reducer.gradients(), &*weights_);
     if (seconds != nullptr) *seconds = watch.Lap();
-    out["loss"] = at::full({}, global->loss / global->weight, at::kDouble);
+    out["loss"] = at::full({}, global->Get().loss / global->Get().weight, at::kDouble);
     TensorMap named;
     reducer.gradients().Export("gradient.", &named);
     weights_->Export("after.", &named);

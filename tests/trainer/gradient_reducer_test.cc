@@ -5,6 +5,7 @@
 #include <gtest/gtest.h>
 
 #include "tests/support/run_ranks.h"
+#include "worker/trainer/device.h"
 
 namespace ham::trainer {
 namespace {
@@ -24,13 +25,14 @@ TEST(GradientReducerTest, RaggedRowsAreDividedOnceByTheGlobalCount) {
                          .rows = 5,
                          .hard_rows = first ? 1 : 2,
                          .kept_rows = first ? 1 : 3};
-    const auto global = reducer.Reduce(local, ranks);
-    ASSERT_TRUE(global.ok()) << global.status();
-    EXPECT_EQ(global->loss / global->weight, 1);
-    EXPECT_EQ(global->rows, 10);
-    EXPECT_EQ(global->hard_rows, 3);
-    EXPECT_EQ(global->kept_rows, 4);
-    EXPECT_TRUE(global->finite);
+    auto reduced = reducer.Reduce(local, ranks);
+    ASSERT_TRUE(reduced.ok()) << reduced.status();
+    const StepSums& global = reduced->Get();
+    EXPECT_EQ(global.loss / global.weight, 1);
+    EXPECT_EQ(global.rows, 10);
+    EXPECT_EQ(global.hard_rows, 3);
+    EXPECT_EQ(global.kept_rows, 4);
+    EXPECT_TRUE(global.finite);
     for (int i = 0; i < 3; ++i) EXPECT_EQ(reducer.gradients().flat().data_ptr<float>()[i], 2);
   });
 }
@@ -73,30 +75,53 @@ TEST(GradientReducerTest, PartsAreAddedUp) {
 TEST(GradientReducerTest, NoRowAnywhereStaysZero) {
   RunRanks(3, [](Collective& ranks) {
     GradientReducer reducer(kSpecs, {});
-    const auto global = reducer.Reduce({}, ranks);
+    auto global = reducer.Reduce({}, ranks);
     ASSERT_TRUE(global.ok());
-    EXPECT_EQ(global->weight, 0);
-    EXPECT_TRUE(global->finite);
+    EXPECT_EQ(global->Get().weight, 0);
+    EXPECT_TRUE(global->Get().finite);
     for (int i = 0; i < 3; ++i) EXPECT_EQ(reducer.gradients().flat().data_ptr<float>()[i], 0);
   });
 }
 
-TEST(GradientReducerTest, ANonFiniteNumberOnOneRankIsSeenByAll) {
+void ExpectNotFinite(absl::StatusOr<GlobalSums> global) {
+  ASSERT_TRUE(global.ok()) << global.status();
+  EXPECT_FALSE(global->Get().finite);
+  const at::Tensor counts = global->Counts(0);
+  EXPECT_TRUE(!counts.defined() || !counts.item<bool>());
+}
+
+void ExpectNonFiniteNumbersAreSeenByAll() {
   for (const float bad : {std::numeric_limits<float>::quiet_NaN(), std::numeric_limits<float>::infinity(),
                           std::numeric_limits<float>::max()}) {  // two of the last overflow when summed
     RunRanks(2, [bad](Collective& ranks) {
       GradientReducer reducer(kSpecs, {});
       reducer.gradients().flat().data_ptr<float>()[1] =
           ranks.rank() == 1 || bad == std::numeric_limits<float>::max() ? bad : 1;
-      const auto global = reducer.Reduce({.loss = 1, .weight = 1, .rows = 1, .kept_rows = 1}, ranks);
-      ASSERT_TRUE(global.ok());
-      EXPECT_FALSE(global->finite);
+      ExpectNotFinite(reducer.Reduce({.loss = 1, .weight = 1, .rows = 1, .kept_rows = 1}, ranks));
     });
   }
   RunRanks(2, [](Collective& ranks) {
     GradientReducer reducer(kSpecs, {});
     const double loss = ranks.rank() == 0 ? std::numeric_limits<double>::infinity() : 1;
-    EXPECT_FALSE(reducer.Reduce({.loss = loss, .weight = 1}, ranks)->finite);
+    ExpectNotFinite(reducer.Reduce({.loss = loss, .weight = 1, .kept_rows = 1}, ranks));
+  });
+}
+
+TEST(GradientReducerTest, ANonFiniteNumberOnOneRankIsSeenByAll) {
+  ExpectNonFiniteNumbersAreSeenByAll();
+  const HostAsDevice as_device;
+  ExpectNonFiniteNumbersAreSeenByAll();
+}
+
+TEST(GradientReducerTest, ADeviceKnowsItselfWhetherAStepCounts) {
+  const HostAsDevice as_device;
+  RunRanks(2, [](Collective& ranks) {
+    GradientReducer reducer(kSpecs, {});
+    auto global = reducer.Reduce({.loss = 1, .weight = 1, .rows = 4, .kept_rows = ranks.rank() + 2}, ranks);
+    ASSERT_TRUE(global.ok()) << global.status();
+    EXPECT_TRUE(global->Counts(5).item<bool>());
+    EXPECT_FALSE(global->Counts(6).item<bool>());
+    EXPECT_EQ(global->Get().kept_rows, 5);
   });
 }
 

@@ -227,7 +227,7 @@ TEST_F(TrainerTest, DroppedRowsCountAsRightWhereTheyAre) {
     Trainer trainer = Make(*local, observer);
     const auto report = trainer.Step(1, trainer.OrderOf(1), 0);
     EXPECT_TRUE(report.ok()) << report.status();
-    return report->sums.counts.class_right;
+    return report->sums().counts.class_right;
   };
   const std::vector<int64_t> all = right(0);
   EXPECT_GT(std::accumulate(all.begin(), all.end(), int64_t{0}), 0);
@@ -623,8 +623,8 @@ TEST_F(TrainerTest, TooFewKeptRowsLeaveTheWeightsAlone) {
     const auto order = trainer.OrderOf(1);
     const auto step = trainer.Step(1, order, 192);  // 8 rows
     ASSERT_TRUE(step.ok());
-    EXPECT_TRUE(step->skipped);
-    EXPECT_TRUE(step->sums.finite);
+    EXPECT_TRUE(step->skipped());
+    EXPECT_TRUE(step->sums().finite);
     EXPECT_TRUE(at::equal(trainer.weights().flat(), before));
     EXPECT_EQ(trainer.MakeCheckpoint().info.iteration, 1);
     EXPECT_EQ(trainer.MakeCheckpoint().scalars["updates"], 0);

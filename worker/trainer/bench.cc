@@ -2,6 +2,8 @@
 
 #include <cstdio>
 #include <fstream>
+#include <optional>
+#include <utility>
 
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_format.h"
@@ -39,6 +41,7 @@ absl::Status TimeSteps(const BenchOptions& options, const TrainSpec& spec, Colle
   const std::vector<uint32_t> order = trainer.OrderOf(report->epoch);
   const int64_t whole_batches = static_cast<int64_t>(order.size()) / spec.batch_size;
   Stopwatch watch;
+  std::optional<StepReport> last;  // not looked at, as in training
   for (int i = -kWarmUpIterations; i < options.iterations; ++i) {
     if (i == 0) {
       trainer.profile().Take();
@@ -48,8 +51,11 @@ absl::Status TimeSteps(const BenchOptions& options, const TrainSpec& spec, Colle
     }
     auto step = trainer.Step(report->epoch, order, (i + kWarmUpIterations) % whole_batches * spec.batch_size);
     if (!step.ok()) return step.status();
-    if (i >= 0) report->window.Add(step->sums, step->skipped);
+    if (last) report->window.Add(last->sums(), last->skipped());
+    last.reset();
+    if (i >= 0) last = *std::move(step);
   }
+  if (last) report->window.Add(last->sums(), last->skipped());
   report->window.seconds = trainer.profile().Take();
   report->seconds = watch.Lap();
   return absl::OkStatus();

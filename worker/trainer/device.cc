@@ -9,7 +9,9 @@
 namespace ham::trainer {
 namespace {
 
-std::atomic<int64_t> host_waits{0};  // ranks may be threads of one process
+// Of all threads: ranks may be such.
+std::atomic<int64_t> host_waits{0};
+std::atomic<int64_t> copies_asked_for{0}, copies_there{0};  // where one is there, all before it are
 bool host_as_device = false;
 
 }  // namespace
@@ -28,13 +30,29 @@ at::Tensor ToDevice(const at::Tensor& host, at::Device device) {
   return out;
 }
 
-at::Tensor ToHost(const at::Tensor& tensor) {
-  if (OnHost(tensor)) return tensor;
-  ++host_waits;
-  if (tensor.is_meta()) return at::zeros(tensor.sizes(), tensor.scalar_type());
-  // Pinned memory is copied faster, and LibTorch keeps what it once had.
-  at::Tensor out = at::empty_like(tensor, at::TensorOptions(at::kCPU).pinned_memory(tensor.is_cuda()));
-  return out.copy_(tensor);
+HostCopy::HostCopy(const at::Tensor& tensor) : host_(tensor) {
+  if (OnHost(tensor)) return;
+  number_ = ++copies_asked_for;
+  if (tensor.is_meta()) {
+    host_ = at::zeros(tensor.sizes(), tensor.scalar_type());
+  } else if (tensor.is_cpu()) {
+    host_ = tensor.clone();
+  } else {
+    // Into memory that is not pinned, the copy itself would wait. LibTorch keeps what pinned memory it once had.
+    host_ = at::empty_like(tensor, at::TensorOptions(at::kCPU).pinned_memory(true));
+    host_.copy_(tensor, /*non_blocking=*/true);
+    there_.emplace(tensor.device().type());
+    there_->record(c10::impl::VirtualGuardImpl(tensor.device().type()).getStream(tensor.device()));
+  }
+}
+
+const at::Tensor& HostCopy::Get() {
+  if (number_ > copies_there) {
+    ++host_waits;
+    copies_there = number_;
+  }
+  if (there_) there_->synchronize();
+  return host_;
 }
 
 void AllowTf32(bool allow) {

@@ -5,8 +5,10 @@
 #pragma once
 
 #include <cstdint>
+#include <optional>
 
 #include <ATen/core/Tensor.h>
+#include <c10/core/Event.h>
 
 namespace ham::trainer {
 
@@ -25,15 +27,30 @@ class HostAsDevice {
 // A host tensor on `device`, strided as it is; itself where that is the host. Does not wait for the device.
 at::Tensor ToDevice(const at::Tensor& host, at::Device device);
 
-// The numbers of `tensor` on the host, itself if it lies there. Waits until the device has done all that was asked of
-// it. A tensor of the device "meta", which has shapes only, gives zeros: so tests walk through a whole step.
-at::Tensor ToHost(const at::Tensor& tensor);
+// The numbers of a tensor on their way to the host. A tensor of the device "meta", which has shapes only, gives zeros:
+// so tests walk through a whole step.
+class HostCopy {
+ public:
+  // Asks for them, behind all that was asked of the device before.
+  explicit HostCopy(const at::Tensor& tensor);
+  // Waits until they are there. The tensor itself if it lies on the host.
+  const at::Tensor& Get();
+
+ private:
+  at::Tensor host_;
+  std::optional<c10::Event> there_;  // of a GPU
+  int64_t number_ = 0;               // of those that a device is asked for, from 1
+};
+
+// Those of `tensor` now.
+inline at::Tensor ToHost(const at::Tensor& tensor) { return HostCopy(tensor).Get(); }
 
 // Whether GPUs may compute in TF32 where numbers are float32; LibTorch's default is that convolutions do. Of the
 // process.
 void AllowTf32(bool allow);
 
-// How often ToHost has waited for the device. A step that waits leaves the device idle meanwhile.
+// How often the host has waited for numbers of the device, which may be idle meanwhile. What was asked for before
+// numbers that were waited for is there: it does not count.
 int64_t HostWaits();
 
 }  // namespace ham::trainer

@@ -4,6 +4,7 @@
 #include <utility>
 
 #include <ATen/TensorOperators.h>
+#include <ATen/ops/bitwise_and.h>
 #include <ATen/ops/cat.h>
 #include <ATen/ops/empty_like.h>
 #include <ATen/ops/linalg_vector_norm.h>
@@ -38,6 +39,16 @@ bool AllFinite(const at::Tensor& flat) {
     for (T p : poison) total += p;
     return total == 0;
   });
+}
+
+const StepSums& GlobalSums::Get() {
+  if (!sums_) sums_ = unpack_(numbers_->Get());
+  return *sums_;
+}
+
+at::Tensor GlobalSums::Counts(int64_t needed) const {
+  if (!finite_.defined()) return {};
+  return at::bitwise_and(finite_ > 0, kept_rows_ >= static_cast<double>(needed));
 }
 
 GradientReducer::GradientReducer(const std::vector<ParameterSpec>& specs, const StepCounts& counts,
@@ -89,7 +100,7 @@ StepSums GradientReducer::Unpack(const at::Tensor& sums) const {
   return out;
 }
 
-absl::StatusOr<StepSums> GradientReducer::Reduce(const StepSums& local, Collective& collective) {
+absl::StatusOr<GlobalSums> GradientReducer::Reduce(const StepSums& local, Collective& collective) {
   if (std::exchange(in_parts_, false)) {
     gradients_.flat().copy_(parts_);
   } else {
@@ -98,7 +109,7 @@ absl::StatusOr<StepSums> GradientReducer::Reduce(const StepSums& local, Collecti
   return OnHost(bucket_) ? ReduceOnHost(local, collective) : ReduceOnDevice(local, collective);
 }
 
-absl::StatusOr<StepSums> GradientReducer::ReduceOnHost(const StepSums& local, Collective& collective) {
+absl::StatusOr<GlobalSums> GradientReducer::ReduceOnHost(const StepSums& local, Collective& collective) {
   const int64_t trained = gradients_.trained_size(), size = gradients_.size();
   const bool finite = local.finite && std::isfinite(local.loss) && AllFinite(gradients_.flat());
   const at::Tensor sums = bucket_.narrow(0, size, bucket_.numel() - size);
@@ -117,11 +128,11 @@ absl::StatusOr<StepSums> GradientReducer::ReduceOnHost(const StepSums& local, Co
   });
   global.finite = global.finite && AllFinite(gradients_.flat());
   global.gradient_norm = GradientNorm(gradients_);
-  return global;
+  return GlobalSums(std::move(global));
 }
 
-// The same; the host waits for the device once, at the end.
-absl::StatusOr<StepSums> GradientReducer::ReduceOnDevice(const StepSums& local, Collective& collective) {
+// The same; the host waits for nothing.
+absl::StatusOr<GlobalSums> GradientReducer::ReduceOnDevice(const StepSums& local, Collective& collective) {
   const int64_t size = gradients_.size(), classes = static_cast<int64_t>(local.counts.class_rows.size());
   const at::Tensor sums = bucket_.narrow(0, size, bucket_.numel() - size);
   sums.copy_(ToDevice(Pack(local), bucket_.device()), /*non_blocking=*/true);
@@ -147,12 +158,17 @@ absl::StatusOr<StepSums> GradientReducer::ReduceOnDevice(const StepSums& local, 
   divide(gradients_.statistics(), kKeptRows);
   const at::Tensor norm = at::linalg_vector_norm(trained, 2, {}, false, at::kDouble),
                    finite = device::AllFinite(gradients_.flat());
-  const at::Tensor all = ToHost(at::cat({sums.to(at::kDouble), norm.view(1), finite.view(1)}));
-  StepSums global = Unpack(all.narrow(0, 0, sums.numel()));
-  const double* last = all.const_data_ptr<double>() + sums.numel();
-  global.gradient_norm = last[0];
-  global.finite = global.finite && last[1] > 0;
-  return global;
+  const auto unpack = [this, count = sums.numel()](const at::Tensor& all) {
+    StepSums global = Unpack(all.narrow(0, 0, count));
+    const double* last = all.const_data_ptr<double>() + count;
+    global.gradient_norm = last[0];
+    global.finite = global.finite && last[1] > 0;
+    return global;
+  };
+  const at::Tensor all_finite =
+      finite * device::AllFinite(loss) * (sums.narrow(0, kNonFiniteRanks, 1) == 0).to(at::kDouble);
+  return GlobalSums(HostCopy(at::cat({sums.to(at::kDouble), norm.view(1), finite.view(1)})), unpack,
+                    all_finite.squeeze(0), sums.select(0, kKeptRows).clone());
 }
 
 }  // namespace ham::trainer

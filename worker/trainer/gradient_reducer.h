@@ -3,9 +3,12 @@
 
 #include <cstdint>
 #include <functional>
+#include <optional>
+#include <utility>
 
 #include "absl/status/statusor.h"
 #include "worker/trainer/collective.h"
+#include "worker/trainer/device.h"
 #include "worker/trainer/models/parameter_set.h"
 #include "worker/trainer/step_counts.h"
 
@@ -27,6 +30,31 @@ struct StepSums {
   // Of one rank, what is still on its device: [1 + 11 K] float64, to be added to loss, class_right and confidence, one
   // after the other. Undefined where all is above.
   at::Tensor on_device{};
+};
+
+// Those of all ranks, which may still be on their way from the device.
+class GlobalSums {
+ public:
+  explicit GlobalSums(StepSums sums) : sums_(std::move(sums)) {}
+  // unpack: makes them of the numbers on the host. finite, kept_rows: as in StepSums, on the device.
+  GlobalSums(HostCopy numbers, std::function<StepSums(const at::Tensor&)> unpack, at::Tensor finite,
+             at::Tensor kept_rows)
+      : numbers_(std::move(numbers)),
+        unpack_(std::move(unpack)),
+        finite_(std::move(finite)),
+        kept_rows_(std::move(kept_rows)) {}
+
+  // Waits for the device where these are not there yet.
+  const StepSums& Get();
+  // Whether the step is finite and kept at least `needed` rows, on the device: a bool, no dimension; undefined on the
+  // host.
+  at::Tensor Counts(int64_t needed) const;
+
+ private:
+  std::optional<StepSums> sums_;
+  std::optional<HostCopy> numbers_;
+  std::function<StepSums(const at::Tensor&)> unpack_;
+  at::Tensor finite_, kept_rows_;
 };
 
 // Holds the bucket: gradient sums of all parameters, then the sums above. One thread at a time.
@@ -52,14 +80,14 @@ class GradientReducer {
   // Sums over ranks, then divides the gradients once by the global weight (not if that is 0). The result is equal
   // bit for bit on all ranks, so that each takes the same decision from it. A rank without kept rows joins with
   // zeros. Errors are the collective's.
-  absl::StatusOr<StepSums> Reduce(const StepSums& local, Collective& collective);
+  absl::StatusOr<GlobalSums> Reduce(const StepSums& local, Collective& collective);
 
  private:
   // The part of the bucket behind the gradients, as a tensor of the host.
   at::Tensor Pack(const StepSums& local) const;
   StepSums Unpack(const at::Tensor& sums) const;
-  absl::StatusOr<StepSums> ReduceOnHost(const StepSums& local, Collective& collective);
-  absl::StatusOr<StepSums> ReduceOnDevice(const StepSums& local, Collective& collective);
+  absl::StatusOr<GlobalSums> ReduceOnHost(const StepSums& local, Collective& collective);
+  absl::StatusOr<GlobalSums> ReduceOnDevice(const StepSums& local, Collective& collective);
   // So that sums of them, divided by the sum of rows, are means over rows.
   void WeighStatistics(int64_t rows);
 

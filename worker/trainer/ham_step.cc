@@ -173,10 +173,9 @@ bool IsMining(const TrainSpec& spec, int epoch) {
   return spec.method.name == Method::kHam && epoch >= spec.method.mining_start_epoch;
 }
 
-bool IsSkipped(const TrainSpec& spec, int epoch, const StepSums& global) {
-  const int64_t needed = IsMining(spec, epoch) ? spec.method.minimum_hard : 1;
-  return !global.finite || global.kept_rows < needed;
-}
+int64_t NeededRows(const TrainSpec& spec, int epoch) { return IsMining(spec, epoch) ? spec.method.minimum_hard : 1; }
+
+bool IsSkipped(int64_t needed_rows, const StepSums& global) { return !global.finite || global.kept_rows < needed_rows; }
 
 absl::StatusOr<AttackedBatch> AttackAndMine(const StepContext& context, ParameterSet* weights, const Batch& batch,
                                             const at::Tensor& start, StepCounts* counts) {

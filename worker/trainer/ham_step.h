@@ -61,7 +61,10 @@ absl::Status ComputeGradients(const StepContext& context, const ParameterSet& we
 // Mining is on in 1-based epoch `epoch`.
 bool IsMining(const TrainSpec& spec, int epoch);
 
+// Kept rows that a step of the global batch must have, or the weights stay as they are.
+int64_t NeededRows(const TrainSpec& spec, int epoch);
+
 // Whether all ranks leave the weights, momentum and averages alone after a step with these global sums.
-bool IsSkipped(const TrainSpec& spec, int epoch, const StepSums& global);
+bool IsSkipped(int64_t needed_rows, const StepSums& global);
 
 }  // namespace ham::trainer

@@ -144,6 +144,11 @@ void Optimizer::UpdateAdam(const Segment& segment, const ParameterSet& gradients
   }
 }
 
+std::vector<at::Tensor> Optimizer::state() const {
+  if (options_.name == OptimizerKind::kSgd) return {momentum_.flat()};
+  return {momentum_.flat(), variance_.flat()};
+}
+
 void Optimizer::Export(TensorMap* out) const {
   momentum_.Export("momentum.", out);
   if (options_.name != OptimizerKind::kSgd) variance_.Export("variance.", out);

@@ -31,6 +31,10 @@ class Optimizer {
   // All of one type, on one device. gradient_norm: of `gradients`.
   void Update(const ParameterSet& gradients, double gradient_norm, double learning_rate, ParameterSet* weights);
 
+  // What an update changes beside the weights. Where that is put back, Uncount() takes back its number.
+  std::vector<at::Tensor> state() const;
+  void Uncount() { --updates_; }
+
   // State for an exact resume: tensors "momentum.NAME", "variance.NAME" (not of sgd), and the number of updates.
   void Export(TensorMap* out) const;
   absl::Status Import(const TensorMap& in, int64_t updates);

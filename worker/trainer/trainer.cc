@@ -4,6 +4,8 @@
 #include <numeric>
 #include <utility>
 
+#include <ATen/ops/where.h>
+
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_format.h"
 #include "absl/time/clock.h"
@@ -208,28 +210,57 @@ absl::StatusOr<StepReport> Trainer::Step(int epoch, const std::vector<uint32_t>&
     absl::Status status = StepPart(epoch, order, position, part, &attacked_weights, &local, &report);
     if (!status.ok()) return status;
   }
+  SettleUpdate();  // mining, if any, has waited for it
   profile_.Enter(Phase::kAllReduce);
   auto global = reducer_.Reduce(local, collective_);
   if (!global.ok()) return global.status();
   profile_.Enter(Phase::kUpdate);
 
-  report.sums = *global;
-  report.skipped = IsSkipped(spec_, epoch, *global);
   report.learning_rate = LearningRateAt(spec_.optimizer, position_.iteration, total_iterations_, epoch, spec_.epochs);
-  if (report.skipped) {
+  report.iteration = ++position_.iteration;
+  report.needed_rows = NeededRows(spec_, epoch);
+  report.global = std::make_shared<GlobalSums>(*std::move(global));
+  if (!OnHost(weights_.flat()) && spec_.optimizer.gradient_clip_norm == 0 && spec_.class_bias.running_rate == 0) {
+    UpdateAhead(report, attacked_weights, before);
+  } else if (report.skipped()) {
     attacked_weights.statistics().copy_(before);
   } else {
-    optimizer_.Update(reducer_.gradients(), global->gradient_norm, report.learning_rate, &weights_);
-    UpdateStatistics(reducer_.gradients(), &weights_);
-    if (spec_.class_bias.running_rate > 0) {
-      class_bias_.Update(global->counts.class_rows, global->counts.class_right, &weights_);
-    }
+    const StepCounts& counts = report.sums().counts;
+    Update(report.sums().gradient_norm, report.learning_rate);
+    if (spec_.class_bias.running_rate > 0) class_bias_.Update(counts.class_rows, counts.class_right, &weights_);
     average_.AfterUpdate(weights_);
   }
-  ++position_.iteration;
   profile_.Leave();
   if (!tick_error_.ok()) return tick_error_;
   return report;
+}
+
+void Trainer::Update(double gradient_norm, double learning_rate) {
+  optimizer_.Update(reducer_.gradients(), gradient_norm, learning_rate, &weights_);
+  UpdateStatistics(reducer_.gradients(), &weights_);
+}
+
+void Trainer::UpdateAhead(const StepReport& report, const ParameterSet& attacked_weights,
+                          const at::Tensor& statistics_before) {
+  std::vector<at::Tensor> state = optimizer_.state();
+  state.push_back(weights_.flat());
+  if (average_.state().defined()) state.push_back(average_.state());
+  std::vector<at::Tensor> before;
+  for (const at::Tensor& tensor : state) before.push_back(tensor.clone());
+  Update(/*gradient_norm=*/0, report.learning_rate);
+  average_.AfterUpdate(weights_);
+  const at::Tensor counts = report.global->Counts(report.needed_rows);
+  const auto keep_if_it_counts = [&](at::Tensor now, const at::Tensor& then) {
+    now.copy_(at::where(counts, now, then));
+  };
+  for (size_t i = 0; i < state.size(); ++i) keep_if_it_counts(state[i], before[i]);
+  keep_if_it_counts(attacked_weights.statistics(), statistics_before);
+  ahead_ = report;
+}
+
+void Trainer::SettleUpdate() {
+  if (ahead_ && ahead_->skipped()) optimizer_.Uncount();
+  ahead_.reset();
 }
 
 absl::Status Trainer::Run() {
@@ -262,6 +293,12 @@ absl::Status Trainer::TrainEpoch(int epoch) {
   Stopwatch since_point;
   double learning_rate = LearningRateAt(spec_.optimizer, std::max<int64_t>(0, position_.iteration - 1),
                                         total_iterations_, epoch, spec_.epochs);
+  std::optional<StepReport> last;  // not looked at: a device is still at it while the host asks for the next
+  const auto look = [&] {
+    if (!last) return absl::OkStatus();
+    learning_rate = last->learning_rate;
+    return Account(*std::exchange(last, std::nullopt), &window);
+  };
   while (epoch_position_ < rows) {
     auto step = Step(epoch, order, epoch_position_);
     if (!step.ok()) return step.status();
@@ -269,17 +306,11 @@ absl::Status Trainer::TrainEpoch(int epoch) {
     position_.phase = "train";
     if (absl::Status status = Tick(); !status.ok()) return status;
     epoch_position_ = std::min(rows, epoch_position_ + spec_.batch_size);
-    window.Add(step->sums, step->skipped);
-    epoch_.Add(step->sums, step->skipped);
-    learning_rate = step->learning_rate;
-    non_finite_in_a_row_ = step->sums.finite ? 0 : non_finite_in_a_row_ + 1;
-    if (non_finite_in_a_row_ >= kMostNonFiniteInARow) {
-      return Diverged(absl::StrFormat(
-          "the loss or a gradient was not finite in %d iterations in a row, up to iteration %d of epoch %d",
-          kMostNonFiniteInARow, position_.iteration, epoch));
-    }
+    if (absl::Status status = look(); !status.ok()) return status;
+    last = *std::move(step);
     if (epoch_position_ == rows) break;
     if (since_point.Elapsed() >= kSecondsBetweenPoints) {
+      if (absl::Status status = look(); !status.ok()) return status;
       TakeSeconds(&window);
       if (absl::Status status = Emit("train", TrainMetricsJson(window, scale_, learning_rate, total_iterations_, false,
                                                                IsMining(spec_, epoch)));
@@ -291,11 +322,13 @@ absl::Status Trainer::TrainEpoch(int epoch) {
     }
     const int64_t every = spec_.checkpoint.every_iterations;
     if (every > 0 && position_.iteration % every == 0) {
+      if (absl::Status status = look(); !status.ok()) return status;
       TakeSeconds(&window);
       if (absl::Status status = SaveIfConverging(); !status.ok()) return status;
       position_.phase = "train";
     }
   }
+  if (absl::Status status = look(); !status.ok()) return status;
   TakeSeconds(&window);
   const bool mining = IsMining(spec_, epoch);
   train_robust_ = RobustShare(epoch_.sums.counts);
@@ -309,6 +342,16 @@ absl::Status Trainer::TrainEpoch(int epoch) {
   }
   return Emit("train",
               TrainMetricsJson(std::exchange(epoch_, {}), scale_, learning_rate, total_iterations_, true, mining));
+}
+
+absl::Status Trainer::Account(const StepReport& step, TrainWindow* window) {
+  window->Add(step.sums(), step.skipped());
+  epoch_.Add(step.sums(), step.skipped());
+  non_finite_in_a_row_ = step.sums().finite ? 0 : non_finite_in_a_row_ + 1;
+  if (non_finite_in_a_row_ < kMostNonFiniteInARow) return absl::OkStatus();
+  return Diverged(
+      absl::StrFormat("the loss or a gradient was not finite in %d iterations in a row, up to iteration %d of epoch %d",
+                      kMostNonFiniteInARow, step.iteration, position_.epoch));
 }
 
 // Of the steps since the last call; `window` is not the epoch's.
@@ -452,7 +495,8 @@ absl::Status Trainer::Emit(const char* kind, nlohmann::json content) {
       {{"iteration", position_.iteration}, {"epoch", std::max(1, position_.epoch)}, {kind, std::move(content)}});
 }
 
-Checkpoint Trainer::MakeCheckpoint() const {
+Checkpoint Trainer::MakeCheckpoint() {
+  SettleUpdate();
   Checkpoint out;
   out.info.iteration = position_.iteration;
   out.info.epoch = epochs_done_;

@@ -3,6 +3,7 @@
 
 #include <cstdint>
 #include <memory>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -70,11 +71,17 @@ struct RunData {
 // The rows that `options` asks for. InvalidArgument names the field where the data set has not that many.
 absl::StatusOr<RunData> ChooseRows(const DataOptions& options, const ImageSet& train, const ImageSet& test);
 
+// A step that the trainer, which outlives this, was asked for. What is of all ranks may still be on its way from the
+// device: the first look waits for it.
 struct StepReport {
-  StepSums sums;  // global
-  bool skipped = false;
+  int64_t iteration = 0;  // of the run, from 1
   double learning_rate = 0;
   std::vector<uint32_t> kept;  // rows of this rank that were trained on
+  int64_t needed_rows = 0;     // NeededRows()
+  std::shared_ptr<GlobalSums> global;
+
+  const StepSums& sums() const { return global->Get(); }
+  bool skipped() const { return IsSkipped(needed_rows, sums()); }
 };
 
 // Same calls on all ranks. One thread. The references outlive it. Exceptions of LibTorch pass through.
@@ -108,11 +115,12 @@ class Trainer {
   // EpochOrder (epoch_order.h) of 1-based `epoch`.
   std::vector<uint32_t> OrderOf(int epoch) const;
 
-  // One step on the global batch at `position` of the epoch's order; all ranks together.
+  // One step on the global batch at `position` of the epoch's order; all ranks together. On a device it is only asked
+  // for, unless the update needs numbers of all ranks on the host.
   absl::StatusOr<StepReport> Step(int epoch, const std::vector<uint32_t>& order, int64_t position);
 
   // State after the last iteration.
-  Checkpoint MakeCheckpoint() const;
+  Checkpoint MakeCheckpoint();
 
   const ParameterSet& weights() const { return weights_; }
   int64_t iteration() const { return position_.iteration; }
@@ -126,7 +134,13 @@ class Trainer {
   // Attack, mining and gradients of one part, added to those before it.
   absl::Status StepPart(int epoch, const std::vector<uint32_t>& order, int64_t position, int part,
                         ParameterSet* attacked_weights, StepSums* local, StepReport* report);
+  void Update(double gradient_norm, double learning_rate);
+  // Update() before the host knows whether the step counts. statistics_before: of the attacked weights, at its begin.
+  void UpdateAhead(const StepReport& report, const ParameterSet& attacked_weights, const at::Tensor& statistics_before);
+  // Takes back what only the host counts of an update that was ahead of a step that did not count.
+  void SettleUpdate();
   absl::Status TrainEpoch(int epoch);
+  absl::Status Account(const StepReport& step, TrainWindow* window);
   void TakeSeconds(TrainWindow* window);
   absl::Status SaveIfConverging();
   absl::Status FinishWeights();
@@ -154,6 +168,7 @@ class Trainer {
   InputPipeline pipeline_;
   RunningClassBias class_bias_;
   Optimizer optimizer_;
+  std::optional<StepReport> ahead_;  // the last step, if its update was
   GradientReducer reducer_;
   Position position_;
   bool stepped_ = false;

@@ -31,6 +31,9 @@ class WeightAverage {
   // The average, or `weights` where there is none (yet). What is returned shares its buffer, like any copy of it.
   ParameterSet Or(const ParameterSet& weights) const;
 
+  // What AfterUpdate() changes; undefined if nothing.
+  at::Tensor state() const { return ema_decay_ > 0 ? average_.flat() : at::Tensor(); }
+
   // Tensors "average.NAME" and "average_count" (int64, epochs averaged), where there is an average. InvalidArgument
   // names what is missing or of another shape.
   void Export(TensorMap* out) const;
