@@ -93,10 +93,13 @@ class GpuBundleTest(unittest.TestCase):
         done = self.run_checks("--rehearse", self.data, out, **python)
         results = json.loads((out / "results.json").read_text())
         stages = results["stages"]
-        self.assertEqual(list(stages), ["correctness", "epochs", "benchmarks"], done.stdout)
-        for name in ("correctness", "epochs"):
+        self.assertEqual(list(stages), ["correctness", "epochs", "evaluation", "benchmarks"], done.stdout)
+        for name in ("correctness", "epochs", "evaluation"):
             self.assertNotIn("failed", stages[name], f"{done.stdout}\n{done.stderr}")
         self.assertEqual(len(stages["epochs"]["ham"]["images_per_second"]), 3)
+        # One network, which no step changed, in what is one precision on a CPU.
+        self.assertEqual(stages["evaluation"]["bf16"]["robust_accuracy"], stages["evaluation"]["fp32"]["robust_accuracy"])
+        self.assertEqual(stages["evaluation"]["bf16"]["rows"], 32)
         compared = stages["benchmarks"]["comparisons"]["rehearsal"]
         for name, measured in (compared["programs"] | compared["profiles"]).items():
             if has_peers or not name.endswith("replayed"):

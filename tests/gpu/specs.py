@@ -31,6 +31,13 @@ def epochs_job(method, learning_rate):
             "precision": "bf16", "evaluation": {"every_epochs": 1, "suites": [PGD_20], "final_suites": []}}
 
 
+def evaluation_job(precision):
+    """One step that leaves the weights alone, as not all its rows are hard, and the evaluation of all test images."""
+    return step_job("preact-resnet-18", HAM | {"minimum_hard": 128}, 128, precision) | {
+        "data": {"name": "cifar-10", "train_rows": 128, "test_rows": 0, "validation_share": 0},
+        "evaluation": {"every_epochs": 0, "suites": [PGD_20], "final_suites": []}}
+
+
 def jobs():
     out = {"epochs-pgd-at": epochs_job(PGD_AT, 0.1), "epochs-ham": epochs_job(HAM, 0.01)}
     for batch in (128, 512, 1024):
@@ -38,6 +45,7 @@ def jobs():
             out[f"ham-{batch}-{precision}"] = step_job("preact-resnet-18", HAM, batch, precision)
     for precision in ("fp32", "bf16"):
         out[f"pgd-at-128-{precision}"] = step_job("preact-resnet-18", PGD_AT, 128, precision)
+        out[f"evaluation-{precision}"] = evaluation_job(precision)
     out["wrn-pgd-at-128-bf16"] = step_job("wrn-34-10", PGD_AT, 128, "bf16")
     return {name: job | {"resources": {"device": "cuda", "threads_per_rank": 8}} for name, job in out.items()}
 
@@ -45,6 +53,8 @@ def jobs():
 def small(job):
     attack = ATTACK | {"steps": 2}
     method = job["method"] | ({"mining_step": 1} if job["method"]["name"] == "ham" else {})
+    if "minimum_hard" in method:
+        method["minimum_hard"] = 16
     suite = {"name": "quick", "attacks": [{"steps": 1, "step_size": 0.01}]}
     data = job["data"] | {"test_rows": 32, "validation_share": 0.2}
     return job | {"data": data, "model": {"name": "cnn-16-32"}, "method": method, "attack": attack, "batch_size": 16,

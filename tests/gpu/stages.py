@@ -191,6 +191,22 @@ def epochs(run):
     return outcome
 
 
+def evaluation(run):
+    """PGD-20 on all test images, proposed in bf16 and in fp32, of one network: robust accuracy, by fp32 forwards."""
+    weights = run.out / "ham.safetensors"
+    if not weights.exists():
+        raise Failed("there is no network: epochs comes before evaluation")
+    outcome = {}
+    for precision in ("bf16", "fp32"):
+        lines = run.call(f"evaluation-{precision}.log", run.program(
+            "ham-trainer-cuda", "--spec", run.specs / f"evaluation-{precision}.json", "--data-root", run.data_root,
+            "--work-dir", run.out / f"evaluation-{precision}", "--initial-weights", weights, "--json"), 200).splitlines()
+        found = next(point["evaluation"] for point in map(json.loads, lines) if "evaluation" in point)
+        outcome[precision] = {key: found[key] for key in ("rows", "clean_accuracy", "evaluation_seconds")} | {
+            "robust_accuracy": found["suites"][0]["robust_accuracy"]}
+    return outcome
+
+
 class Stepper:
     """A program that does steps when told, by lines: gpu_steps or peers.py."""
 
@@ -345,7 +361,7 @@ def benchmarks(run):
     return {"comparisons": outcome} | ({"failed": ", ".join(failed)} if failed else {})
 
 
-STAGES = {"correctness": correctness, "epochs": epochs, "benchmarks": benchmarks}
+STAGES = {"correctness": correctness, "epochs": epochs, "evaluation": evaluation, "benchmarks": benchmarks}
 
 
 def main():

@@ -4,7 +4,7 @@
   tests/readme/readme_tables.py [--write] [--bin DIR] [--readme FILE]
 
 Between `<!-- NAME: ... -->` and `<!-- end of NAME -->` README holds the tables of models (`ham-trainer models`), data
-sets (`ham-trainer data list`) and options: the fields of TrainSpec in job.proto, with what the comments there say and
+sets (`ham-trainer data list`), what GPUs reached (tests/gpu/results) and options: the fields of TrainSpec in job.proto, with what the comments there say and
 the defaults that `hamctl submit --dry-run` resolves. Without --write prints the difference and exits with status 1
 where README says something else; --write replaces the tables. DIR (default build/bin) holds the two programs.
 """
@@ -18,6 +18,9 @@ import subprocess
 import sys
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
+sys.path.insert(0, str(ROOT / "tests" / "benchmark"))
+import gpu_figures  # noqa: E402
+
 SMALLEST_SPEC = "train: {data: {name: fashion-mnist}}"
 
 
@@ -210,6 +213,10 @@ def data_sets_table(sets):
                   for one in sets], ("classes", "train", "test"))
 
 
+def gpu_table():
+    return table(["what", "goal", "reached", "how"], gpu_figures.table_rows(ROOT))
+
+
 def output_of(command, text=None):
     done = subprocess.run(command, input=text, capture_output=True, text=True, timeout=60)
     if done.returncode != 0:
@@ -220,6 +227,7 @@ def output_of(command, text=None):
 def tables(programs):
     trainer, hamctl = str(programs / "ham-trainer"), str(programs / "hamctl")
     return {
+        "GPU": gpu_table(),
         "models": models_table(output_of([trainer, "models", "--json"])),
         "data sets": data_sets_table(output_of([trainer, "data", "list", "--json"])),
         "options": options_table((ROOT / "proto/ham/v1/job.proto").read_text(),

@@ -59,7 +59,7 @@ void Optimizer::Update(const ParameterSet& gradients, double gradient_norm, doub
   const double most = options_.gradient_clip_norm;
   const double scale = most > 0 ? std::min(1.0, most / (gradient_norm + 1e-6)) : 1;
   if (!OnHost(weights->flat())) {
-    for (const Segment& segment : segments_) UpdateOnDevice(segment, gradients, scale, learning_rate, weights);
+    UpdateOnDevice(gradients, scale, learning_rate, weights);
     return;
   }
   VisitReal(weights->type(), [&]<typename T>(T) {
@@ -98,14 +98,19 @@ void Optimizer::UpdateSgd(const Segment& segment, const ParameterSet& gradients,
   }
 }
 
-void Optimizer::UpdateOnDevice(const Segment& segment, const ParameterSet& gradients, double scale,
-                               double learning_rate, ParameterSet* weights) {
-  const auto part = [&](const ParameterSet& set) {
-    return set.flat().narrow(0, segment.begin, segment.end - segment.begin);
-  };
+void Optimizer::UpdateOnDevice(const ParameterSet& gradients, double scale, double learning_rate,
+                               ParameterSet* weights) {
+  const int64_t trained = weights->trained_size();
+  const auto part = [&](const ParameterSet& set) { return set.flat().narrow(0, 0, trained); };
   at::Tensor w = part(*weights), m = part(momentum_), v = part(variance_), g = part(gradients) * scale;
+  if (!decay_.defined()) {
+    decay_ = at::empty_like(w);
+    for (const Segment& segment : segments_) {
+      decay_.narrow(0, segment.begin, segment.end - segment.begin).fill_(segment.decay);
+    }
+  }
   const bool decoupled = options_.name == OptimizerKind::kAdamW;
-  if (segment.decay != 0 && !decoupled) g.add_(w, segment.decay);
+  if (!decoupled) g.addcmul_(w, decay_);
   if (options_.name == OptimizerKind::kSgd) {
     m.mul_(options_.momentum).add_(g);
     w.sub_(options_.nesterov ? g.add_(m, options_.momentum) : m, learning_rate);
@@ -114,7 +119,7 @@ void Optimizer::UpdateOnDevice(const Segment& segment, const ParameterSet& gradi
   const auto t = static_cast<double>(updates_);
   m.lerp_(g, 1 - kBeta1);
   v.mul_(kBeta2).addcmul_(g, g, 1 - kBeta2);
-  if (decoupled) w.mul_(1 - learning_rate * segment.decay);
+  if (decoupled) w.addcmul_(w, decay_, -learning_rate);
   w.addcdiv_(m, v.sqrt().div_(std::sqrt(1 - std::pow(kBeta2, t))).add_(kAdamEpsilon),
              -learning_rate / (1 - std::pow(kBeta1, t)));
 }

@@ -54,13 +54,13 @@ class Optimizer {
   void UpdateAdam(const Segment& segment, const ParameterSet& gradients, double scale, double learning_rate,
                   ParameterSet* weights);
 
-  void UpdateOnDevice(const Segment& segment, const ParameterSet& gradients, double scale, double learning_rate,
-                      ParameterSet* weights);
+  void UpdateOnDevice(const ParameterSet& gradients, double scale, double learning_rate, ParameterSet* weights);
 
   const OptimizerOptions options_;
   std::vector<Segment> segments_;  // from 0 to the last element that gradients train
   ParameterSet momentum_;
   ParameterSet variance_;  // second moment; unused by sgd
+  at::Tensor decay_;       // of each number that gradients train; on a device, from its first update on
   int64_t updates_ = 0;
 };
 

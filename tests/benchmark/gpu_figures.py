@@ -1,0 +1,125 @@
+"""What tests/gpu measured on a GPU: the newest results of each stage that lie in tests/gpu/results."""
+import json
+
+from figure import Figure, Skip
+
+EPOCHS, TRAIN_ROWS = 120, 50000
+
+
+def stage(root, name):
+    """The newest outcome of a stage, and what it was measured on."""
+    known = [json.loads(path.read_text()) for path in (root / "tests" / "gpu" / "results").glob("*.json")]
+    known = [results for results in known if name in results["stages"]]
+    if not known:
+        raise Skip(f"tests/gpu/run.sh has not yet been through {name} on a GPU")
+    newest = max(known, key=lambda results: results["time"])
+    device = newest["device"]
+    return newest["stages"][name], (f"{device['name']}, driver {device['driver']}, {newest['time'][:10]}, commit "
+                                    f"{newest['commit'][:8]}")
+
+
+def comparison(root, name):
+    benchmarks, where = stage(root, "benchmarks")
+    if name not in benchmarks["comparisons"]:
+        raise Skip(f"tests/gpu/run.sh has not yet been through benchmarks of {name}")
+    return benchmarks["comparisons"][name], where
+
+
+def programs_of(found, *names):
+    for name in names:
+        if "failed" in found["programs"][name]:
+            raise RuntimeError(f"{name}: {found['programs'][name]['failed']}")
+    return [found["programs"][name] for name in names]
+
+
+def times_faster(root, name, peer, stated=()):
+    found, where = comparison(root, name)
+    ours, theirs = programs_of(found, f"{name}-bf16", peer)
+    speed = ours["images_per_second"]
+    also = "".join(f"; {speed / programs_of(found, other)[0]['images_per_second']:.3g}x {other}" for other in stated)
+    return speed / theirs["images_per_second"], (
+        f"PreActResNet-18, CIFAR-10, bf16, the same rows hard ({ours['hard_share']:.2f} of them); medians of "
+        f"{ours['rounds']} rounds in turn, {speed:.0f} ({ours['lowest']:.0f} to {ours['highest']:.0f}) against "
+        f"{theirs['images_per_second']:.0f} ({theirs['lowest']:.0f} to {theirs['highest']:.0f}) images/s{also}; {where}")
+
+
+def best_share_of_peak(root):
+    shares = {}
+    for batch in (128, 512, 1024):
+        found, where = comparison(root, f"ham-{batch}")
+        shares[batch] = share_of_peak(found["profiles"][f"ham-{batch}-bf16"])
+    return max(shares.values()), ", ".join(f"{share:.1f} % at {batch} rows" for batch, share in shares.items()) + f"; {where}"
+
+
+def share_of_peak(profile):
+    if "failed" in profile:
+        raise RuntimeError(profile["failed"])
+    return 100 * float(profile["total"]["share_of_peak"])
+
+
+def wide_share_of_peak(root):
+    found, where = comparison(root, "wrn-pgd-at-128")
+    profile = found["profiles"]["wrn-pgd-at-128-bf16"]
+    return share_of_peak(profile), f"128 rows, {profile['images_per_second']:.0f} images/s; {where}"
+
+
+def waits(root):
+    correctness, where = stage(root, "correctness")
+    for test in correctness["tests"]:
+        if count := test["measured"].get("syncs_of_three_steps"):
+            return int(count) / 3, f"as LibTorch counts them, over three steps; {where}"
+    raise Skip("the newest run of tests/gpu did not count them")
+
+
+def memory(root):
+    found, where = comparison(root, "ham-1024")
+    ours, theirs = programs_of(found, "ham-1024-bf16", "tuned-replayed")
+    return 100 * ours["peak_bytes"] / theirs["peak_bytes"], (
+        f"{ours['peak_bytes'] / 2**30:.1f} GiB against {theirs['peak_bytes'] / 2**30:.1f}; {where}")
+
+
+def proposals(root):
+    evaluation, where = stage(root, "evaluation")
+    if "failed" in evaluation:
+        raise RuntimeError(evaluation["failed"])
+    bf16, fp32 = (100 * evaluation[precision]["robust_accuracy"] for precision in ("bf16", "fp32"))
+    return bf16 - fp32, f"{bf16:.2f} and {fp32:.2f} % of {evaluation['bf16']['rows']} images; {where}"
+
+
+def whole_run(root):
+    epochs, where = stage(root, "epochs")
+    ham, first = epochs["ham"], epochs["pgd-at"]
+    validation = [e for e in ham["evaluations"] if e["split"] == "validation"]
+    full = next(e["evaluation_seconds"] for e in ham["evaluations"] if e["split"] == "test")
+    # The first of three epochs records what the others replay.
+    epoch = {name: TRAIN_ROWS / max(one["images_per_second"][1:]) for name, one in (("ham", ham), ("pgd-at", first))}
+    evaluation = min(e["evaluation_seconds"] for e in validation)
+    minutes = (EPOCHS / 2 * (epoch["pgd-at"] + epoch["ham"]) + EPOCHS * evaluation + full) / 60
+    return minutes, (f"reckoned: half of the epochs PGD-AT ({epoch['pgd-at']:.1f} s each), half HAM ({epoch['ham']:.1f} s), "
+                     f"an evaluation after each ({evaluation:.1f} s), the full test once ({full:.1f} s); batch 128; {where}")
+
+
+FIGURES = [
+    Figure("GPU: HAM step, times faster than published PyTorch", 8, "x", True,
+           lambda root: times_faster(root, "ham-128", "published-replayed")),
+    Figure("GPU: HAM step, times faster than tuned PyTorch", 1.5, "x", True,
+           lambda root: times_faster(root, "ham-128", "tuned-replayed", ["compiled-replayed"])),
+    Figure("GPU: HAM, best share of matmul peak of 128, 512 and 1,024 rows", 0, " %", True, best_share_of_peak),
+    Figure("GPU: PGD-AT of WRN-34-10, share of matmul peak", 50, " %", True, wide_share_of_peak),
+    Figure("GPU: 120 epochs of CIFAR-10 with evaluations", 12, " min", False, whole_run),
+    Figure("GPU: waits of the host in a HAM step", 1, "", False, waits),
+    Figure("GPU: PGD-20 by bf16 proposals, robust accuracy over that by fp32", 0.1, " points", False, proposals),
+    Figure("GPU: memory of a HAM step of 1,024 rows, of tuned PyTorch's", 60, " %", False, memory),
+]
+
+
+def table_rows(root):
+    """Goal and outcome of each figure, for README."""
+    rows = []
+    for figure in FIGURES:
+        result = figure.run(root)
+        measured = result["verdict"] != "skipped"
+        outcome = f"{result['value']} ({result['verdict']})" if measured else "not measured"
+        rows.append([figure.name.removeprefix("GPU: "), figure.goal_text() if figure.goal else "stated", outcome,
+                     result["how"]])
+    return rows
