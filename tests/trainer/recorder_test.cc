@@ -1,11 +1,15 @@
 #include "worker/trainer/recorder.h"
 
+#include <memory>
 #include <string>
 
+#include <ATen/ops/equal.h>
 #include <gtest/gtest.h>
 
 #include "absl/strings/str_cat.h"
 #include "tests/support/host_accelerator.h"
+#include "tests/support/toy_images.h"
+#include "worker/trainer/device.h"
 #include "worker/trainer/network_passes.h"
 
 namespace ham::trainer {
@@ -62,6 +66,24 @@ TEST(NoRecorderTest, WorkJustRuns) {
   int runs = 0;
   for (int i = 0; i < 3; ++i) recorder.Run("a", [&] { ++runs; });
   EXPECT_EQ(runs, 3);
+}
+
+TEST(NetworkPassesTest, ForgottenRowsAreRecordedAnew) {
+  const HostAsDevice as_device;
+  ham::testing::HostAccelerator gpu;
+  const std::unique_ptr<Model> model = ham::testing::ToyModel();
+  ParameterSet weights(model->parameters());
+  weights.Initialize(1);
+  NetworkPasses passes(*model, weights, &gpu);
+  passes.Freeze(weights);
+  const at::Tensor x = NewImages(kMinimumRows, model->image_shape()).zero_();
+  const at::Tensor expected = passes.Logits(x).clone();
+  for (int recorded = 1; recorded <= 2; ++recorded) {
+    EXPECT_TRUE(at::equal(passes.Logits(x), expected));
+    EXPECT_EQ(gpu.recorded(), recorded);
+    passes.ForgetRows();
+    EXPECT_TRUE(at::equal(passes.Logits(x), expected));
+  }
 }
 
 TEST(RecordedRowsTest, AreFewAndHardlyMoreThanAskedFor) {

@@ -5,6 +5,7 @@
 #include <ATen/Context.h>
 #include <ATen/ops/empty_like.h>
 #include <ATen/ops/zeros.h>
+#include <c10/core/CachingDeviceAllocator.h>
 
 namespace ham::trainer {
 namespace {
@@ -58,6 +59,10 @@ const at::Tensor& HostCopy::Get() {
 void AllowTf32(bool allow) {
   at::globalContext().setAllowTF32CuBLAS(allow);
   at::globalContext().setAllowTF32CuDNN(allow);
+}
+
+void EmptyCache(at::Device device) {
+  if (device.is_cuda()) at::getDeviceAllocator(device.type())->emptyCache();
 }
 
 int64_t HostWaits() { return host_waits; }

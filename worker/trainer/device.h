@@ -49,6 +49,9 @@ inline at::Tensor ToHost(const at::Tensor& tensor) { return HostCopy(tensor).Get
 // process.
 void AllowTf32(bool allow);
 
+// Gives back what LibTorch keeps of the device's memory without using it.
+void EmptyCache(at::Device device);
+
 // How often the host has waited for numbers of the device, which may be idle meanwhile. What was asked for before
 // numbers that were waited for is there: it does not count.
 int64_t HostWaits();

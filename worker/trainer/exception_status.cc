@@ -25,18 +25,18 @@ std::string FirstLine(const std::exception& error) {
   return text.substr(0, text.find('\n'));
 }
 
-// "Tried to allocate 2.00 GiB. GPU 0 has a total capacity of 139.80 GiB of which 1.00 GiB is free."
-std::string WhatDidNotFit(const std::string& text) {
+}  // namespace
+
+std::string WhatDidNotFit(const std::exception& error) {
+  const std::string text = FirstLine(error);
   const size_t begin = text.find("Tried to allocate"), end = text.find(" is free.");
   return begin == std::string::npos || end == std::string::npos ? text : text.substr(begin, end + 8 - begin);
 }
 
-}  // namespace
-
 absl::Status StatusOfException(const std::exception& error) {
   const std::string text = FirstLine(error);
   if (dynamic_cast<const c10::OutOfMemoryError*>(&error) != nullptr) {
-    return absl::InvalidArgumentError(absl::StrCat("the GPU has too little memory for this job (", WhatDidNotFit(text),
+    return absl::InvalidArgumentError(absl::StrCat("the GPU has too little memory for this job (", WhatDidNotFit(error),
                                                    "): double train.accumulation_steps, or lower train.batch_size"));
   }
   if (const auto* const gpu = dynamic_cast<const c10::AcceleratorError*>(&error)) {

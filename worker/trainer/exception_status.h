@@ -2,6 +2,7 @@
 #pragma once
 
 #include <exception>
+#include <string>
 
 #include "absl/status/status.h"
 
@@ -10,5 +11,9 @@ namespace ham::trainer {
 // One sentence. InvalidArgument where a GPU has too little memory for what the job asks; ResourceExhausted where the
 // host has; Unavailable where a GPU failed; else Internal. Stateless; safe from any thread.
 absl::Status StatusOfException(const std::exception& error);
+
+// "Tried to allocate 2.00 GiB. GPU 0 has a total capacity of 139.80 GiB of which 1.00 GiB is free": of an error of
+// LibTorch's allocators; the whole first line of others.
+std::string WhatDidNotFit(const std::exception& error);
 
 }  // namespace ham::trainer

@@ -65,6 +65,15 @@ void NetworkPasses::Reserve(int64_t rows) {
   found_ = at::empty({1 + (1 + kConfidenceBins) * model_.classes()}, options.dtype(at::kDouble));
 }
 
+void NetworkPasses::ForgetRows() {
+  recorder_.Forget();
+  capacity_ = 0;
+  for (at::Tensor* const tensor :
+       {&labels_, &targets_, &x_, &gradient_, &shares_, &logits_, &row_labels_, &row_weights_, &found_}) {
+    tensor->reset();
+  }
+}
+
 void NetworkPasses::PutImages(const at::Tensor& x) { x_.narrow(0, 0, x.size(0)).copy_(x); }
 
 void NetworkPasses::PutShares(const at::Tensor& shares) { shares_.narrow(0, 0, shares.size(0)).copy_(shares); }

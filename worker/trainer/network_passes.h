@@ -38,6 +38,9 @@ class NetworkPasses {
 
   const Model& model() const { return model_; }
 
+  // Lets go of all memory that it has because of the rows that it has seen.
+  void ForgetRows();
+
   // What is attacked and asked from now on: `weights` as they are now. On the host they are not copied: they stay as
   // they are until the next Freeze() or the last question.
   void Freeze(const ParameterSet& weights);

@@ -5,6 +5,7 @@
 #include <utility>
 
 #include <ATen/ops/where.h>
+#include <c10/util/Exception.h>
 
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_format.h"
@@ -16,6 +17,8 @@
 #include "worker/trainer/data/augmentation.h"
 #include "worker/trainer/data/validation_split.h"
 #include "worker/trainer/device.h"
+#include "worker/trainer/exception_status.h"
+#include "worker/trainer/fitting_rows.h"
 #include "worker/trainer/ham_step.h"
 #include "worker/trainer/models/batch_norm.h"
 #include "worker/trainer/precision.h"
@@ -198,8 +201,23 @@ absl::Status Trainer::StepPart(int epoch, const std::vector<uint32_t>& order, in
   return absl::OkStatus();
 }
 
-// The algorithm box. Everything before Reduce is of this rank's rows, everything after is equal on all ranks.
 absl::StatusOr<StepReport> Trainer::Step(int epoch, const std::vector<uint32_t>& order, int64_t position) {
+  std::string what;
+  try {
+    return TryStep(epoch, order, position);
+  } catch (const c10::OutOfMemoryError& error) {
+    what = WhatDidNotFit(error);
+  }
+  const auto rows = static_cast<int64_t>(RowsOf(order, position, 0).size());
+  return TooManyRows(spec_, collective_.world_size(), rows, what, [&](int64_t fewer) {
+    passes_.ForgetRows();
+    EmptyCache(weights_.flat().device());
+    RehearsePart(spec_, epoch, passes_, &weights_, &reducer_.gradients(), fewer);
+  });
+}
+
+// The algorithm box. Everything before Reduce is of this rank's rows, everything after is equal on all ranks.
+absl::StatusOr<StepReport> Trainer::TryStep(int epoch, const std::vector<uint32_t>& order, int64_t position) {
   StepReport report;
   profile_.Enter(Phase::kData);
   ParameterSet attacked_weights = spec_.attack.weights == AttackWeights::kAverage ? average_.Or(weights_) : weights_;

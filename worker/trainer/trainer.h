@@ -116,7 +116,8 @@ class Trainer {
   std::vector<uint32_t> OrderOf(int epoch) const;
 
   // One step on the global batch at `position` of the epoch's order; all ranks together. On a device it is only asked
-  // for, unless the update needs numbers of all ranks on the host.
+  // for, unless the update needs numbers of all ranks on the host. InvalidArgument where the GPU has too little memory
+  // for it: says what would fit (fitting_rows.h).
   absl::StatusOr<StepReport> Step(int epoch, const std::vector<uint32_t>& order, int64_t position);
 
   // State after the last iteration.
@@ -129,6 +130,7 @@ class Trainer {
   StepProfile& profile() { return profile_; }
 
  private:
+  absl::StatusOr<StepReport> TryStep(int epoch, const std::vector<uint32_t>& order, int64_t position);
   // This rank's rows of part `part` of the batch at `position`.
   std::vector<uint32_t> RowsOf(const std::vector<uint32_t>& order, int64_t position, int part) const;
   // Attack, mining and gradients of one part, added to those before it.
