@@ -52,11 +52,15 @@ ham::v1::Assignment MakeAssignment(const std::string& id, int slot = 0, int atte
   return assignment;
 }
 
-// A child of this process that runs, or 0.
+// A child of this process that runs, or 0. A sanitizer's symbolizer is none.
 pid_t AliveTrainer() {
   for (const auto& thread : fs::directory_iterator("/proc/self/task")) {
-    pid_t pid = 0;
-    if (std::ifstream(thread.path() / "children") >> pid) return pid;
+    std::ifstream children(thread.path() / "children");
+    for (pid_t pid = 0; children >> pid;) {
+      std::string name;
+      std::ifstream(absl::StrCat("/proc/", pid, "/comm")) >> name;
+      if (name != "llvm-symbolizer") return pid;
+    }
   }
   return 0;
 }

@@ -34,6 +34,7 @@
 #include "tests/support/toy_images.h"
 #include "tests/support/toy_spec_json.h"
 #include "worker/trainer/accelerator.h"
+#include "worker/trainer/cuda/nccl_calls.h"
 #include "worker/trainer/device.h"
 #include "worker/trainer/ham_step.h"
 #include "worker/trainer/job_runner.h"
@@ -314,9 +315,13 @@ TEST_F(GpuNcclTest, OneRankSumsAndGathers) {
 
 TEST_F(GpuNcclTest, EndsInTimeWhenThePeerNeverComes) {
   MemoryStore store;
+  // What the ranks tell each other is all there: it is NCCL that waits.
+  const std::string version = MakeNcclCalls(gpu_->device())->Version();
+  ASSERT_TRUE(store.Set("nccl-rank-1", version + " GPU-of-the-peer").ok());
   const absl::Time begin = absl::Now();
   const auto ranks = gpu_->Connect({.world_size = 2, .timeout = absl::Seconds(2), .patience = absl::Seconds(2)}, store);
   EXPECT_EQ(ranks.status().code(), absl::StatusCode::kDeadlineExceeded) << ranks.status();
+  EXPECT_THAT(ranks.status().message(), HasSubstr("connect over 2 ranks by NCCL"));
   EXPECT_LT(absl::Now() - begin, absl::Seconds(20));
 }
 

@@ -212,7 +212,7 @@ class LoopTest : public ::testing::Test {
   Limits limits_;
   ScriptedClock clock_;
   ScriptedStore store_{&clock_};
-  const SubmitOrderGangs policy_;
+  const SubmitOrderGangs policy_{};
   RendezvousTable rendezvous_{RendezvousTable::Bounds{}};
   SnapshotCell snapshot_;
   std::optional<WatchHub> hub_;
