@@ -2,7 +2,6 @@
 #pragma once
 
 #include <array>
-#include <atomic>
 #include <cstdint>
 #include <map>
 #include <memory>
@@ -10,6 +9,8 @@
 #include <string>
 #include <vector>
 
+#include "absl/base/thread_annotations.h"
+#include "absl/synchronization/mutex.h"
 #include "absl/time/time.h"
 #include "ham/v1/metrics.pb.h"
 #include "ham/v1/worker_service.pb.h"
@@ -40,14 +41,22 @@ struct ClusterSnapshot {
   bool store_failed = false;
 };
 
-// One writer, any number of readers; no lock of the core is taken.
+// Any thread; no lock of the core is taken. Not a std::atomic: a reader of libstdc++ 12's leaves it with relaxed order,
+// so that the next write races with it.
 class SnapshotCell {
  public:
-  std::shared_ptr<const ClusterSnapshot> Get() const { return cell_.load(); }
-  void Set(std::shared_ptr<const ClusterSnapshot> snapshot) { cell_.store(std::move(snapshot)); }
+  std::shared_ptr<const ClusterSnapshot> Get() const {
+    absl::MutexLock lock(&mutex_);
+    return newest_;
+  }
+  void Set(std::shared_ptr<const ClusterSnapshot> snapshot) {
+    absl::MutexLock lock(&mutex_);
+    newest_.swap(snapshot);  // the old one ends outside the lock
+  }
 
  private:
-  std::atomic<std::shared_ptr<const ClusterSnapshot>> cell_{std::make_shared<const ClusterSnapshot>()};
+  mutable absl::Mutex mutex_;
+  std::shared_ptr<const ClusterSnapshot> newest_ ABSL_GUARDED_BY(mutex_) = std::make_shared<const ClusterSnapshot>();
 };
 
 }  // namespace ham::server

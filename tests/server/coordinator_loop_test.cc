@@ -10,6 +10,8 @@
 #include <optional>
 #include <set>
 #include <string>
+#include <thread>
+#include <utility>
 #include <vector>
 
 #include "absl/synchronization/notification.h"
@@ -355,6 +357,25 @@ TEST_F(LoopTest, CountsBeatsAndRegistrationsInTheBoundOfTheQueue) {
   EXPECT_EQ(ReasonOf(registered), "QUEUE_FULL");
   go_on.Notify();
   Settle();
+}
+
+// ThreadSanitizer watches.
+TEST_F(LoopTest, ASnapshotIsReadWhileTheNextIsSet) {
+  constexpr int64_t kSets = 2000;
+  std::thread reader([this] {
+    for (int64_t seen = 0; seen < kSets; std::this_thread::yield()) {
+      const int64_t commits = snapshot_.Get()->commits;
+      ASSERT_GE(commits, seen);
+      seen = commits;
+    }
+  });
+  for (int64_t commits = 1; commits <= kSets; ++commits) {
+    ClusterSnapshot next;
+    next.commits = commits;
+    snapshot_.Set(std::make_shared<const ClusterSnapshot>(std::move(next)));
+    std::this_thread::yield();
+  }
+  reader.join();
 }
 
 }  // namespace
