@@ -272,6 +272,18 @@ TEST_F(GpuTrainerTest, StepsAsOnTheHost) {
   }
 }
 
+TEST_F(GpuTrainerTest, InputsArePinnedAhead) {
+  const ImageSet images = ToyImages(40, 1);
+  const std::vector<uint32_t> ids = {3, 1};
+  const auto noise = [](int, const std::vector<uint32_t>& of) { return NewImages(std::ssize(of), {1, 8, 8}).zero_(); };
+  InputPipeline pipeline(images, ids, {}, 1, {.noise = noise, .pinned = true});
+  pipeline.Prepare(1, ids);
+  const InputPipeline::Inputs inputs = pipeline.Take(1, ids);
+  EXPECT_TRUE(inputs.batch.x.is_pinned());
+  EXPECT_TRUE(inputs.noise.is_pinned());
+  EXPECT_TRUE(at::equal(inputs.batch.x, GatherBatch(images, ids).x));
+}
+
 TEST_F(GpuTrainerTest, TwoGlooRanksShareTheGpu) {
   // Ranks are threads here, but backward passes on one GPU share one: a network without sums in them.
   const std::unique_ptr<Model> model = MakeWongKolterCnn({.image = {1, 8, 8}, .classes = 4}, 8);

@@ -215,6 +215,23 @@ INSTANTIATE_TEST_SUITE_P(All, DeviceStepTest, ::testing::Combine(::testing::Valu
                            return std::string(std::get<0>(test.param).name) + std::to_string(std::get<1>(test.param));
                          });
 
+TEST(StartPointTest, IsTheSameByNoiseMadeAhead) {
+  TrainSpec spec = ToySpec();
+  spec.attack.stages = {{2, 0.05, 0.02, 3}};
+  const Batch batch = GatherBatch(ToyImages(20, 1), {7, 3, 11});
+  const HostAsDevice as_device;
+  at::Tensor last;
+  for (const int epoch : {1, 2}) {
+    const at::Tensor noise = NoiseAtStart(spec, epoch, batch.ids, {1, 8, 8});
+    last = StartPoint(spec, epoch, batch, noise);
+    EXPECT_TRUE(at::equal(last, StartPoint(spec, epoch, batch)));
+  }
+  EXPECT_FALSE(at::equal(last, StartPoint(spec, 1, batch)));
+  spec.attack.random_start = false;
+  EXPECT_FALSE(NoiseAtStart(spec, 1, batch.ids, {1, 8, 8}).defined());
+  EXPECT_TRUE(at::equal(StartPoint(spec, 1, batch), batch.x));
+}
+
 class DeviceTest : public ::testing::Test {
  protected:
   absl::StatusOr<StepReport> Step(Accelerator* accelerator) {

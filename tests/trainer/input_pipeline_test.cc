@@ -5,6 +5,7 @@
 #include <ATen/ops/equal.h>
 
 #include "tests/support/toy_images.h"
+#include "worker/trainer/perturbation.h"
 
 namespace ham::trainer {
 namespace {
@@ -12,11 +13,15 @@ namespace {
 class InputPipelineTest : public ::testing::Test {
  protected:
   static constexpr uint64_t kSeed = 9;
+  static at::Tensor Noise(int epoch, const std::vector<uint32_t>& ids) {
+    return StartNoise(ids, {1, 8, 8}, {Norm::kLinf, 0.1}, {.seed = kSeed, .epoch = static_cast<uint32_t>(epoch)});
+  }
   // What Take must return, whatever was prepared.
   void ExpectTakes(InputPipeline* pipeline, int epoch, const std::vector<uint32_t>& ids) {
     const Batch expected =
         GatherAugmented(images_, ids, options_, {.seed = kSeed, .epoch = static_cast<uint32_t>(epoch)}, rows_);
-    const Batch batch = pipeline->Take(epoch, ids);
+    const auto [batch, noise] = pipeline->Take(epoch, ids);
+    EXPECT_TRUE(at::equal(noise, Noise(epoch, ids)));
     EXPECT_EQ(batch.ids, ids);
     EXPECT_TRUE(at::equal(batch.x, expected.x));
     EXPECT_EQ(batch.x.strides(), expected.x.strides());
@@ -27,7 +32,7 @@ class InputPipelineTest : public ::testing::Test {
   const ImageSet images_ = testing::ToyImages(50, 1);
   const std::vector<uint32_t> rows_ = {1, 2, 3, 40};
   const AugmentationOptions options_{.crop_padding = 2, .flip = true, .cutmix = 0.5};
-  InputPipeline pipeline_{images_, rows_, options_, kSeed};
+  InputPipeline pipeline_{images_, rows_, options_, kSeed, {.noise = Noise}};
 };
 
 TEST_F(InputPipelineTest, GivesWhatIsAskedWhateverWasPrepared) {
@@ -48,7 +53,7 @@ TEST_F(InputPipelineTest, GivesWhatIsAskedWhateverWasPrepared) {
 TEST_F(InputPipelineTest, EndsWithABatchAhead) { pipeline_.Prepare(1, std::vector<uint32_t>(20000, 3)); }
 
 TEST_F(InputPipelineTest, AugmentedBatchesDifferFromPlainOnes) {
-  EXPECT_FALSE(at::equal(pipeline_.Take(1, {1, 2, 3}).x, GatherBatch(images_, {1, 2, 3}).x));
+  EXPECT_FALSE(at::equal(pipeline_.Take(1, {1, 2, 3}).batch.x, GatherBatch(images_, {1, 2, 3}).x));
 }
 
 }  // namespace

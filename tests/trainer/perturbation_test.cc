@@ -13,6 +13,7 @@
 #include <gtest/gtest.h>
 
 #include "tests/support/toy_images.h"
+#include "worker/trainer/device.h"
 
 namespace ham::trainer {
 namespace {
@@ -87,6 +88,19 @@ TEST(RandomStartTest, NoiseBelongsToTheRowNotToItsPlace) {
     EXPECT_TRUE(at::equal(a[0], b[1]));
     EXPECT_TRUE(at::equal(a[2], b[0]));
     EXPECT_FALSE(at::equal(a[0], a[1]));
+  }
+}
+
+TEST(RandomStartTest, NoiseMadeAheadIsTheSame) {
+  const Batch batch = GatherBatch(ToyImages(20, 1), {7, 3, 11});
+  for (const Norm norm : {Norm::kLinf, Norm::kL2}) {
+    for (const StartDistribution distribution : {StartDistribution::kUniform, StartDistribution::kNormal}) {
+      const at::Tensor now = RandomStart(batch, {norm, 0.1}, kKey, distribution);
+      const at::Tensor noise = StartNoise(batch.ids, {1, 8, 8}, {norm, 0.1}, kKey, distribution);
+      EXPECT_TRUE(at::equal(StartFrom(batch.x, noise), now));
+      const HostAsDevice as_device;
+      EXPECT_TRUE(at::equal(RandomStart(batch, {norm, 0.1}, kKey, distribution), now));
+    }
   }
 }
 

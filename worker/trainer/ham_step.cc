@@ -23,6 +23,12 @@ void Enter(const StepContext& context, Phase phase) {
   if (context.profile != nullptr) context.profile->Enter(phase);
 }
 
+Ball StartBall(const TrainSpec& spec, int epoch) { return {spec.attack.norm, StageAt(spec.attack, epoch).epsilon}; }
+
+RandomKey StartKey(const TrainSpec& spec, int epoch) {
+  return {.seed = spec.seed, .purpose = RandomPurpose::kAttackStart, .epoch = static_cast<uint32_t>(epoch)};
+}
+
 // The most rows that a rank has of one global batch.
 int64_t RankCapacity(const StepContext& context) {
   const int64_t ranks = context.collective.world_size();
@@ -162,11 +168,15 @@ Collective* SynchronizedRanks(const StepContext& context, const ParameterSet& we
   return synchronized ? &context.collective : nullptr;
 }
 
-at::Tensor StartPoint(const TrainSpec& spec, int epoch, const Batch& batch) {
+at::Tensor NoiseAtStart(const TrainSpec& spec, int epoch, const std::vector<uint32_t>& ids, const ImageShape& image) {
+  if (!spec.attack.random_start) return {};
+  return StartNoise(ids, image, StartBall(spec, epoch), StartKey(spec, epoch), spec.attack.start_distribution);
+}
+
+at::Tensor StartPoint(const TrainSpec& spec, int epoch, const Batch& batch, const at::Tensor& noise) {
   if (!spec.attack.random_start) return batch.x;
-  const RandomKey key{.seed = spec.seed, .purpose = RandomPurpose::kAttackStart, .epoch = static_cast<uint32_t>(epoch)};
-  return RandomStart(batch, {spec.attack.norm, StageAt(spec.attack, epoch).epsilon}, key,
-                     spec.attack.start_distribution);
+  if (noise.defined()) return StartFrom(batch.x, noise);
+  return RandomStart(batch, StartBall(spec, epoch), StartKey(spec, epoch), spec.attack.start_distribution);
 }
 
 bool IsMining(const TrainSpec& spec, int epoch) {

@@ -37,8 +37,12 @@ struct StepContext {
 // Where BatchNorm meets the other ranks; null where it does not.
 Collective* SynchronizedRanks(const StepContext& context, const ParameterSet& weights);
 
-// x0 of the training attack in 1-based `epoch`.
-at::Tensor StartPoint(const TrainSpec& spec, int epoch, const Batch& batch);
+// The noise that x0 of the training attack in 1-based `epoch` has at these rows: float32 on the host; undefined where
+// the attack starts at the images.
+at::Tensor NoiseAtStart(const TrainSpec& spec, int epoch, const std::vector<uint32_t>& ids, const ImageShape& image);
+
+// x0. noise: NoiseAtStart() of these rows, for a batch on a device; undefined: made here if it is needed.
+at::Tensor StartPoint(const TrainSpec& spec, int epoch, const Batch& batch, const at::Tensor& noise = {});
 
 struct AttackedBatch {
   Batch kept;                   // x is x_adv of the rows to train on, perhaps of other ranks; may have no row

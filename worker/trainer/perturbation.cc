@@ -52,6 +52,18 @@ void FillNoise(const Ball& ball, StartDistribution distribution, const RandomKey
   }
 }
 
+// visit(noise), row by row.
+template <typename Visit>
+void ForEachNoise(const std::vector<uint32_t>& ids, const ImageShape& image, const Ball& ball, RandomKey key,
+                  StartDistribution distribution, const Visit& visit) {
+  std::vector<float> noise(image.channels * image.height * image.width);
+  for (const uint32_t id : ids) {
+    key.sample = id;
+    FillNoise(ball, distribution, key, &noise);
+    visit(noise);
+  }
+}
+
 template <typename T>
 void LinfStep(const T* clean, const T* gradient, int64_t count, T radius, T step_size, T* x) {
   for (int64_t i = 0; i < count; ++i) {
@@ -82,26 +94,30 @@ void L2Step(const T* clean, const T* gradient, int64_t pixels, double radius, do
 }  // namespace
 
 at::Tensor RandomStart(const Batch& batch, const Ball& ball, RandomKey key, StartDistribution distribution) {
+  const ImageShape image{batch.x.size(1), batch.x.size(2), batch.x.size(3)};
+  if (!OnHost(batch.x)) return StartFrom(batch.x, StartNoise(batch.ids, image, ball, key, distribution));
   at::Tensor out = batch.x.clone();
-  const int64_t pixels = batch.rows() == 0 ? 0 : out.numel() / batch.rows();
-  std::vector<float> noise(pixels);
-  const auto each_row = [&](auto* row_of_pixels, const auto& write) {
-    for (const uint32_t id : batch.ids) {
-      key.sample = id;
-      FillNoise(ball, distribution, key, &noise);
-      for (int64_t i = 0; i < pixels; ++i) write(row_of_pixels + i, noise[i]);
-      row_of_pixels += pixels;
-    }
-  };
-  if (!OnHost(out)) {  // the same numbers, added there
-    const at::Tensor all = NewImages(batch.rows(), {out.size(1), out.size(2), out.size(3)});
-    each_row(all.data_ptr<float>(), [](float* to, float value) { *to = value; });
-    return out.add_(ToDevice(all, out.device())).clamp_(0, 1);
-  }
   VisitReal(out.scalar_type(), [&]<typename T>(T) {
-    each_row(out.data_ptr<T>(), [](T* to, float value) { *to = std::clamp(*to + value, T{0}, T{1}); });
+    T* to = out.data_ptr<T>();
+    ForEachNoise(batch.ids, image, ball, key, distribution, [&](const std::vector<float>& noise) {
+      for (size_t i = 0; i < noise.size(); ++i) to[i] = std::clamp(to[i] + noise[i], T{0}, T{1});
+      to += noise.size();
+    });
   });
   return out;
+}
+
+at::Tensor StartNoise(const std::vector<uint32_t>& ids, const ImageShape& image, const Ball& ball, RandomKey key,
+                      StartDistribution distribution) {
+  at::Tensor out = NewImages(static_cast<int64_t>(ids.size()), image);
+  float* to = out.data_ptr<float>();
+  ForEachNoise(ids, image, ball, key, distribution,
+               [&](const std::vector<float>& noise) { to = std::copy(noise.begin(), noise.end(), to); });
+  return out;
+}
+
+at::Tensor StartFrom(const at::Tensor& x, const at::Tensor& noise) {
+  return x.clone().add_(ToDevice(noise, x.device())).clamp_(0, 1);
 }
 
 template <typename T>

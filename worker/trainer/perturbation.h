@@ -4,6 +4,7 @@
 #pragma once
 
 #include <cstdint>
+#include <vector>
 
 #include <ATen/core/Tensor.h>
 
@@ -24,6 +25,11 @@ struct Ball {
 // are numbered in channels_last order.
 at::Tensor RandomStart(const Batch& batch, const Ball& ball, RandomKey key,
                        StartDistribution distribution = StartDistribution::kUniform);
+// Its u for these rows: float32 images on the host.
+at::Tensor StartNoise(const std::vector<uint32_t>& ids, const ImageShape& image, const Ball& ball, RandomKey key,
+                      StartDistribution distribution = StartDistribution::kUniform);
+// Of that, what RandomStart() is where images lie on a device: clip01(x + noise), made there.
+at::Tensor StartFrom(const at::Tensor& x, const at::Tensor& noise);
 
 // One step of projected gradient ascent on `rows` images of `pixels` numbers each; `clean` and `x` are in [0, 1].
 //   linf   x <- clip01(clip(x + step_size * sign(g), clean - radius, clean + radius)); sign(0) = 0

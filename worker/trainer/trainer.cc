@@ -84,6 +84,14 @@ ParameterSet FirstWeights(const TrainSpec& spec, const Model& model, at::Device 
   return weights;
 }
 
+// Noise for the host's loops is made where it is added: that is one pass over memory less.
+DeviceInputs DeviceInputsOf(const TrainSpec& spec, const ImageShape& image, const at::Tensor& weights) {
+  if (OnHost(weights)) return {};
+  return {.noise = [&spec, image](int epoch,
+                                  const std::vector<uint32_t>& ids) { return NoiseAtStart(spec, epoch, ids, image); },
+          .pinned = weights.is_cuda()};
+}
+
 }  // namespace
 
 absl::StatusOr<RunData> ChooseRows(const DataOptions& options, const ImageSet& train, const ImageSet& test) {
@@ -109,7 +117,8 @@ Trainer::Trainer(const TrainSpec& spec, const Model& model, const RunData& data,
       weights_(FirstWeights(spec, model, DeviceOf(accelerator))),
       passes_(model, weights_, accelerator),
       average_(spec, weights_),
-      pipeline_(data.train, data.train_rows, spec.data.augmentation, spec.seed),
+      pipeline_(data.train, data.train_rows, spec.data.augmentation, spec.seed,
+                DeviceInputsOf(spec, model.image_shape(), weights_.flat())),
       class_bias_(spec.class_bias.running_rate, spec.class_bias.running_decay, model.classes()),
       optimizer_(spec.optimizer, model.parameters(), weights_.options()),
       reducer_(model.parameters(), StepCounts(model.classes(), spec.method.mining_step, collective.world_size()),
@@ -180,7 +189,8 @@ std::vector<uint32_t> Trainer::RowsOf(const std::vector<uint32_t>& order, int64_
 absl::Status Trainer::StepPart(int epoch, const std::vector<uint32_t>& order, int64_t position, int part,
                                ParameterSet* attacked_weights, StepSums* local, StepReport* report) {
   profile_.Enter(Phase::kData);
-  const Batch batch = Converted(pipeline_.Take(epoch, RowsOf(order, position, part)), weights_.options());
+  InputPipeline::Inputs inputs = pipeline_.Take(epoch, RowsOf(order, position, part));
+  const Batch batch = Converted(std::move(inputs.batch), weights_.options());
   if (part + 1 < spec_.accumulation_steps) {
     pipeline_.Prepare(epoch, RowsOf(order, position, part + 1));
   } else if (const int64_t next = position + spec_.batch_size; next < static_cast<int64_t>(order.size())) {
@@ -188,7 +198,8 @@ absl::Status Trainer::StepPart(int epoch, const std::vector<uint32_t>& order, in
   }
   const StepContext context = ContextOf(epoch);
   profile_.Enter(Phase::kStart);
-  auto attacked = AttackAndMine(context, attacked_weights, batch, StartPoint(spec_, epoch, batch), &local->counts);
+  auto attacked =
+      AttackAndMine(context, attacked_weights, batch, StartPoint(spec_, epoch, batch, inputs.noise), &local->counts);
   if (!attacked.ok()) return attacked.status();
   local->rows += batch.rows();
   local->hard_rows += attacked->mined.hard_count;
