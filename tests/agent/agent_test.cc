@@ -16,6 +16,7 @@
 #include <vector>
 
 #include "absl/strings/str_cat.h"
+#include "absl/strings/str_join.h"
 #include "absl/synchronization/notification.h"
 #include "absl/time/clock.h"
 #include "proto/rpc_status.h"
@@ -228,6 +229,25 @@ TEST_F(AgentTest, TellsTheRanksOfAGangByWhichAddressThisHostIsReached) {
   coordinator_.Desire({gang, MakeAssignment("tells-alone", 1)});
   EXPECT_EQ(ExitOf("tells-gang").message(), "address 127.0.0.1");  // as the coordinator is on this host
   EXPECT_EQ(ExitOf("tells-alone").message(), "address ");
+}
+
+TEST_F(AgentTest, RanksOfAGangKeepToTheCpusOfTheirSlot) {
+  CpuSet all;
+  for (const CpuSet& core : AllowedCores()) all.insert(all.end(), core.begin(), core.end());
+  std::ranges::sort(all);
+  config_.cpu_shares = {{all.front()}, {all.back()}};
+  StartAgent();
+  ham::v1::Assignment first = MakeAssignment("placed-first", 0), last = MakeAssignment("placed-last", 1);
+  for (ham::v1::Assignment* rank : {&first, &last}) rank->set_world_size(2);
+  coordinator_.Desire({first, last});
+  EXPECT_EQ(ExitOf("placed-first").message(), absl::StrCat("CPUs ", all.front()));
+  EXPECT_EQ(ExitOf("placed-last").message(), absl::StrCat("CPUs ", all.back()));
+  last.mutable_spec()->mutable_train()->mutable_resources()->set_threads_per_rank(2);  // more than it has CPUs
+  last.set_job(JobName("placed-wide"));
+  coordinator_.Desire({MakeAssignment("placed-alone", 0), last});
+  for (const char* job : {"placed-alone", "placed-wide"}) {
+    EXPECT_EQ(ExitOf(job).message(), absl::StrCat("CPUs ", absl::StrJoin(all, " ")));
+  }
 }
 
 TEST_F(AgentTest, RunsTheTrainerOfTheSlotsDevice) {

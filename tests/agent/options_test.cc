@@ -22,13 +22,14 @@ TEST(Options, FillsInWhatIsNotGiven) {
   EXPECT_EQ(line.options.slots, -1);
   EXPECT_FALSE(line.options.name.empty());
   EXPECT_FALSE(line.options.no_gpu);
+  EXPECT_FALSE(line.options.no_pinning);
   const auto here = std::filesystem::read_symlink("/proc/self/exe").parent_path();
   EXPECT_EQ(line.options.trainer, (here / "ham-trainer").string());
 }
 
 TEST(Options, TakesAllFlags) {
   const CommandLine line = Parse({"--join", "j", "--state-dir", "s", "--name", "n-1", "--slots", "0", "--data-root",
-                                  "/d", "--trainer", "t", "--data-interface", "eth1", "--no-gpu"});
+                                  "/d", "--trainer", "t", "--data-interface", "eth1", "--no-gpu", "--no-pinning"});
   ASSERT_EQ(line.command, Command::kServe);
   EXPECT_EQ(line.options.name, "n-1");
   EXPECT_EQ(line.options.slots, 0);
@@ -36,6 +37,7 @@ TEST(Options, TakesAllFlags) {
   EXPECT_EQ(line.options.trainer, "t");
   EXPECT_EQ(line.options.data_interface, "eth1");
   EXPECT_TRUE(line.options.no_gpu);
+  EXPECT_TRUE(line.options.no_pinning);
 }
 
 TEST(Options, RefusesWhatItCannotUseWithStatusTwo) {

@@ -12,10 +12,12 @@
 //   resumes     sends the epoch of the manifest it was given as a metric, then done
 //   tells       fails with the address by which other hosts reach it
 //   shows       fails with its name and the GPUs it sees
+//   placed      fails with the CPUs that it may run on
 //   meets       sets rendezvous key k to the rank's number, reads it back, then done
 //
 // HAM_SCRIPTED_FIRST_FRAME in its environment: "foreign", it is of another build; "mute", it says nothing at all.
 #include <poll.h>
+#include <sched.h>
 #include <unistd.h>
 
 #include <csignal>
@@ -134,6 +136,16 @@ int Run(const std::string& what, const json& start) {
           {"class", "USER"},
           {"message",
            g_program.substr(g_program.rfind('/') + 1) + " sees \"" + (gpus == nullptr ? "all" : gpus) + "\""}});
+    return 1;
+  }
+  if (what == "placed") {
+    cpu_set_t cpus;
+    ::sched_getaffinity(0, sizeof(cpus), &cpus);
+    std::string message = "CPUs";
+    for (int cpu = 0; cpu < CPU_SETSIZE; ++cpu) {
+      if (CPU_ISSET(cpu, &cpus)) message += " " + std::to_string(cpu);
+    }
+    Send({{"type", "failed"}, {"class", "USER"}, {"message", message}});
     return 1;
   }
   if (what == "saves") return Save(start);

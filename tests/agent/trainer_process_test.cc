@@ -3,6 +3,7 @@
 #include <fcntl.h>
 #include <gtest/gtest.h>
 #include <poll.h>
+#include <sched.h>
 #include <sys/socket.h>
 #include <sys/wait.h>
 #include <unistd.h>
@@ -136,6 +137,13 @@ TEST_F(TrainerProcessTest, GivesTheSocketAndTheEnvironment) {
   EXPECT_EQ(std::string(reply.data(), 6), "reply\n");
 }
 
+TEST_F(TrainerProcessTest, RunsWhereTheKernelRefusesItsCpus) {
+  const auto process = launcher_.Start({"/bin/echo", "runs"}, {}, {CPU_SETSIZE - 1});
+  ASSERT_TRUE(process.ok()) << process.status();
+  EXPECT_EQ(Log(process->get()), "ham-worker: cannot keep to CPUs 1023 (Invalid argument): the kernel chooses\nruns\n");
+  EXPECT_EQ(Status(process->get()), 0);
+}
+
 TEST_F(TrainerProcessTest, InheritsNothingElse) {
   const int open = ::open("/dev/null", O_RDONLY);  // not closed on exec
   const auto process = Start({"ls", "/proc/self/fd"});
@@ -198,7 +206,7 @@ TEST_F(TrainerProcessTest, WithoutTheProgramThatExecutesItIsUnavailable) {
 
 TEST_F(TrainerProcessTest, ExecTrainerOfAnotherParentStartsNothing) {
   // Its parent is not process 1.
-  const auto text = Start({"/proc/self/exe", kExecTrainer, "1", "/bin/echo", "started"});
+  const auto text = Start({"/proc/self/exe", kExecTrainer, "1", "", "/bin/echo", "started"});
   EXPECT_EQ(Log(text.get()), "");
   EXPECT_EQ(WEXITSTATUS(Status(text.get())), 127);
 }

@@ -37,6 +37,7 @@ Agent::Agent(AgentConfig config, std::function<void(const absl::Status&)> ended)
   host_.trainer = config_.trainer;
   host_.data_root = config_.data_root;
   host_.data_interface = config_.data_interface;
+  host_.cpu_shares = config_.cpu_shares;
   host_.backoff = config_.backoff;
   reports_ = std::make_unique<ReportStream>(
       &link_, config_.backoff,

@@ -16,6 +16,7 @@
 #include "worker/agent/assignments.h"
 #include "worker/agent/control_stream.h"
 #include "worker/agent/coordinator_link.h"
+#include "worker/agent/cpu_placement.h"
 #include "worker/agent/gpu_monitor.h"
 #include "worker/agent/rank.h"
 #include "worker/agent/report_stream.h"
@@ -32,6 +33,7 @@ struct AgentConfig {
   std::string data_root;
   std::string data_interface;
   std::vector<ham::v1::Slot> slots;
+  std::vector<CpuSet> cpu_shares;  // see RankHost
   std::vector<ham::v1::DataSet> data_sets;
   AssignmentOptions assignments;
   ControlOptions control;

@@ -6,6 +6,7 @@
 #include <sys/signalfd.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <array>
 #include <csignal>
 #include <cstdio>
@@ -54,6 +55,9 @@ absl::StatusOr<AgentConfig> Prepare(const AgentOptions& options, const StateDire
   config.data_root = options.data_root;
   config.data_interface = options.data_interface;
   config.slots = MakeSlots(options.slots, *std::move(gpus));
+  const auto is_cpu = [](const ham::v1::Slot& slot) { return slot.device() == "cpu"; };
+  const auto cpu_slots = std::ranges::count_if(config.slots, is_cpu);
+  if (!options.no_pinning) config.cpu_shares = CpuShares(AllowedCores(), static_cast<int>(cpu_slots));
   config.data_sets = *std::move(data_sets);
   return config;
 }

@@ -71,6 +71,8 @@ CommandLine ParseCommandLine(int argc, const char* const* argv) {
       "--data-interface", options.data_interface,
       "Network interface for traffic between ranks, which is not encrypted (default: that towards the coordinator)");
   app.add_flag("--no-gpu", options.no_gpu, "Leave GPUs alone");
+  app.add_flag("--no-pinning", options.no_pinning,
+               "Let ranks of a gang run on any CPU, not each slot on an equal share of its own");
   try {
     app.parse(argc, argv);
     Complete(&options);

@@ -16,6 +16,7 @@ struct AgentOptions {
   std::string trainer;         // default: ham-trainer beside this program; see CudaTrainer
   std::string data_interface;  // network interface of gang traffic; "" = that towards the coordinator
   bool no_gpu = false;
+  bool no_pinning = false;
 };
 
 enum class Command { kServe, kExit };

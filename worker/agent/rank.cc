@@ -124,9 +124,11 @@ absl::Status Rank::StartProcess() {
     absl::MutexLock lock(&mutex_);
     if (stopped_) return absl::CancelledError("the rank was stopped before its trainer started");
   }
-  absl::StatusOr<std::unique_ptr<TrainerProcess>> process =
-      host_.launcher->Start({TrainerOf(slot_, host_.trainer), "--agent-fd", absl::StrCat(kTrainerSocket)},
-                            SlotEnvironment(slot_, host_.data_interface));
+  absl::StatusOr<std::unique_ptr<TrainerProcess>> process = host_.launcher->Start(
+      {TrainerOf(slot_, host_.trainer), "--agent-fd", absl::StrCat(kTrainerSocket)},
+      SlotEnvironment(slot_, host_.data_interface),
+      PlacementOf(host_.cpu_shares, slot_.index(), assignment_.spec().train().resources().threads_per_rank(),
+                  assignment_.world_size()));
   if (!process.ok()) return process.status();
   absl::MutexLock lock(&mutex_);
   process_ = *std::move(process);

@@ -6,6 +6,7 @@
 #include <memory>
 #include <string>
 #include <thread>
+#include <vector>
 
 #include "absl/base/thread_annotations.h"
 #include "absl/status/status.h"
@@ -16,6 +17,7 @@
 #include "worker/agent/assignments.h"
 #include "worker/agent/checkpoint_uploader.h"
 #include "worker/agent/coordinator_link.h"
+#include "worker/agent/cpu_placement.h"
 #include "worker/agent/rank_exit.h"
 #include "worker/agent/rendezvous_relay.h"
 #include "worker/agent/spool.h"
@@ -31,6 +33,7 @@ struct RankHost {
   std::string trainer;                    // program of CPU slots; see TrainerOf
   std::string data_root;
   std::string data_interface;
+  std::vector<CpuSet> cpu_shares;                   // of CPU slots, by index; none: the kernel chooses
   absl::Duration hello_timeout = absl::Minutes(1);  // from the start of the process to its first frame
   absl::Duration exit_timeout = absl::Seconds(10);  // from the last frame to the end of the process
   Backoff::Options backoff;                         // of transfers

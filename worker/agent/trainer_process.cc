@@ -53,10 +53,10 @@ absl::Status Open(Descriptors* fds) {
 
 absl::StatusOr<std::unique_ptr<TrainerProcess>> StartProcess(
     const std::string& self, const std::vector<std::string>& arguments,
-    const std::vector<std::pair<std::string, std::string>>& environment) {
+    const std::vector<std::pair<std::string, std::string>>& environment, const CpuSet& cpus) {
   Descriptors fds;
   if (absl::Status status = Open(&fds); !status.ok()) return status;
-  std::vector<std::string> command = {"ham-worker", kExecTrainer, absl::StrCat(::getpid())};
+  std::vector<std::string> command = {"ham-worker", kExecTrainer, absl::StrCat(::getpid()), CpuSetText(cpus)};
   command.insert(command.end(), arguments.begin(), arguments.end());
   pid_t pid = 0;
   const int error =
@@ -109,13 +109,17 @@ absl::StatusOr<int> KillOnce(const std::string& variable, absl::Time deadline) {
 }  // namespace
 
 int ExecTrainer(int argc, char** argv) {
-  if (argc < 4) return 127;
+  if (argc < 5) return 127;
   const pid_t parent = static_cast<pid_t>(std::strtol(argv[2], nullptr, 10));
   // The agent may have died before the request: then nobody would send the signal.
   if (::prctl(PR_SET_PDEATHSIG, SIGKILL) != 0 || ::getppid() != parent) return 127;
   ::syscall(SYS_close_range, static_cast<unsigned>(kTrainerSocket + 1), ~0U, 0);
-  ::execvp(argv[3], argv + 3);
-  std::fprintf(stderr, "ham-worker: cannot run %s: %s\n", argv[3], std::strerror(errno));
+  if (const CpuSet cpus = ParseCpuSet(argv[3]); !cpus.empty() && !RunOnlyOn(cpus)) {
+    std::fprintf(stderr, "ham-worker: cannot keep to CPUs %s (%s): the kernel chooses\n", argv[3],
+                 std::strerror(errno));
+  }
+  ::execvp(argv[4], argv + 4);
+  std::fprintf(stderr, "ham-worker: cannot run %s: %s\n", argv[4], std::strerror(errno));
   return 127;
 }
 
@@ -173,7 +177,8 @@ TrainerLauncher::~TrainerLauncher() {
 }
 
 absl::StatusOr<std::unique_ptr<TrainerProcess>> TrainerLauncher::Start(
-    const std::vector<std::string>& arguments, const std::vector<std::pair<std::string, std::string>>& environment) {
+    const std::vector<std::string>& arguments, const std::vector<std::pair<std::string, std::string>>& environment,
+    const CpuSet& cpus) {
   std::vector<std::pair<std::string, std::string>> marked = environment;
   marked.emplace_back(kMarkVariable, mark_);
   absl::StatusOr<std::unique_ptr<TrainerProcess>> result = absl::UnavailableError("the agent stops");
@@ -182,7 +187,7 @@ absl::StatusOr<std::unique_ptr<TrainerProcess>> TrainerLauncher::Start(
     absl::MutexLock lock(&mutex_);
     if (closed_) return result;
     requests_.push_back([&] {
-      result = StartProcess(self_, arguments, marked);
+      result = StartProcess(self_, arguments, marked, cpus);
       over.Notify();
     });
   }

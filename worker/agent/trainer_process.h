@@ -21,11 +21,13 @@
 #include "absl/status/statusor.h"
 #include "absl/synchronization/mutex.h"
 #include "absl/time/time.h"
+#include "worker/agent/cpu_placement.h"
 
 namespace ham::agent {
 
-// First argument of the hidden subcommand by which an agent starts a trainer: `exec-trainer PARENT PROGRAM ARGUMENT...`
-// asks the kernel to be killed with the process PARENT and becomes PROGRAM.
+// First argument of the hidden subcommand by which an agent starts a trainer: `exec-trainer PARENT CPUS PROGRAM
+// ARGUMENT...` asks the kernel to be killed with the process PARENT, keeps to CPUS where there are some, and becomes
+// PROGRAM.
 inline constexpr char kExecTrainer[] = "exec-trainer";
 // argv[1] is kExecTrainer. Returns only if it could not start the program: 127.
 int ExecTrainer(int argc, char** argv);
@@ -73,10 +75,11 @@ class TrainerLauncher {
   TrainerLauncher(const TrainerLauncher&) = delete;
   TrainerLauncher& operator=(const TrainerLauncher&) = delete;
 
-  // arguments[0] is the program; `environment` (name, value) is added to this process's. Unavailable when no process
-  // can be made. Any thread; blocks for some milliseconds.
+  // arguments[0] is the program; `environment` (name, value) is added to this process's; it keeps to `cpus` if there
+  // are some. Unavailable when no process can be made. Any thread; blocks for some milliseconds.
   absl::StatusOr<std::unique_ptr<TrainerProcess>> Start(
-      const std::vector<std::string>& arguments, const std::vector<std::pair<std::string, std::string>>& environment);
+      const std::vector<std::string>& arguments, const std::vector<std::pair<std::string, std::string>>& environment,
+      const CpuSet& cpus = {});
 
  private:
   void Run();
