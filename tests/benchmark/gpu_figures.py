@@ -66,8 +66,8 @@ def wide_share_of_peak(root):
 def waits(root):
     correctness, where = stage(root, "correctness")
     for test in correctness["tests"]:
-        if count := test["measured"].get("syncs_of_three_steps"):
-            return int(count) / 3, f"as LibTorch counts them, over three steps; {where}"
+        if count := test["measured"].get("waits_of_three_steps"):
+            return int(count) / 3, f"as the engine and LibTorch count them, over three steps; {where}"
     raise Skip("the newest run of tests/gpu did not count them")
 
 

@@ -4,7 +4,7 @@
 //
 // Reads one line, a number of steps, does them, and answers with one JSON object: seconds, rows, hard_rows, masks (of
 // each step, a 1 for each row that was trained on), syncs (times that the host waited for the GPU in the last step, as
-// LibTorch counts them; null on a CPU), peak_bytes (of GPU memory; null likewise).
+// the engine and LibTorch count them; null on a CPU), peak_bytes (of GPU memory that was taken; null likewise).
 #include <algorithm>
 #include <cstdio>
 #include <fstream>
@@ -19,6 +19,7 @@
 
 #include "tests/gpu/count_syncs.h"
 #include "worker/trainer/batch.h"
+#include "worker/trainer/device.h"
 #include "worker/trainer/job_runner.h"
 #include "worker/trainer/stopwatch.h"
 #include "worker/trainer/trainer.h"
@@ -44,9 +45,10 @@ class Steps {
                              {"masks", masks},         {"syncs", nullptr}, {"peak_bytes", nullptr}};
     if (OnGpu()) {
       const ham::testing::CountSyncs syncs;
+      const int64_t waits = HostWaits();
       if (absl::Status status = Next(&rows, &hard_rows, &masks); !status.ok()) return status;
-      answer["syncs"] = syncs.count();
-      answer["peak_bytes"] = c10::cuda::CUDACachingAllocator::getDeviceStats(0).allocated_bytes[0].peak;
+      answer["syncs"] = syncs.count() + HostWaits() - waits;
+      answer["peak_bytes"] = c10::cuda::CUDACachingAllocator::getDeviceStats(0).reserved_bytes[0].peak;
     }
     return answer;
   }

@@ -4,7 +4,8 @@
   peers.py PROGRAM [options]
 
 Reads one line, a number of steps, does them, and answers with one JSON object: seconds, rows, hard_rows, syncs (times
-that the host waited for the GPU in the last step, as PyTorch counts them; null on a CPU), peak_bytes (of GPU memory).
+that the host waited for the GPU in the last step, as PyTorch counts them; null on a CPU), peak_bytes (of GPU memory
+that was taken).
 
 PROGRAM:
   published  the paper's code: PyTorch's defaults, noise drawn on the host, the gradient of all parameters in each attack
@@ -262,7 +263,7 @@ def timed(program, steps):
     seconds = time.perf_counter() - begin
     return {"seconds": seconds, "rows": steps * program.options.batch, "hard_rows": hard,
             "syncs": syncs_of_a_step(program),
-            "peak_bytes": torch.cuda.max_memory_allocated() if device == "cuda" else None}
+            "peak_bytes": torch.cuda.max_memory_reserved() if device == "cuda" else None}
 
 
 def load(model, path):

@@ -271,9 +271,9 @@ def start_programs(run, comparison):
     recorded on the way."""
     ready, failures = [], {}
 
-    def warm_up(stepper):
+    def warm_up(stepper, steps=12):
         try:
-            answer = stepper.ask(2 if run.rehearse else 12, 240)
+            answer = stepper.ask(2 if run.rehearse else steps, 240)
             ready.append((stepper.name, stepper))
             return answer
         except Failed as error:
@@ -285,7 +285,7 @@ def start_programs(run, comparison):
     for job in comparison["jobs"]:
         weights = ["--weights", run.weights] if run.weights and "wrn" not in job else []
         answer = warm_up(Stepper(run, job, run.program(
-            "gpu_steps", "--spec", run.specs / f"{job}.json", "--data-root", run.data_root, *weights), run.environment))
+            "gpu_steps", "--spec", run.specs / f"{job}.json", "--data-root", run.data_root, *weights), run.environment), steps=40)  # which record what later ones replay
         if answer and masks is None:
             masks = run.out / f"masks-{comparison['name']}.json"
             masks.write_text(json.dumps(answer["masks"]))

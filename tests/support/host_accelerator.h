@@ -6,6 +6,8 @@
 #include <string>
 #include <utility>
 
+#include <c10/util/Exception.h>
+
 #include "worker/trainer/accelerator.h"
 
 namespace ham::testing {
@@ -24,12 +26,14 @@ class HostAccelerator final : public trainer::Accelerator {
     return answer_;
   }
   std::unique_ptr<trainer::RecordedWork> Record(const std::function<void()>& work) override {
+    TORCH_CHECK_WITH(OutOfMemoryError, !full_, "there is no memory to record it");
     ++recorded_;
     for (int i = 0; i < 2; ++i) work();
     return std::make_unique<Work>(work, &replayed_);
   }
   std::unique_ptr<trainer::PhaseClock> NewClock() override { return std::make_unique<trainer::HostClock>(); }
 
+  void set_full(bool full) { full_ = full; }
   int recorded() const { return recorded_; }
   int replayed() const { return replayed_; }
 
@@ -50,6 +54,7 @@ class HostAccelerator final : public trainer::Accelerator {
   const c10::Device device_;
   const absl::Status answer_;
   const std::string name_ = "the host";
+  bool full_ = false;
   int recorded_ = 0, replayed_ = 0;
 };
 

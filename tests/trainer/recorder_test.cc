@@ -17,73 +17,68 @@ namespace {
 
 class RecorderTest : public ::testing::Test {
  protected:
-  // What running `name` once more adds to: runs of the work itself, recordings, replays.
-  void Expect(const std::string& name, int runs, int recorded, int replayed) {
-    const int runs_before = runs_, recorded_before = gpu_.recorded(), replayed_before = gpu_.replayed();
-    recorder_.Run(name, [this] { ++runs_; });
-    EXPECT_EQ(runs_ - runs_before > 0, runs > 0) << name;
-    EXPECT_EQ(gpu_.recorded() - recorded_before, recorded) << name;
-    EXPECT_EQ(gpu_.replayed() - replayed_before, replayed) << name;
+  // Runs the work `name`, to be recorded once it came `times` times.
+  enum Way { kEager, kRecorded, kReplayed };
+  void Expect(const std::string& name, Way way, int times = 1) {
+    const int runs = runs_, recorded = gpu_.recorded(), replayed = gpu_.replayed();
+    recorder_.Run(name, times, [this] { ++runs_; });
+    EXPECT_GT(runs_, runs) << name;
+    EXPECT_EQ(gpu_.recorded() - recorded, way == kRecorded) << name;
+    EXPECT_EQ(gpu_.replayed() - replayed, way != kEager) << name;
   }
-  void ExpectFirst(const std::string& name) { Expect(name, 1, 0, 0); }
-  void ExpectSecond(const std::string& name) { Expect(name, 1, 1, 1); }
-  void ExpectReplay(const std::string& name) { Expect(name, 1, 0, 1); }
 
   ham::testing::HostAccelerator gpu_;
   Recorder recorder_{&gpu_};
   int runs_ = 0;
 };
 
-TEST_F(RecorderTest, RecordsTheSecondTimeAndReplaysFromThenOn) {
-  ExpectFirst("a");
-  ExpectFirst("b");
-  ExpectSecond("a");
-  ExpectReplay("a");
-  ExpectSecond("b");
-  ExpectReplay("a");
+TEST_F(RecorderTest, RecordsAfterSomeTimesAndReplaysFromThenOn) {
+  Expect("a", kEager);
+  Expect("b", kEager, 2);
+  Expect("a", kRecorded);
+  Expect("a", kReplayed);
+  Expect("b", kEager, 2);
+  Expect("b", kRecorded, 2);
+  Expect("a", kReplayed);
 }
 
 TEST_F(RecorderTest, ForgetsAllWhenMemoryMoves) {
-  ExpectFirst("a");
-  ExpectSecond("a");
+  Expect("a", kEager);
+  Expect("a", kRecorded);
   recorder_.Forget();
-  ExpectFirst("a");
+  Expect("a", kEager);
 }
 
-TEST_F(RecorderTest, ForgetsWhatWasNotRunForLongest) {
-  ExpectFirst("old");
-  ExpectFirst("used");
-  ExpectSecond("used");
-  for (int i = 0; i < 62; ++i) ExpectFirst(absl::StrCat(i));
-  ExpectReplay("used");
-  ExpectFirst("one too many");
-  ExpectReplay("used");
-  ExpectFirst("old");
+TEST_F(RecorderTest, ARecordingTooManyForgetsTheOneNotRunForLongest) {
+  const auto record = [&](const std::string& name) {
+    Expect(name, kEager);
+    Expect(name, kRecorded);
+  };
+  record("old");
+  record("used");
+  for (int i = 0; i < 62; ++i) record(absl::StrCat(i));
+  for (int i = 0; i < 99; ++i) Expect(absl::StrCat("once ", i), kEager);  // these take no place
+  Expect("used", kReplayed);
+  record("one too many");
+  Expect("used", kReplayed);
+  Expect("old", kRecorded);
+}
+
+TEST_F(RecorderTest, WhatDoesNotFitIntoMemoryIsNotRecorded) {
+  gpu_.set_full(true);
+  Expect("a", kEager);
+  Expect("a", kEager);
+  gpu_.set_full(false);
+  Expect("a", kEager);
+  Expect("b", kEager);
+  Expect("b", kRecorded);
 }
 
 TEST(NoRecorderTest, WorkJustRuns) {
   Recorder recorder(nullptr);
   int runs = 0;
-  for (int i = 0; i < 3; ++i) recorder.Run("a", [&] { ++runs; });
+  for (int i = 0; i < 3; ++i) recorder.Run("a", 1, [&] { ++runs; });
   EXPECT_EQ(runs, 3);
-}
-
-TEST(NetworkPassesTest, ForgottenRowsAreRecordedAnew) {
-  const HostAsDevice as_device;
-  ham::testing::HostAccelerator gpu;
-  const std::unique_ptr<Model> model = ham::testing::ToyModel();
-  ParameterSet weights(model->parameters());
-  weights.Initialize(1);
-  NetworkPasses passes(*model, weights, &gpu);
-  passes.Freeze(weights);
-  const at::Tensor x = NewImages(kMinimumRows, model->image_shape()).zero_();
-  const at::Tensor expected = passes.Logits(x).clone();
-  for (int recorded = 1; recorded <= 2; ++recorded) {
-    EXPECT_TRUE(at::equal(passes.Logits(x), expected));
-    EXPECT_EQ(gpu.recorded(), recorded);
-    passes.ForgetRows();
-    EXPECT_TRUE(at::equal(passes.Logits(x), expected));
-  }
 }
 
 TEST(RecordedRowsTest, AreFewAndHardlyMoreThanAskedFor) {

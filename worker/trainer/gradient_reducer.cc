@@ -131,7 +131,7 @@ absl::StatusOr<GlobalSums> GradientReducer::ReduceOnHost(const StepSums& local, 
   return GlobalSums(std::move(global));
 }
 
-// The same; the host waits for nothing.
+// The same; the host waits for nothing but the sum over ranks.
 absl::StatusOr<GlobalSums> GradientReducer::ReduceOnDevice(const StepSums& local, Collective& collective) {
   const int64_t size = gradients_.size(), classes = static_cast<int64_t>(local.counts.class_rows.size());
   const at::Tensor sums = bucket_.narrow(0, size, bucket_.numel() - size);

@@ -44,6 +44,8 @@ class GlobalSums {
         finite_(std::move(finite)),
         kept_rows_(std::move(kept_rows)) {}
 
+  // Whether the host has them.
+  bool Known() const { return sums_.has_value(); }
   // Waits for the device where these are not there yet.
   const StepSums& Get();
   // Whether the step is finite and kept at least `needed` rows, on the device: a bool, no dimension; undefined on the

@@ -8,7 +8,7 @@
 //                a share of the kept rows, those with the highest true-class probability at x_adv, is dropped again
 //   loss = sum over kept rows of weight * cross entropy at x_adv     (divided once, after the all-reduce)
 //
-// Shares are of the global batch. Stateless; safe from any thread.
+// Shares are of the global batch. One thread, as the passes of a context.
 #pragma once
 
 #include <functional>

@@ -2,6 +2,8 @@
 
 #include <algorithm>
 #include <cstdint>
+#include <optional>
+#include <vector>
 
 #include <ATen/TensorOperators.h>
 #include <ATen/ops/arange.h>
@@ -9,6 +11,7 @@
 #include <ATen/ops/empty.h>
 #include <ATen/ops/mm.h>
 #include <ATen/ops/sin.h>
+#include <c10/util/Exception.h>
 
 namespace ham::trainer {
 namespace {
@@ -33,25 +36,32 @@ struct Product {
     return std::max(times[1] - times[0], 1e-9);
   }
 
-  const double flops;
+  double flops;
   at::Tensor a, b, out;
 };
 
 }  // namespace
 
 double MeasureMatmulPeak(const at::TensorOptions& options, PhaseClock& clock) {
-  for (int64_t size = kSmallest;; size *= 2) {
-    Product product(size, options);
-    product.Seconds(clock);  // what the first of a size prepares
-    double best = product.Seconds(clock);
-    if (size < kLargest && 8 * best < kLongestProduct) continue;
-    for (double spent = best; spent < kSecondsInAll;) {
-      const double seconds = product.Seconds(clock);
-      best = std::min(best, seconds);
-      spent += seconds;
+  std::optional<Product> product;
+  for (int64_t size = kSmallest; size <= kLargest; size *= 2) {
+    try {
+      product = Product(size, options);
+      product->Seconds(clock);                // what the first of a size prepares
+    } catch (const c10::OutOfMemoryError&) {  // of a GPU that others use, too
+      if (size == kSmallest) throw;
+      product = Product(size / 2, options);
+      break;
     }
-    return product.flops / best;
+    if (8 * product->Seconds(clock) >= kLongestProduct) break;
   }
+  double best = product->Seconds(clock);
+  for (double spent = best; spent < kSecondsInAll;) {
+    const double seconds = product->Seconds(clock);
+    best = std::min(best, seconds);
+    spent += seconds;
+  }
+  return product->flops / best;
 }
 
 }  // namespace ham::trainer

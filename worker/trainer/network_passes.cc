@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <bit>
+#include <cassert>
 #include <utility>
 
 #include <ATen/TensorOperators.h>
@@ -17,6 +18,14 @@
 #include "worker/trainer/step_counts.h"
 
 namespace ham::trainer {
+namespace {
+
+// Of training passes, each number of rows is recorded for itself: a recording takes as long as some passes, and many
+// numbers come but a few times. On more rows than these the device is at work for longer than the host launches.
+constexpr int kTimesBeforeRecorded = 4;
+constexpr int64_t kMostRowsRecorded = 256;
+
+}  // namespace
 
 at::Tensor PaddedLogits(const Model& model, const ParameterSet& weights, const at::Tensor& x) {
   if (x.size(0) == 0) return at::empty({0, model.classes()}, weights.options());
@@ -48,7 +57,7 @@ void NetworkPasses::Freeze(const ParameterSet& weights) {
 void NetworkPasses::RefreshIfStale() {
   if (!std::exchange(stale_, false)) return;
   if (on_host_) return frozen_->Refresh(frozen_weights_);
-  recorder_.Run("refresh", [this] { frozen_->Refresh(frozen_weights_); });
+  recorder_.Run("refresh", 1, [this] { frozen_->Refresh(frozen_weights_); });
 }
 
 void NetworkPasses::Reserve(int64_t rows) {
@@ -84,7 +93,7 @@ at::Tensor NetworkPasses::Logits(const at::Tensor& x) {
   const int64_t size = std::max(SizeFor(rows), kMinimumRows);
   Reserve(size);
   PutImages(x);
-  recorder_.Run(absl::StrCat("logits ", size), [this, size] {
+  recorder_.Run(absl::StrCat("logits ", size), 1, [this, size] {
     logits_.narrow(0, 0, size).copy_(model_.Logits(frozen_weights_, x_.narrow(0, 0, size)));
   });
   return logits_.narrow(0, 0, rows);
@@ -119,7 +128,7 @@ NetworkPasses::Point NetworkPasses::AttackPoint(const at::Tensor& x) {
   if (on_host_) return point_at(x);
   const int64_t rows = x.size(0), size = SizeFor(rows);
   PutImages(x);
-  recorder_.Run(absl::StrCat("attack ", static_cast<int>(loss_), " ", size), [this, point_at, size] {
+  recorder_.Run(absl::StrCat("attack ", static_cast<int>(loss_), " ", size), 1, [this, point_at, size] {
     const Point point = point_at(x_.narrow(0, 0, size));
     logits_.narrow(0, 0, size).copy_(point.logits);
     gradient_.narrow(0, 0, size).copy_(point.gradient);
@@ -149,11 +158,14 @@ at::Tensor NetworkPasses::TrainOnDevice(const TrainingRows& training, const Para
     };
     model_.WeightGradients(weights, x_.narrow(0, 0, size), loss_gradient, by, gradients);
   };
-  if (pass->collective != nullptr) {  // sums over ranks within it: not to be recorded
+  const void* const memory[] = {weights.flat().const_data_ptr(), gradients->flat().const_data_ptr()};
+  assert(trained_memory_[0] == nullptr || std::equal(memory, memory + 2, trained_memory_));
+  std::copy_n(memory, 2, trained_memory_);
+  if (pass->collective != nullptr || rows > kMostRowsRecorded) {  // sums over ranks cannot be recorded
     train(pass);
     return found_;
   }
-  recorder_.Run(absl::StrCat("train ", rows), [train, rows, gradients] {
+  recorder_.Run(absl::StrCat("train ", rows), kTimesBeforeRecorded, [train, rows, gradients] {
     TrainingPass alone{.rows = rows, .statistics = gradients};
     train(&alone);
   });

@@ -1,8 +1,9 @@
 // The passes of attacks, of mining and of training through one network.
 //
-// On the host each is made as it is asked for. On a device with an accelerator.h, they are recorded and replayed
+// On the host each is made as it is asked for. On a device with an accelerator, most are recorded and replayed
 // (recorder.h): those of a frozen network, whose rows do not depend on each other, on a few numbers of rows, so that
-// few recordings serve all; those of training on each number of rows that comes.
+// few recordings serve all; those of training on each number of rows that comes often. Not recorded are passes in
+// which ranks meet, and attacks in training mode.
 //
 // N: rows, C, H, W: channels, height, width, K: classes. Images are laid out as NewImages(). One thread. LibTorch's
 // exceptions pass through.
@@ -69,7 +70,8 @@ class NetworkPasses {
     double label_smoothing;
   };
   // On a device: Model::WeightGradients() of the loss summed over rows (ham_loss.h). Returns that sum, then
-  // device::CountTrained(): [1 + 11 K] float64, which change with the next call. `weights` and `gradients` outlive it.
+  // device::CountTrained(): [1 + 11 K] float64, which change with the next call. `weights` and `gradients`
+  // lie where they lay at the call before.
   at::Tensor TrainOnDevice(const TrainingRows& training, const ParameterSet& weights, TrainingPass* pass,
                            ParameterSet* gradients);
 
@@ -97,9 +99,10 @@ class NetworkPasses {
   at::Tensor x_, gradient_;
   at::Tensor shares_;  // [capacity, K] of each class in a label
   at::Tensor logits_;
-  at::Tensor row_labels_;   // int64
-  at::Tensor row_weights_;  // float64
-  at::Tensor found_;        // what TrainOnDevice returns
+  at::Tensor row_labels_;               // int64
+  at::Tensor row_weights_;              // float64
+  const void* trained_memory_[2] = {};  // weights and gradients of the last TrainOnDevice()
+  at::Tensor found_;                    // what TrainOnDevice returns
 };
 
 }  // namespace ham::trainer

@@ -1,7 +1,7 @@
 // Where the time of training steps goes: the step says which phase it enters, and this adds up seconds.
 //
-// A clock's marks cost tens of nanoseconds on a CPU and one recorded event on a device; nothing waits for a device
-// within a step. One thread at a time.
+// A clock's marks cost tens of nanoseconds on a CPU and one recorded event on a device; a step waits for the end of the
+// one before, nothing else. One thread at a time.
 #pragma once
 
 #include <array>

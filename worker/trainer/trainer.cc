@@ -324,9 +324,9 @@ absl::Status Trainer::TrainEpoch(int epoch) {
                                         total_iterations_, epoch, spec_.epochs);
   std::optional<StepReport> last;  // not looked at: a device is still at it while the host asks for the next
   const auto look = [&] {
-    if (!last) return absl::OkStatus();
+    if (!last) return;
     learning_rate = last->learning_rate;
-    return Account(*std::exchange(last, std::nullopt), &window);
+    Account(*std::exchange(last, std::nullopt), &window);
   };
   while (epoch_position_ < rows) {
     auto step = Step(epoch, order, epoch_position_);
@@ -335,11 +335,13 @@ absl::Status Trainer::TrainEpoch(int epoch) {
     position_.phase = "train";
     if (absl::Status status = Tick(); !status.ok()) return status;
     epoch_position_ = std::min(rows, epoch_position_ + spec_.batch_size);
-    if (absl::Status status = look(); !status.ok()) return status;
+    look();
     last = *std::move(step);
+    if (last->global->Known()) look();
+    if (!diverged_.ok()) return diverged_;  // here only: ranks look at different times, but all end at the same step
     if (epoch_position_ == rows) break;
     if (since_point.Elapsed() >= kSecondsBetweenPoints) {
-      if (absl::Status status = look(); !status.ok()) return status;
+      look();
       TakeSeconds(&window);
       if (absl::Status status = Emit("train", TrainMetricsJson(window, scale_, learning_rate, total_iterations_, false,
                                                                IsMining(spec_, epoch)));
@@ -351,13 +353,14 @@ absl::Status Trainer::TrainEpoch(int epoch) {
     }
     const int64_t every = spec_.checkpoint.every_iterations;
     if (every > 0 && position_.iteration % every == 0) {
-      if (absl::Status status = look(); !status.ok()) return status;
+      look();
       TakeSeconds(&window);
       if (absl::Status status = SaveIfConverging(); !status.ok()) return status;
       position_.phase = "train";
     }
   }
-  if (absl::Status status = look(); !status.ok()) return status;
+  look();
+  if (!diverged_.ok()) return diverged_;
   TakeSeconds(&window);
   const bool mining = IsMining(spec_, epoch);
   train_robust_ = RobustShare(epoch_.sums.counts);
@@ -373,12 +376,12 @@ absl::Status Trainer::TrainEpoch(int epoch) {
               TrainMetricsJson(std::exchange(epoch_, {}), scale_, learning_rate, total_iterations_, true, mining));
 }
 
-absl::Status Trainer::Account(const StepReport& step, TrainWindow* window) {
+void Trainer::Account(const StepReport& step, TrainWindow* window) {
   window->Add(step.sums(), step.skipped());
   epoch_.Add(step.sums(), step.skipped());
   non_finite_in_a_row_ = step.sums().finite ? 0 : non_finite_in_a_row_ + 1;
-  if (non_finite_in_a_row_ < kMostNonFiniteInARow) return absl::OkStatus();
-  return Diverged(
+  if (non_finite_in_a_row_ < kMostNonFiniteInARow || !diverged_.ok()) return;
+  diverged_ = Diverged(
       absl::StrFormat("the loss or a gradient was not finite in %d iterations in a row, up to iteration %d of epoch %d",
                       kMostNonFiniteInARow, step.iteration, position_.epoch));
 }

@@ -98,7 +98,7 @@ class Trainer {
   void StartFrom(const ParameterSet& weights);
 
   // Goes on after `checkpoint`: bit for bit as if never interrupted with the build, world size and threads that wrote
-  // it, with others up to rounding. InvalidArgument if it does not fit the spec.
+  // it, with others and on a GPU up to rounding. InvalidArgument if it does not fit the spec.
   absl::Status Restore(const Checkpoint& checkpoint);
 
   // Metrics will say how much of these floating-point operations a second, of all ranks together, the run makes use of.
@@ -115,9 +115,9 @@ class Trainer {
   // EpochOrder (epoch_order.h) of 1-based `epoch`.
   std::vector<uint32_t> OrderOf(int epoch) const;
 
-  // One step on the global batch at `position` of the epoch's order; all ranks together. On a device it is only asked
-  // for, unless the update needs numbers of all ranks on the host. InvalidArgument where the GPU has too little memory
-  // for it: says what would fit (fitting_rows.h).
+  // One step on the global batch at `position` of the epoch's order; all ranks together. Of one rank
+  // on a device it is only asked for, unless the update needs the sums on the host. InvalidArgument where the GPU has
+  // too little memory for it: says what would fit (fitting_rows.h).
   absl::StatusOr<StepReport> Step(int epoch, const std::vector<uint32_t>& order, int64_t position);
 
   // State after the last iteration.
@@ -142,7 +142,8 @@ class Trainer {
   // Takes back what only the host counts of an update that was ahead of a step that did not count.
   void SettleUpdate();
   absl::Status TrainEpoch(int epoch);
-  absl::Status Account(const StepReport& step, TrainWindow* window);
+  // Adds a step to the window and the epoch; sets diverged_ after too many that were not finite.
+  void Account(const StepReport& step, TrainWindow* window);
   void TakeSeconds(TrainWindow* window);
   absl::Status SaveIfConverging();
   absl::Status FinishWeights();
@@ -180,6 +181,7 @@ class Trainer {
   StepProfile profile_;
   FlopScale scale_;
   int non_finite_in_a_row_ = 0;
+  absl::Status diverged_;
   double train_robust_ = 0;  // of the last whole epoch
   OverfittingWatch overfitting_;
   RunTotals totals_;

@@ -1,6 +1,7 @@
 #include <ATen/cuda/CUDAEvent.h>
 #include <ATen/cuda/CUDAGraph.h>
 #include <ATen/ops/ones.h>
+#include <c10/cuda/CUDACachingAllocator.h>
 #include <c10/cuda/CUDAException.h>
 #include <c10/cuda/CUDAGuard.h>
 #include <c10/cuda/CUDAStream.h>
@@ -19,14 +20,13 @@
 namespace ham::trainer {
 namespace {
 
-// So often libraries may choose other kernels and ask for memory before they always do the same.
-constexpr int kWarmUps = 3;
+// The work was done before; what libraries keep for each stream is made on the recording one now.
+constexpr int kWarmUps = 1;
 
 std::string CudaVersion(int version) { return absl::StrCat(version / 1000, ".", version % 1000 / 10); }
 
 class CudaGraph final : public RecordedWork {
  public:
-  // Leaves no recording half done, whatever `work` throws.
   CudaGraph(const std::function<void()>& work, at::MempoolId_t pool) {
     // Other threads go on while this one records: only its own calls must be such as can be recorded.
     graph_.capture_begin(pool, cudaStreamCaptureModeThreadLocal);
@@ -101,10 +101,26 @@ class CudaAccelerator final : public Accelerator {
     return ConnectNccl(group, device(), MakeNcclCalls(device()), store);
   }
 
-  // On a stream of its own, because the default one cannot be recorded.
   std::unique_ptr<RecordedWork> Record(const std::function<void()>& work) override {
-    const c10::cuda::CUDAStream caller = c10::cuda::getCurrentCUDAStream();
-    C10_CUDA_CHECK(cudaStreamSynchronize(caller));
+    if (keeper_ == nullptr) {
+      at::Tensor token = at::ones({1}, device());
+      keeper_ = TryRecord([token]() mutable { token.zero_(); });
+    }
+    try {
+      return TryRecord(work);
+    } catch (const c10::OutOfMemoryError&) {
+      // While it records, LibTorch's allocator may not give back what it keeps of other work.
+      c10::cuda::CUDACachingAllocator::emptyCache();
+      return TryRecord(work);
+    }
+  }
+
+  std::unique_ptr<PhaseClock> NewClock() override { return std::make_unique<EventClock>(); }
+
+ private:
+  // On a stream of its own, because the default one cannot be recorded.
+  std::unique_ptr<RecordedWork> TryRecord(const std::function<void()>& work) {
+    C10_CUDA_CHECK(cudaStreamSynchronize(c10::cuda::getCurrentCUDAStream()));
     std::unique_ptr<RecordedWork> recorded;
     {
       const c10::cuda::CUDAStreamGuard guard(recording_stream_);
@@ -115,14 +131,13 @@ class CudaAccelerator final : public Accelerator {
     return recorded;
   }
 
-  std::unique_ptr<PhaseClock> NewClock() override { return std::make_unique<EventClock>(); }
-
- private:
   const std::string name_;
   const int compute_capability_;
   const c10::cuda::CUDAStream recording_stream_;
   // Of what recordings use within themselves; they are replayed one after the other, so all may use the same.
   const at::MempoolId_t pool_;
+  // Of next to nothing: LibTorch gives a pool up for good with the last recording of it.
+  std::unique_ptr<RecordedWork> keeper_;
 };
 
 // Runs one kernel: only that shows whether LibTorch has code for this GPU.

@@ -2,9 +2,12 @@
 
 #include <ATen/TensorOperators.h>
 #include <ATen/core/grad_mode.h>
+#include <ATen/ops/_foreach_copy.h>
 #include <ATen/ops/empty.h>
 #include <ATen/ops/empty_like.h>
 #include <torch/csrc/autograd/autograd.h>
+
+#include "worker/trainer/device.h"
 
 namespace ham::trainer {
 namespace {
@@ -30,16 +33,23 @@ at::Tensor GradientOf(const at::Tensor& logits, const at::Tensor& leaf, const at
 class AutogradModel::Frozen : public FrozenNetwork {
  public:
   Frozen(const AutogradModel& model, const ParameterSet& weights)
-      : FrozenNetwork(model.normalization(), weights), model_(model), compute_(model.ComputeType(weights)) {
-    for (size_t i = 0; i < model.trained_; ++i) {
+      : FrozenNetwork(model.normalization(), weights),
+        model_(model),
+        compute_(model.ComputeType(weights)),
+        folds_(OnHost(weights.flat())) {
+    for (size_t i = 0; i < (folds_ ? model.trained_ : weights.specs().size()); ++i) {
       values_.push_back(at::empty_like(weights[i], IsOfLayer(i) ? compute_ : weights.type()));
     }
   }
 
  private:
-  bool IsOfLayer(size_t i) const { return model_.parameters_[i].kind != ParameterKind::kNorm; }
+  bool IsOfLayer(size_t i) const {
+    const ParameterKind kind = model_.parameters_[i].kind;
+    return kind == ParameterKind::kWeight || kind == ParameterKind::kBias;
+  }
 
   void DoRefresh(const ParameterSet& weights) override {
+    if (!folds_) return at::_foreach_copy_(values_, ValuesOf(weights));
     for (size_t i = 0; i < values_.size(); ++i) {
       if (IsOfLayer(i)) values_[i].copy_(weights[i]);
     }
@@ -48,13 +58,17 @@ class AutogradModel::Frozen : public FrozenNetwork {
 
   at::Tensor DoInputGradient(const at::Tensor& x, const LogitsGradient& loss) const override {
     const at::Tensor leaf = x.detach().set_requires_grad(true);
-    const ForwardPass pass = ForwardPass::Frozen(values_, model_.trained_, model_.options_.activation, compute_);
+    const Activation activation = model_.options_.activation;
+    const ForwardPass pass = folds_ ? ForwardPass::Frozen(values_, model_.trained_, activation, compute_)
+                                    : ForwardPass(values_, model_.trained_, nullptr, activation, compute_);
     return GradientOf(model_.Forward(pass, leaf).to(x.scalar_type()), leaf, x, loss);
   }
 
   const AutogradModel& model_;
   const at::ScalarType compute_;
-  std::vector<at::Tensor> values_;  // the trained parameters, as ForwardPass::Frozen() takes them
+  // BatchNorm into a scale and a shift: on a host, whose loops make one pass of these and of ReLU.
+  const bool folds_;
+  std::vector<at::Tensor> values_;  // the parameters, layers' in compute_; the trained ones alone where they are folded
 };
 
 std::unique_ptr<FrozenNetwork> AutogradModel::DoFreeze(const ParameterSet& weights) const {

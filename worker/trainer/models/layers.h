@@ -75,8 +75,8 @@ class ForwardPass {
   ForwardPass(const std::vector<at::Tensor>& values, size_t trained, TrainingPass* training, Activation activation,
               at::ScalarType compute)
       : values_(values), trained_(trained), training_(training), activation_(activation), compute_(compute) {}
-  // Of a frozen network, in evaluation mode: weights and biases are of type `compute`, and a BatchNorm's scale and
-  // shift are those of FoldBatchNorm(). Images between layers are of type `compute` too.
+  // Of a frozen network on a host, in evaluation mode: weights and biases are of type `compute`, and a BatchNorm's
+  // scale and shift are those of FoldBatchNorm(). Images between layers are of type `compute` too.
   static ForwardPass Frozen(const std::vector<at::Tensor>& values, size_t trained, Activation activation,
                             at::ScalarType compute);
 

@@ -4,15 +4,10 @@
 #include <limits>
 
 #include <ATen/Parallel.h>
-#include <ATen/ops/batch_norm.h>
 #include <ATen/ops/empty_like.h>
-#include <ATen/ops/ones_like.h>
-#include <ATen/ops/relu.h>
-#include <ATen/ops/zeros_like.h>
 #include <c10/util/BFloat16.h>
 #include <torch/csrc/autograd/custom_function.h>
 
-#include "worker/trainer/device.h"
 #include "worker/trainer/simd.h"
 
 namespace ham::trainer {
@@ -105,11 +100,7 @@ struct ScaleAndShiftFunction : public torch::autograd::Function<ScaleAndShiftFun
 }  // namespace
 
 at::Tensor ScaleAndShift(const at::Tensor& x, const at::Tensor& scale, const at::Tensor& shift, bool relu) {
-  if (OnHost(x)) return ScaleAndShiftFunction::apply(x.contiguous(at::MemoryFormat::ChannelsLast), scale, shift, relu);
-  // A BatchNorm takes numbers of a higher precision than the image's.
-  const at::Tensor out = at::batch_norm(x, scale, shift, at::zeros_like(scale), at::ones_like(scale),
-                                        /*training=*/false, /*momentum=*/0, /*eps=*/0, /*cudnn_enabled=*/false);
-  return relu ? at::relu(out) : out;
+  return ScaleAndShiftFunction::apply(x.contiguous(at::MemoryFormat::ChannelsLast), scale, shift, relu);
 }
 
 }  // namespace ham::trainer

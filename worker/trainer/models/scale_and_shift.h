@@ -8,7 +8,7 @@ namespace ham::trainer {
 // x * scale + shift, cut at 0 where `relu`; with a gradient for x alone by autograd.
 //   x             [N, C, H, W], channels_last; float32, float64 or bfloat16, as is the result
 //   scale, shift  [C] float32, or float64 beside such an x
-// On a CPU one pass over x, forward and backward, by loops of our own; elsewhere by LibTorch's.
+// On a CPU only: one pass over x, forward and backward.
 at::Tensor ScaleAndShift(const at::Tensor& x, const at::Tensor& scale, const at::Tensor& shift, bool relu);
 
 }  // namespace ham::trainer
