@@ -234,6 +234,8 @@ TEST(StartPointTest, IsTheSameByNoiseMadeAhead) {
 
 class DeviceTest : public ::testing::Test {
  protected:
+  DeviceTest() { at::set_num_threads(1); }
+
   // Of the same batch, so that training passes are recorded, too.
   void ExpectSteps(int count, Accelerator* accelerator, const char* name) {
     const auto alone = MakeLocalCollective();
