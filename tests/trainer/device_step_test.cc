@@ -83,10 +83,11 @@ TORCH_LIBRARY_IMPL(aten, Meta, library) {
   library.impl("convolution_backward_overrideable", MetaConvolutionBackward);
 }
 
+// Without those amid an epoch, which come as time passes.
 class PointsObserver : public SilentObserver {
  public:
   absl::Status OnMetric(const nlohmann::json& point) override {
-    points.push_back(point);
+    if (!point.contains("train") || point["train"]["end_of_epoch"]) points.push_back(point);
     return absl::OkStatus();
   }
   std::vector<nlohmann::json> points;
