@@ -37,7 +37,7 @@ class Accelerator {
   // one GPU.
   virtual absl::StatusOr<std::unique_ptr<Collective>> Connect(const RankGroup& group, KeyValueStore& store) = 0;
 
-  // Runs `work` a few times, so that all it needs is there, and records it. `work` does the same each time that it
+  // Runs `work` once or more, so that all it needs is there, and records it. `work` does the same each time that it
   // runs, does not wait for the device and copies nothing from the host; what it reads and writes outside itself stays
   // where it is for as long as the recording lives.
   virtual std::unique_ptr<RecordedWork> Record(const std::function<void()>& work) = 0;

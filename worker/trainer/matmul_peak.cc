@@ -36,7 +36,7 @@ struct Product {
     return std::max(times[1] - times[0], 1e-9);
   }
 
-  double flops;
+  const double flops;
   at::Tensor a, b, out;
 };
 
@@ -46,11 +46,11 @@ double MeasureMatmulPeak(const at::TensorOptions& options, PhaseClock& clock) {
   std::optional<Product> product;
   for (int64_t size = kSmallest; size <= kLargest; size *= 2) {
     try {
-      product = Product(size, options);
+      product.emplace(size, options);
       product->Seconds(clock);                // what the first of a size prepares
     } catch (const c10::OutOfMemoryError&) {  // of a GPU that others use, too
       if (size == kSmallest) throw;
-      product = Product(size / 2, options);
+      product.emplace(size / 2, options);
       break;
     }
     if (8 * product->Seconds(clock) >= kLongestProduct) break;

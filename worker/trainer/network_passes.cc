@@ -25,6 +25,9 @@ namespace {
 constexpr int kTimesBeforeRecorded = 4;
 constexpr int64_t kMostRowsRecorded = 256;
 
+// Into its first rows.
+void Put(const at::Tensor& rows, const at::Tensor& memory) { memory.narrow(0, 0, rows.size(0)).copy_(rows); }
+
 }  // namespace
 
 at::Tensor PaddedLogits(const Model& model, const ParameterSet& weights, const at::Tensor& x) {
@@ -83,16 +86,18 @@ void NetworkPasses::ForgetRows() {
   }
 }
 
-void NetworkPasses::PutImages(const at::Tensor& x) { x_.narrow(0, 0, x.size(0)).copy_(x); }
-
-void NetworkPasses::PutShares(const at::Tensor& shares) { shares_.narrow(0, 0, shares.size(0)).copy_(shares); }
+void NetworkPasses::PutShares(const Batch& batch, bool mixed) {
+  Put(mixed && batch.targets.defined() ? batch.targets
+                                       : device::OneHot(batch.labels, model_.classes(), shares_.options()),
+      shares_);
+}
 
 at::Tensor NetworkPasses::Logits(const at::Tensor& x) {
   const int64_t rows = x.size(0);
   if (on_host_ || rows == 0) return PaddedLogits(model_, frozen_weights_, x);
   const int64_t size = std::max(SizeFor(rows), kMinimumRows);
   Reserve(size);
-  PutImages(x);
+  Put(x, x_);
   recorder_.Run(absl::StrCat("logits ", size), 1, [this, size] {
     logits_.narrow(0, 0, size).copy_(model_.Logits(frozen_weights_, x_.narrow(0, 0, size)));
   });
@@ -104,10 +109,8 @@ void NetworkPasses::Aim(AttackLoss loss, const Batch& batch) {
   labels_ = batch.labels;
   targets_ = batch.targets;
   if (on_host_) return;
-  const int64_t rows = labels_.size(0);
-  Reserve(SizeFor(rows));
-  const bool mixed = loss == AttackLoss::kCrossEntropy && targets_.defined();
-  PutShares(mixed ? targets_ : device::OneHot(labels_, model_.classes(), shares_.options()));
+  Reserve(SizeFor(labels_.size(0)));
+  PutShares(batch, /*mixed=*/loss == AttackLoss::kCrossEntropy);
 }
 
 at::Tensor NetworkPasses::LossGradient(const at::Tensor& logits) const {
@@ -127,7 +130,7 @@ NetworkPasses::Point NetworkPasses::AttackPoint(const at::Tensor& x) {
   };
   if (on_host_) return point_at(x);
   const int64_t rows = x.size(0), size = SizeFor(rows);
-  PutImages(x);
+  Put(x, x_);
   recorder_.Run(absl::StrCat("attack ", static_cast<int>(loss_), " ", size), 1, [this, point_at, size] {
     const Point point = point_at(x_.narrow(0, 0, size));
     logits_.narrow(0, 0, size).copy_(point.logits);
@@ -141,13 +144,12 @@ at::Tensor NetworkPasses::TrainOnDevice(const TrainingRows& training, const Para
   const Batch& batch = training.batch;
   const int64_t rows = training.rows, size = batch.x.size(0);
   Reserve(size);
-  PutImages(batch.x);
-  PutShares(batch.targets.defined() ? batch.targets
-                                    : device::OneHot(batch.labels, model_.classes(), shares_.options()));
-  row_labels_.narrow(0, 0, size).copy_(ToDevice(batch.labels, row_labels_.device()));
+  Put(batch.x, x_);
+  PutShares(batch, /*mixed=*/true);
+  Put(ToDevice(batch.labels, row_labels_.device()), row_labels_);
   std::vector<double> row_weights = training.weights;
   row_weights.resize(size);
-  row_weights_.narrow(0, 0, size).copy_(ToDevice(at::tensor(row_weights, at::kDouble), row_weights_.device()));
+  Put(ToDevice(at::tensor(row_weights, at::kDouble), row_weights_.device()), row_weights_);
   const auto train = [this, rows, size, smoothing = training.label_smoothing, &weights, gradients](TrainingPass* by) {
     const auto loss_gradient = [&](const at::Tensor& logits) {
       device::Loss loss =

@@ -80,8 +80,8 @@ class NetworkPasses {
   void Reserve(int64_t rows);
   // How many rows a pass through the frozen network is made on, for `rows` of them.
   int64_t SizeFor(int64_t rows) const { return recorder_.records() ? RecordedRows(rows) : rows; }
-  void PutImages(const at::Tensor& x);
-  void PutShares(const at::Tensor& shares);
+  // The labels into shares_: mixed ones as they are where `mixed`, else one-hot.
+  void PutShares(const Batch& batch, bool mixed);
   void RefreshIfStale();
 
   const Model& model_;

@@ -115,9 +115,9 @@ class Trainer {
   // EpochOrder (epoch_order.h) of 1-based `epoch`.
   std::vector<uint32_t> OrderOf(int epoch) const;
 
-  // One step on the global batch at `position` of the epoch's order; all ranks together. Of one rank
-  // on a device it is only asked for, unless the update needs the sums on the host. InvalidArgument where the GPU has
-  // too little memory for it: says what would fit (fitting_rows.h).
+  // One step on the global batch at `position` of the epoch's order; all ranks together. Of one rank on a device it is
+  // only asked for, unless the update needs the sums on the host. InvalidArgument where the GPU has too little memory
+  // for it: says what would fit (fitting_rows.h).
   absl::StatusOr<StepReport> Step(int epoch, const std::vector<uint32_t>& order, int64_t position);
 
   // State after the last iteration.

@@ -20,9 +20,6 @@
 namespace ham::trainer {
 namespace {
 
-// The work was done before; what libraries keep for each stream is made on the recording one now.
-constexpr int kWarmUps = 1;
-
 std::string CudaVersion(int version) { return absl::StrCat(version / 1000, ".", version % 1000 / 10); }
 
 class CudaGraph final : public RecordedWork {
@@ -124,7 +121,7 @@ class CudaAccelerator final : public Accelerator {
     std::unique_ptr<RecordedWork> recorded;
     {
       const c10::cuda::CUDAStreamGuard guard(recording_stream_);
-      for (int i = 0; i < kWarmUps; ++i) work();
+      work();  // LibTorch's libraries make what they keep for each stream
       recorded = std::make_unique<CudaGraph>(work, pool_);
     }
     C10_CUDA_CHECK(cudaStreamSynchronize(recording_stream_));
