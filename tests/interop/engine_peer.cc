@@ -18,7 +18,7 @@
 
 #include "tests/interop/engine_step.h"
 #include "worker/trainer/data/dataset.h"
-#include "worker/trainer/evaluator.h"
+#include "worker/trainer/evaluation/evaluator.h"
 #include "worker/trainer/weights_file.h"
 
 namespace ham::trainer {

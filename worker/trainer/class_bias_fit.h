@@ -10,7 +10,7 @@
 #include "absl/status/statusor.h"
 #include "worker/trainer/collective.h"
 #include "worker/trainer/data/image_set.h"
-#include "worker/trainer/evaluator.h"
+#include "worker/trainer/evaluation/evaluator.h"
 #include "worker/trainer/network_passes.h"
 #include "worker/trainer/train_spec.h"
 

@@ -22,6 +22,7 @@ enum class RandomPurpose : uint8_t {
   kExtraOrder = 8,
   kExtraPlace = 9,
   kCutMix = 10,
+  kSquare = 11,
 };
 
 // Names one stream of draws. `step` is a restart, a tensor number, or 0 (below 2^24).

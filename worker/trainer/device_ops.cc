@@ -9,7 +9,6 @@
 #include <ATen/ops/cat.h>
 #include <ATen/ops/clamp.h>
 #include <ATen/ops/eq.h>
-#include <ATen/ops/gather.h>
 #include <ATen/ops/gt.h>
 #include <ATen/ops/log_softmax.h>
 #include <ATen/ops/masked_fill.h>
@@ -46,17 +45,15 @@ at::Tensor LargestOther(const at::Tensor& logits, const at::Tensor& one_hot) {
   return at::masked_fill(logits, one_hot > 0, -std::numeric_limits<double>::infinity()).argmax(1, /*keepdim=*/true);
 }
 
-// The quotient rule, as there.
-at::Tensor DlrGradient(const at::Tensor& logits, const at::Tensor& one_hot) {
-  const at::Tensor other = LargestOther(logits, one_hot);
-  const auto [values, indices] = at::topk(logits, 3, 1);
-  const at::Tensor first = values.narrow(1, 0, 1), third = values.narrow(1, 2, 1);
-  const at::Tensor label_score = at::sum(logits * one_hot, {1}, /*keepdim=*/true);
-  const at::Tensor margin = at::gather(logits, 1, other) - label_score;
-  const at::Tensor spread = first - third + 1e-12;
-  const at::Tensor slope = margin / (spread * spread);
-  return (OneAt(other, logits) - one_hot) / spread -
-         slope * (OneAt(indices.narrow(1, 0, 1), logits) - OneAt(indices.narrow(1, 2, 1), logits));
+// The quotient rule, as there; above: gradient of what is divided.
+at::Tensor OverSpread(AttackLoss loss, const at::Tensor& logits, const at::Tensor& above) {
+  const int64_t fourth = loss == AttackLoss::kDlr ? 2 : 3;
+  const auto [values, indices] = at::topk(logits, fourth + 1, 1);
+  const auto value = [&values](int64_t place) { return values.narrow(1, place, 1); };
+  const auto at = [&](int64_t place) { return OneAt(indices.narrow(1, place, 1), logits); };
+  const at::Tensor spread = value(0) - (value(2) + value(fourth)) / 2 + 1e-12;
+  const at::Tensor slope = at::sum(logits * above, {1}, /*keepdim=*/true) / (spread * spread);
+  return above / spread - slope * (at(0) - (at(2) + at(fourth)) / 2);
 }
 
 }  // namespace
@@ -101,10 +98,12 @@ void Projection::Step(const at::Tensor& gradient, at::Tensor x) const {
   x.copy_((clean_ + shrink.to(x.scalar_type()) * distance).clamp_(0, 1));
 }
 
-at::Tensor AttackLossGradient(AttackLoss loss, const at::Tensor& logits, const at::Tensor& shares) {
-  if (loss == AttackLoss::kCrossEntropy) return at::softmax(logits, 1).sub_(shares);
-  if (loss == AttackLoss::kDlr) return DlrGradient(logits, shares);
-  return OneAt(LargestOther(logits, shares), logits).sub_(shares);
+at::Tensor AttackLossGradient(AttackLoss loss, const at::Tensor& logits, const at::Tensor& labels,
+                              const at::Tensor& goals) {
+  if (loss == AttackLoss::kCrossEntropy) return at::softmax(logits, 1).sub_(labels);
+  const at::Tensor above = (goals.defined() ? goals : OneAt(LargestOther(logits, labels), logits)) - labels;
+  const bool divided = loss == AttackLoss::kDlr || loss == AttackLoss::kTargetedDlr;
+  return divided ? OverSpread(loss, logits, above) : above;
 }
 
 Loss SumCrossEntropy(const at::Tensor& logits, const at::Tensor& targets, const at::Tensor& weights,

@@ -32,9 +32,9 @@ class Projection {
   at::Tensor low_, high_;  // linf: what a pixel may be
 };
 
-// AttackLossGradient (attack_loss.h). shares: of each class in the labels, for cross entropy; else one-hot; [N, K] as
-// the logits.
-at::Tensor AttackLossGradient(AttackLoss loss, const at::Tensor& logits, const at::Tensor& shares);
+// AttackLossGradient (attack_loss.h), of labels and goals as AttackLossValues has them.
+at::Tensor AttackLossGradient(AttackLoss loss, const at::Tensor& logits, const at::Tensor& labels,
+                              const at::Tensor& goals = {});
 
 // SumCrossEntropy (ham_loss.h). targets: [>= N, K]; weights: [>= N] of the logits' device, 0 beyond the rows.
 struct Loss {

@@ -71,6 +71,7 @@ void NetworkPasses::Reserve(int64_t rows) {
   x_ = NewImages(rows, model_.image_shape(), options).zero_();
   gradient_ = NewImages(rows, model_.image_shape(), options);
   shares_ = at::zeros({rows, model_.classes()}, options);
+  goal_shares_ = at::zeros({rows, model_.classes()}, options);
   logits_ = at::empty({rows, model_.classes()}, options);
   row_labels_ = at::zeros({rows}, options.dtype(at::kLong));
   row_weights_ = at::zeros({rows}, options.dtype(at::kDouble));
@@ -80,8 +81,8 @@ void NetworkPasses::Reserve(int64_t rows) {
 void NetworkPasses::ForgetRows() {
   recorder_.Forget();
   capacity_ = 0;
-  for (at::Tensor* const tensor :
-       {&labels_, &targets_, &x_, &gradient_, &shares_, &logits_, &row_labels_, &row_weights_, &found_}) {
+  for (at::Tensor* const tensor : {&labels_, &targets_, &goals_, &x_, &gradient_, &shares_, &goal_shares_, &logits_,
+                                   &row_labels_, &row_weights_, &found_}) {
     tensor->reset();
   }
 }
@@ -94,6 +95,7 @@ void NetworkPasses::PutShares(const Batch& batch, bool mixed) {
 
 at::Tensor NetworkPasses::Logits(const at::Tensor& x) {
   const int64_t rows = x.size(0);
+  passed_[kForwardPass] += rows;
   if (on_host_ || rows == 0) return PaddedLogits(model_, frozen_weights_, x);
   const int64_t size = std::max(SizeFor(rows), kMinimumRows);
   Reserve(size);
@@ -104,18 +106,35 @@ at::Tensor NetworkPasses::Logits(const at::Tensor& x) {
   return logits_.narrow(0, 0, rows);
 }
 
-void NetworkPasses::Aim(AttackLoss loss, const Batch& batch) {
+void NetworkPasses::Aim(AttackLoss loss, const Batch& batch, const at::Tensor& goals) {
   loss_ = loss;
-  labels_ = batch.labels;
-  targets_ = batch.targets;
-  if (on_host_) return;
+  const Batch padded = PadRows(batch);
+  labels_ = padded.labels;
+  targets_ = padded.targets;
+  goals_ = goals.defined() ? PadRows(goals) : goals;
+  const bool mixed = loss == AttackLoss::kCrossEntropy;
+  const at::TensorOptions options = frozen_weights_.options();
+  if (on_host_) {
+    shares_ = mixed && targets_.defined() ? targets_ : device::OneHot(labels_, model_.classes(), options);
+    goal_shares_ = goals.defined() ? device::OneHot(goals_, model_.classes(), options) : goals;
+    return;
+  }
   Reserve(SizeFor(labels_.size(0)));
-  PutShares(batch, /*mixed=*/loss == AttackLoss::kCrossEntropy);
+  PutShares(padded, mixed);
+  if (goals.defined()) Put(device::OneHot(goals_, model_.classes(), options), goal_shares_);
 }
 
 at::Tensor NetworkPasses::LossGradient(const at::Tensor& logits) const {
-  if (on_host_) return AttackLossGradient(loss_, logits, labels_, targets_);
-  return device::AttackLossGradient(loss_, logits, shares_.narrow(0, 0, logits.size(0)));
+  if (on_host_) return AttackLossGradient(loss_, logits, labels_, targets_, goals_);
+  return device::AttackLossGradient(loss_, logits, shares_.narrow(0, 0, logits.size(0)), GoalShares(logits.size(0)));
+}
+
+at::Tensor NetworkPasses::LossValues(const at::Tensor& logits) const {
+  return AttackLossValues(loss_, logits, shares_.narrow(0, 0, logits.size(0)), GoalShares(logits.size(0)));
+}
+
+at::Tensor NetworkPasses::GoalShares(int64_t rows) const {
+  return goals_.defined() ? goal_shares_.narrow(0, 0, rows) : goals_;
 }
 
 NetworkPasses::Point NetworkPasses::AttackPoint(const at::Tensor& x) {
@@ -128,8 +147,13 @@ NetworkPasses::Point NetworkPasses::AttackPoint(const at::Tensor& x) {
     });
     return out;
   };
-  if (on_host_) return point_at(x);
-  const int64_t rows = x.size(0), size = SizeFor(rows);
+  const int64_t rows = x.size(0);
+  passed_[kInputGradientPass] += rows;
+  if (on_host_) {
+    const Point point = point_at(PadRows(x));
+    return {point.logits.narrow(0, 0, rows), point.gradient.narrow(0, 0, rows)};
+  }
+  const int64_t size = SizeFor(std::max(rows, kMinimumRows));
   Put(x, x_);
   recorder_.Run(absl::StrCat("attack ", static_cast<int>(loss_), " ", size), 1, [this, point_at, size] {
     const Point point = point_at(x_.narrow(0, 0, size));
@@ -137,6 +161,19 @@ NetworkPasses::Point NetworkPasses::AttackPoint(const at::Tensor& x) {
     gradient_.narrow(0, 0, size).copy_(point.gradient);
   });
   return {logits_.narrow(0, 0, rows), gradient_.narrow(0, 0, rows)};
+}
+
+at::Tensor NetworkPasses::AttackLogits(const at::Tensor& x) {
+  RefreshIfStale();
+  const int64_t rows = x.size(0);
+  passed_[kForwardPass] += rows;
+  if (on_host_) return frozen_->Logits(PadRows(x)).narrow(0, 0, rows);
+  const int64_t size = SizeFor(std::max(rows, kMinimumRows));
+  Reserve(size);
+  Put(x, x_);
+  recorder_.Run(absl::StrCat("attack logits ", size), 1,
+                [this, size] { logits_.narrow(0, 0, size).copy_(frozen_->Logits(x_.narrow(0, 0, size))); });
+  return logits_.narrow(0, 0, rows);
 }
 
 at::Tensor NetworkPasses::TrainOnDevice(const TrainingRows& training, const ParameterSet& weights, TrainingPass* pass,

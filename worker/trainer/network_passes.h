@@ -9,6 +9,7 @@
 // exceptions pass through.
 #pragma once
 
+#include <array>
 #include <cstdint>
 #include <functional>
 #include <memory>
@@ -50,10 +51,13 @@ class NetworkPasses {
   // next call.
   at::Tensor Logits(const at::Tensor& x);
 
-  // From now on attacks make `loss` of these labels larger. At least kMinimumRows rows.
-  void Aim(AttackLoss loss, const Batch& batch);
-  // AttackLossGradient() of that.
+  // From now on attacks make `loss` of these labels, and of the classes `goals` (attack_loss.h), larger. At least one
+  // row.
+  void Aim(AttackLoss loss, const Batch& batch, const at::Tensor& goals = {});
+  // AttackLossGradient() of that, of kMinimumRows rows or more.
   at::Tensor LossGradient(const at::Tensor& logits) const;
+  // AttackLossValues() of that: [N].
+  at::Tensor LossValues(const at::Tensor& logits) const;
   // x: as many rows. Logits in the attack's precision, and the gradient of the summed loss, as x, by the frozen network
   // (model.h). Both change with the next call.
   struct Point {
@@ -61,6 +65,11 @@ class NetworkPasses {
     at::Tensor gradient;
   };
   Point AttackPoint(const at::Tensor& x);
+  // Those logits alone, for any N >= 1; they change with the next call.
+  at::Tensor AttackLogits(const at::Tensor& x);
+
+  // [kPasses] rows that each pass of a frozen network was asked for, without padding of its own.
+  const std::array<int64_t, kPasses>& passed() const { return passed_; }
 
   // What is trained on.
   struct TrainingRows {
@@ -82,6 +91,8 @@ class NetworkPasses {
   int64_t SizeFor(int64_t rows) const { return recorder_.records() ? RecordedRows(rows) : rows; }
   // The labels into shares_: mixed ones as they are where `mixed`, else one-hot.
   void PutShares(const Batch& batch, bool mixed);
+  // Of the first rows; undefined where the loss has no goals.
+  at::Tensor GoalShares(int64_t rows) const;
   void RefreshIfStale();
 
   const Model& model_;
@@ -92,12 +103,14 @@ class NetworkPasses {
   bool stale_ = false;  // frozen_ is of weights before these
 
   AttackLoss loss_ = AttackLoss::kCrossEntropy;
-  at::Tensor labels_, targets_;  // of Aim(); on the host
+  at::Tensor labels_, targets_, goals_;  // of Aim(), at least kMinimumRows; on the host
+  std::array<int64_t, kPasses> passed_ = {};
 
   // Of a device, where recordings find their numbers, [capacity, ...]: rows beyond those put there keep what they had.
   int64_t capacity_ = 0;
   at::Tensor x_, gradient_;
-  at::Tensor shares_;  // [capacity, K] of each class in a label
+  at::Tensor shares_;       // [capacity, K] of each class in a label
+  at::Tensor goal_shares_;  // [capacity, K] one-hot
   at::Tensor logits_;
   at::Tensor row_labels_;               // int64
   at::Tensor row_weights_;              // float64

@@ -8,7 +8,7 @@
 #include <vector>
 
 #include <nlohmann/json.hpp>
-#include "worker/trainer/evaluator.h"
+#include "worker/trainer/evaluation/evaluator.h"
 #include "worker/trainer/gradient_reducer.h"
 #include "worker/trainer/step_profile.h"
 

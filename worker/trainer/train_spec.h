@@ -17,7 +17,8 @@ namespace ham::trainer {
 enum class Method { kPgdAt, kHam };
 enum class RetainedEasy { kRandom, kHighConfidence };
 enum class WeightMode { kEqual, kFirstCross, kDeltaMax, kKappa };
-enum class AttackLoss { kCrossEntropy, kMargin, kDlr };
+// kTargetedDlr and kLogitDifference are of attacks that go to one class; specs do not name them.
+enum class AttackLoss { kCrossEntropy, kMargin, kDlr, kTargetedDlr, kLogitDifference };
 enum class Norm { kLinf, kL2 };
 enum class JudgedAt { kLast, kAny };
 enum class StartDistribution { kUniform, kNormal };

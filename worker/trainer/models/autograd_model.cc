@@ -58,10 +58,19 @@ class AutogradModel::Frozen : public FrozenNetwork {
 
   at::Tensor DoInputGradient(const at::Tensor& x, const LogitsGradient& loss) const override {
     const at::Tensor leaf = x.detach().set_requires_grad(true);
+    return GradientOf(Run(leaf), leaf, x, loss);
+  }
+
+  at::Tensor DoLogits(const at::Tensor& x) const override {
+    const at::NoGradGuard no_gradients;
+    return Run(x);
+  }
+
+  at::Tensor Run(const at::Tensor& x) const {
     const Activation activation = model_.options_.activation;
     const ForwardPass pass = folds_ ? ForwardPass::Frozen(values_, model_.trained_, activation, compute_)
                                     : ForwardPass(values_, model_.trained_, nullptr, activation, compute_);
-    return GradientOf(model_.Forward(pass, leaf).to(x.scalar_type()), leaf, x, loss);
+    return model_.Forward(pass, x).to(x.scalar_type());
   }
 
   const AutogradModel& model_;

@@ -85,10 +85,17 @@ void FrozenNetwork::Refresh(const ParameterSet& weights) {
 }
 
 at::Tensor FrozenNetwork::InputGradient(const at::Tensor& x, const LogitsGradient& loss) const {
-  if (!mean_.defined()) return DoInputGradient(x, WithClassBias(class_bias_, loss));
-  at::Tensor normalized = at::empty_strided(x.sizes(), x.strides(), x.options());
-  at::sub_out(normalized, x, mean_);
-  return DoInputGradient(normalized.div_(deviation_), WithClassBias(class_bias_, loss)).div_(deviation_);
+  at::Tensor gradient = DoInputGradient(Normalize(x), WithClassBias(class_bias_, loss));
+  return mean_.defined() ? gradient.div_(deviation_) : gradient;
+}
+
+at::Tensor FrozenNetwork::Logits(const at::Tensor& x) const { return at::add(DoLogits(Normalize(x)), class_bias_); }
+
+at::Tensor FrozenNetwork::Normalize(const at::Tensor& x) const {
+  if (!mean_.defined()) return x;
+  at::Tensor out = at::empty_strided(x.sizes(), x.strides(), x.options());
+  at::sub_out(out, x, mean_);
+  return out.div_(deviation_);
 }
 
 nlohmann::json NormalizationJson(const Model& model) {

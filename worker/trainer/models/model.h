@@ -59,8 +59,8 @@ struct TrainingPass {
 // What can be done once for all of an attack is done by Refresh(): weights in the type of the computation, BatchNorm as
 // a scale and a shift. It proposes perturbations; whether a sample is broken is for Model::Logits() to say.
 //
-// InputGradient() may be called from any thread, not during Refresh(). It reads nothing back from a device, and
-// Refresh() writes to the same memory each time, so that a recording of it (accelerator.h) stays good.
+// All but Refresh() may be called from any thread, not during it. They read nothing back from a device, and Refresh()
+// writes to the same memory each time, so that a recording of it (accelerator.h) stays good.
 class FrozenNetwork {
  public:
   virtual ~FrozenNetwork() = default;
@@ -68,14 +68,19 @@ class FrozenNetwork {
   void Refresh(const ParameterSet& weights);
   // As Model::InputGradient() in evaluation mode, but for rounding.
   at::Tensor InputGradient(const at::Tensor& x, const LogitsGradient& loss) const;
+  // Those that InputGradient() shows to the loss.
+  at::Tensor Logits(const at::Tensor& x) const;
 
  protected:
   FrozenNetwork(const std::optional<Normalization>& normalization, const ParameterSet& weights);
   virtual void DoRefresh(const ParameterSet& weights) = 0;
   // Of normalised images, without the class bias.
   virtual at::Tensor DoInputGradient(const at::Tensor& x, const LogitsGradient& loss) const = 0;
+  virtual at::Tensor DoLogits(const at::Tensor& x) const = 0;
 
  private:
+  at::Tensor Normalize(const at::Tensor& x) const;
+
   at::Tensor class_bias_;
   at::Tensor mean_, deviation_;  // [1, C, 1, 1], undefined without normalisation
 };

@@ -100,6 +100,8 @@ class FrozenSmallCnn : public FrozenNetwork {
     return InputGradientOf(layers_, x, loss);
   }
 
+  at::Tensor DoLogits(const at::Tensor& x) const override { return Forward(layers_, x).logits; }
+
   Layers layers_;
 };
 

@@ -1,4 +1,4 @@
-#include "worker/trainer/evaluator.h"
+#include "worker/trainer/evaluation/evaluator.h"
 
 #include <algorithm>
 #include <utility>
