@@ -28,6 +28,7 @@
 #include <string>
 
 #include "proto/sha256.h"
+#include "proto/strict_json.h"
 #include "proto/version.h"
 #include "worker/ipc/frame.h"
 
@@ -96,11 +97,11 @@ int Save(const json& start) {
 
 int Meet(const json& start) {
   const std::string value = std::to_string(start.at("rank").get<int>());
-  Send({{"type", "store_set"}, {"id", 1}, {"key", "k"}, {"value", ham::ipc::Base64Encode(value)}});
+  Send({{"type", "store_set"}, {"id", 1}, {"key", "k"}, {"value", ham::Base64Encode(value)}});
   if (Receive().at("ok") != true) return 4;
   Send({{"type", "store_get"}, {"id", 2}, {"key", "k"}, {"timeout_seconds", 20}});
   const json answer = Receive();
-  return answer.at("id") == 2 && answer.at("value") == ham::ipc::Base64Encode(value) ? Done() : 4;
+  return answer.at("id") == 2 && answer.at("value") == ham::Base64Encode(value) ? Done() : 4;
 }
 
 int Run(const std::string& what, const json& start) {

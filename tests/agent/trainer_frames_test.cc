@@ -8,6 +8,7 @@
 
 #include "absl/strings/str_cat.h"
 #include "proto/job_spec.h"
+#include "proto/strict_json.h"
 #include "proto/version.h"
 #include "tests/agent/trainer_text.h"
 #include "worker/ipc/frame.h"
@@ -20,7 +21,7 @@ using nlohmann::json;
 
 // As ipc::ReadFrame and the agent take it.
 absl::StatusOr<TrainerFrame> Parse(const std::string& text) {
-  absl::StatusOr<json> frame = ipc::ParseStrictJson(text);
+  absl::StatusOr<json> frame = ParseStrictJson(text);
   if (!frame.ok()) return frame.status();
   if (!frame->is_object() || !frame->contains("type") || !frame->at("type").is_string()) {
     return absl::InvalidArgumentError("a frame must be an object with a string \"type\"");

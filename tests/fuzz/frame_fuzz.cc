@@ -4,6 +4,7 @@
 #include <sys/socket.h>
 #include <unistd.h>
 
+#include "proto/strict_json.h"
 #include "tests/fuzz/fuzz.h"
 
 namespace ham::fuzz {
@@ -73,8 +74,8 @@ void TryInput(const std::string& input) {
   if (input.size() > 64 << 10) return;  // what a socket takes without a reader
   ReadAll(input);
   ReadAll(Framed(input));
-  const absl::StatusOr<std::string> bytes = ipc::Base64Decode(input);
-  if (bytes.ok()) Check(ipc::Base64Encode(*bytes) == input, "there is one way to write bytes");
+  const absl::StatusOr<std::string> bytes = Base64Decode(input);
+  if (bytes.ok()) Check(Base64Encode(*bytes) == input, "there is one way to write bytes");
 }
 
 }  // namespace ham::fuzz

@@ -2,8 +2,8 @@
 #include <google/protobuf/stubs/logging.h>
 
 #include "proto/job_spec.h"
+#include "proto/strict_json.h"
 #include "tests/fuzz/fuzz.h"
-#include "worker/ipc/frame.h"
 #include "worker/trainer/train_spec.h"
 
 namespace ham::fuzz {
@@ -68,7 +68,7 @@ void TryInput(const std::string& input) {
   ham::v1::JobSpec again = spec;
   Check(ResolveJobSpec(&again).empty(), "a resolved spec is good");
   Check(again.SerializeAsString() == spec.SerializeAsString(), "a resolved spec resolves to itself");
-  const absl::StatusOr<nlohmann::json> json = ipc::ParseStrictJson(MessageToJson(spec));
+  const absl::StatusOr<nlohmann::json> json = ParseStrictJson(MessageToJson(spec));
   Check(json.ok(), "a resolved spec can be sent to a trainer");
   const absl::Status taken = trainer::ParseTrainSpec(*json).status();
   Check(taken.ok(), "the trainer takes what the coordinator took: " + taken.ToString());

@@ -1,7 +1,7 @@
 // Job specs as a trainer gets them, JSON.
+#include "proto/strict_json.h"
 #include "tests/fuzz/fuzz.h"
 #include "tests/support/toy_spec_json.h"
-#include "worker/ipc/frame.h"
 #include "worker/trainer/train_spec.h"
 
 namespace ham::fuzz {
@@ -16,7 +16,7 @@ std::vector<std::string> Seeds() {
 }
 
 void TryInput(const std::string& input) {
-  const absl::StatusOr<nlohmann::json> json = ipc::ParseStrictJson(input);
+  const absl::StatusOr<nlohmann::json> json = ParseStrictJson(input);
   if (!json.ok()) {
     Check(json.status().code() == absl::StatusCode::kInvalidArgument, "refused JSON is an invalid argument");
     return;

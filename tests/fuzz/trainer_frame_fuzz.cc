@@ -1,10 +1,10 @@
 // Frames of a trainer, metric points among them, as the agent reads them.
 #include <google/protobuf/stubs/logging.h>
 
+#include "proto/strict_json.h"
 #include "tests/fuzz/fuzz.h"
 #include "worker/agent/metric_point.h"
 #include "worker/agent/trainer_frames.h"
-#include "worker/ipc/frame.h"
 
 namespace ham::fuzz {
 namespace {
@@ -34,28 +34,27 @@ struct Checks {
 }  // namespace
 
 std::vector<std::string> Seeds() {
-  return {
-      R"({"type": "hello", "build_id": "0123456789ab"})",
-      R"({"type": "progress", "phase": "train", "tick": 1, "iteration": 2, "epoch": 3, "collective_sequence": 4})",
-      R"({"type": "checkpoint", "manifest": "/w/c/manifest.json", "iteration": 10, "epoch": 1})",
-      R"({"type": "store_set", "id": 7, "key": "k", "value": "AAECAw=="})",
-      R"({"type": "store_get", "id": 8, "key": "k", "timeout_seconds": 0.5})",
-      R"({"type": "store_get", "id": 8, "key": "k", "timeout_seconds": 1e-300})",
-      R"({"type": "failed", "class": "TRAINER_CRASH", "message": "m"})",
-      R"({"type": "done"})",
-      R"({"type": "metric", "point": {"iteration": "5", "epoch": 1, "train": {"loss": "NaN", "learning_rate": 0.1,
+  return {R"({"type": "hello", "build_id": "0123456789ab"})",
+          R"({"type": "progress", "phase": "train", "tick": 1, "iteration": 2, "epoch": 3, "collective_sequence": 4})",
+          R"({"type": "checkpoint", "manifest": "/w/c/manifest.json", "iteration": 10, "epoch": 1})",
+          R"({"type": "store_set", "id": 7, "key": "k", "value": "AAECAw=="})",
+          R"({"type": "store_get", "id": 8, "key": "k", "timeout_seconds": 0.5})",
+          R"({"type": "store_get", "id": 8, "key": "k", "timeout_seconds": 1e-300})",
+          R"({"type": "failed", "class": "TRAINER_CRASH", "message": "m"})",
+          R"({"type": "done"})",
+          R"({"type": "metric", "point": {"iteration": "5", "epoch": 1, "train": {"loss": "NaN", "learning_rate": 0.1,
           "end_of_epoch": true, "per_class_hard_share": [0.5], "steps_to_boundary": ["3", "1", "0"],
           "confidence_histogram": [1, 2, 3, 4, 5, 6, 7, 8, 9, "10"]}}})",
-      R"({"type": "metric", "point": {"evaluation": {"split": "test", "class_names": ["a", "b"],
+          R"({"type": "metric", "point": {"evaluation": {"split": "test", "class_names": ["a", "b"],
           "per_class_rows": ["1", "2"], "per_class_clean_accuracy": [0.5, 1],
           "suites": [{"name": "pgd", "per_class_robust_accuracy": [0.1, 0.2], "worst_class": 1}]}}})",
-      R"({"type": "metric", "point": {"summary": {"attack_seconds": 1.5}}})"};
+          R"({"type": "metric", "point": {"summary": {"attack_seconds": 1.5}}})"};
 }
 
 void TryInput(const std::string& input) {
   static const google::protobuf::LogSilencer* const silent = new google::protobuf::LogSilencer;
   static_cast<void>(silent);
-  const absl::StatusOr<nlohmann::json> json = ipc::ParseStrictJson(input);
+  const absl::StatusOr<nlohmann::json> json = ParseStrictJson(input);
   if (!json.ok() || !json->is_object() || !json->contains("type") || !json->at("type").is_string())
     return;  // ReadFrame
   const absl::StatusOr<agent::TrainerFrame> frame = agent::ParseTrainerFrame(*json);

@@ -11,6 +11,7 @@
 #include "absl/strings/str_cat.h"
 #include "absl/synchronization/notification.h"
 #include "absl/time/clock.h"
+#include "proto/strict_json.h"
 #include "worker/ipc/frame.h"
 
 namespace ham::trainer {
@@ -80,7 +81,7 @@ TEST_F(AgentChannelTest, RelaysTheRendezvousAsBase64) {
   std::thread setter([&] { set = channel_->store().Set("k", bytes); });
   const json request = Receive();
   EXPECT_EQ(request.at("type"), "store_set");
-  EXPECT_EQ(request.at("value"), ipc::Base64Encode(bytes));
+  EXPECT_EQ(request.at("value"), Base64Encode(bytes));
   Send({{"type", "store_reply"}, {"id", request.at("id")}, {"ok", true}, {"value", ""}, {"error", ""}});
   setter.join();
   EXPECT_TRUE(set.ok()) << set;
@@ -107,7 +108,7 @@ TEST_F(AgentChannelTest, MatchesRepliesByIdInAnyOrder) {
   Send({{"type", "store_reply"}, {"id", 999}, {"ok", true}, {"value", ""}});  // of a caller that gave up
   for (const int i : {1, 0}) {
     const std::string key = requests[i].at("key");
-    Send({{"type", "store_reply"}, {"id", requests[i].at("id")}, {"ok", true}, {"value", ipc::Base64Encode(key)}});
+    Send({{"type", "store_reply"}, {"id", requests[i].at("id")}, {"ok", true}, {"value", Base64Encode(key)}});
   }
   for (int i = 0; i < 2; ++i) {
     getters[i].join();

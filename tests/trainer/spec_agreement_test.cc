@@ -10,7 +10,7 @@
 
 #include "absl/strings/str_cat.h"
 #include "proto/job_spec.h"
-#include "worker/ipc/frame.h"
+#include "proto/strict_json.h"
 #include "worker/trainer/data/known_data_sets.h"
 #include "worker/trainer/train_spec.h"
 
@@ -19,7 +19,7 @@ namespace {
 
 // The resolved spec as the trainer gets it, also of a spec that is refused.
 nlohmann::json JsonOf(const ham::v1::JobSpec& resolved) {
-  const auto json = ipc::ParseStrictJson(MessageToJson(resolved));
+  const auto json = ParseStrictJson(MessageToJson(resolved));
   EXPECT_TRUE(json.ok()) << json.status();
   return json.value_or(nlohmann::json());
 }

@@ -16,8 +16,8 @@
 #include "absl/time/clock.h"
 #include "proto/rpc_status.h"
 #include "proto/sha256.h"
+#include "proto/strict_json.h"
 #include "proto/worker_rules.h"
-#include "worker/ipc/frame.h"
 
 namespace ham::agent {
 namespace {
@@ -59,7 +59,7 @@ struct File {
 
 absl::StatusOr<std::vector<File>> ParseManifest(const std::string& text) {
   const absl::Status wrong = absl::InvalidArgumentError("the checkpoint's manifest is not one that a trainer writes");
-  const absl::StatusOr<nlohmann::json> json = ipc::ParseStrictJson(text);
+  const absl::StatusOr<nlohmann::json> json = ParseStrictJson(text);
   if (!json.ok() || !json->is_object() || !json->contains("files") || !json->at("files").is_array()) return wrong;
   std::vector<File> files;
   std::set<std::string> names = {kManifestName};

@@ -15,10 +15,10 @@
 #include "absl/strings/str_cat.h"
 #include "absl/strings/strip.h"
 #include "absl/time/clock.h"
+#include "proto/strict_json.h"
 #include "proto/version.h"
 #include "worker/agent/child_process.h"
 #include "worker/agent/slots.h"
-#include "worker/ipc/frame.h"
 
 namespace ham::agent {
 namespace {
@@ -114,7 +114,7 @@ absl::StatusOr<std::string> RunProgram(const std::vector<std::string>& arguments
 }
 
 absl::Status CheckVersionOutput(const std::string& trainer, const std::string& text) {
-  const absl::StatusOr<nlohmann::json> json = ipc::ParseStrictJson(text);
+  const absl::StatusOr<nlohmann::json> json = ParseStrictJson(text);
   if (!json.ok()) return WrongOutput(trainer, std::string(json.status().message()));
   if (!json->is_object() || !json->contains("build_id") || !json->at("build_id").is_string()) {
     return WrongOutput(trainer, "its version has no build_id");
@@ -148,7 +148,7 @@ absl::StatusOr<std::vector<ham::v1::Slot>> UsableGpus(std::vector<ham::v1::Slot>
 }
 
 absl::StatusOr<std::vector<ham::v1::DataSet>> ParseInspectOutput(const std::string& trainer, const std::string& text) {
-  const absl::StatusOr<nlohmann::json> json = ipc::ParseStrictJson(text);
+  const absl::StatusOr<nlohmann::json> json = ParseStrictJson(text);
   if (!json.ok()) return WrongOutput(trainer, std::string(json.status().message()));
   if (!json->is_array()) return WrongOutput(trainer, "its data sets are no array");
   std::vector<ham::v1::DataSet> data_sets;

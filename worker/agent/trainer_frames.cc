@@ -6,9 +6,9 @@
 
 #include "absl/strings/str_cat.h"
 #include "proto/job_spec.h"
+#include "proto/strict_json.h"
 #include "proto/version.h"
 #include "worker/agent/metric_point.h"
-#include "worker/ipc/frame.h"
 
 namespace ham::agent {
 namespace {
@@ -96,7 +96,7 @@ absl::StatusOr<TrainerFrame> ReadProgress(FrameReader& reader) {
 
 absl::StatusOr<TrainerFrame> ReadStoreSet(FrameReader& reader) {
   StoreSetFrame set{reader.Integer("id"), reader.Text("key"), ""};
-  absl::StatusOr<std::string> value = ipc::Base64Decode(reader.Text("value"));
+  absl::StatusOr<std::string> value = Base64Decode(reader.Text("value"));
   if (value.ok()) {
     set.value = *std::move(value);
   } else {
@@ -156,7 +156,7 @@ json StartFrame(const ham::v1::Assignment& assignment, const RankPlace& place) {
 json StoreReplyFrame(int64_t id, const absl::StatusOr<std::string>& value) {
   json frame = {{"type", "store_reply"}, {"id", id}, {"ok", value.ok()}, {"value", ""}, {"error", ""}};
   if (value.ok()) {
-    frame["value"] = ipc::Base64Encode(*value);
+    frame["value"] = Base64Encode(*value);
   } else {
     frame["error"] = std::string(value.status().message());
   }

@@ -38,10 +38,6 @@ namespace ham::ipc {
 
 inline constexpr uint32_t kMaxFrameBytes = 4 << 20;
 
-// Parses JSON as strictly as both sides need: refuses duplicate keys, nulls and trailing bytes.
-// InvalidArgument says where. Any thread.
-absl::StatusOr<nlohmann::json> ParseStrictJson(const std::string& text);
-
 // Writes one frame to a blocking descriptor, whole. Callers serialise. Unavailable when the peer is gone; Internal for
 // a message that is too long or holds text that is not UTF-8.
 absl::Status WriteFrame(int fd, const nlohmann::json& message);
@@ -49,8 +45,5 @@ absl::Status WriteFrame(int fd, const nlohmann::json& message);
 // Reads one frame from a blocking descriptor. OutOfRange at a clean end of stream; InvalidArgument for a
 // frame too long, not JSON or without "type"; Unavailable for a stream cut within a frame.
 absl::StatusOr<nlohmann::json> ReadFrame(int fd);
-
-std::string Base64Encode(const std::string& bytes);
-absl::StatusOr<std::string> Base64Decode(const std::string& text);
 
 }  // namespace ham::ipc

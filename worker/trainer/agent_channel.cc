@@ -7,6 +7,7 @@
 #include <utility>
 
 #include "absl/strings/str_cat.h"
+#include "proto/strict_json.h"
 #include "worker/ipc/frame.h"
 #include "worker/trainer/stopwatch.h"
 
@@ -39,7 +40,7 @@ class AgentChannel::Store final : public KeyValueStore {
  public:
   explicit Store(AgentChannel& channel) : channel_(channel) {}
   absl::Status Set(const std::string& key, const std::string& value) override {
-    return channel_.CallStore({{"type", "store_set"}, {"key", key}, {"value", ipc::Base64Encode(value)}}, kSetTimeout)
+    return channel_.CallStore({{"type", "store_set"}, {"key", key}, {"value", Base64Encode(value)}}, kSetTimeout)
         .status();
   }
   absl::StatusOr<std::string> Get(const std::string& key, absl::Duration timeout) override {
@@ -106,7 +107,7 @@ absl::StatusOr<std::string> AgentChannel::CallStore(nlohmann::json request, absl
   const std::string key = request.at("key").get<std::string>();
   if (reply.is_null() && !end_.ok()) return end_;
   if (!reply.is_null() && reply.at("ok").get<bool>()) {
-    absl::StatusOr<std::string> value = ipc::Base64Decode(reply.at("value").get<std::string>());
+    absl::StatusOr<std::string> value = Base64Decode(reply.at("value").get<std::string>());
     if (value.ok()) return value;
     return absl::FailedPreconditionError(
         absl::StrCat("rendezvous key \"", key, "\": the agent's answer is not base64"));

@@ -18,7 +18,7 @@
 
 #include "absl/strings/str_cat.h"
 #include "proto/sha256.h"
-#include "worker/ipc/frame.h"
+#include "proto/strict_json.h"
 
 namespace ham::trainer {
 namespace {
@@ -248,7 +248,7 @@ absl::StatusOr<Manifest> ParseManifest(const std::string& text, const std::strin
   const auto damaged = [&path](const std::string& why) {
     return absl::DataLossError(absl::StrCat(path, " is damaged: ", why));
   };
-  const absl::StatusOr<json> object = ipc::ParseStrictJson(text);
+  const absl::StatusOr<json> object = ParseStrictJson(text);
   if (!object.ok()) return damaged(std::string(object.status().message()));
   ManifestReader reader(*object);
   const int version = reader.Int("format_version", 1);
@@ -380,7 +380,7 @@ absl::StatusOr<Checkpoint> LoadCheckpoint(const std::string& manifest_path) {
     if (!state.ok()) return state.status();
     const auto scalars = state->metadata.find(kScalars);
     absl::StatusOr<json> parsed = scalars == state->metadata.end() ? absl::InvalidArgumentError("it has no scalars")
-                                                                   : ipc::ParseStrictJson(scalars->second);
+                                                                   : ParseStrictJson(scalars->second);
     if (parsed.ok() && !parsed->is_object()) parsed = absl::InvalidArgumentError("its scalars are no object");
     if (!parsed.ok()) return absl::DataLossError(absl::StrCat(state_path, ": ", parsed.status().message()));
     return Checkpoint{manifest->info,    false, {}, std::move(model->tensors), std::move(state->tensors),

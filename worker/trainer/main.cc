@@ -10,8 +10,8 @@
 #include "absl/status/status.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_join.h"
+#include "proto/strict_json.h"
 #include "proto/version.h"
-#include "worker/ipc/frame.h"
 #include "worker/trainer/bench.h"
 #include "worker/trainer/data/dataset.h"
 #include "worker/trainer/data/inspect.h"
@@ -44,7 +44,7 @@ absl::StatusOr<nlohmann::json> ReadSpec(const std::string& path) {
   if (!file) return absl::NotFoundError(absl::StrCat("cannot open ", path, "; --spec names the job's JSON file"));
   std::ostringstream text;
   text << file.rdbuf();
-  auto spec = ipc::ParseStrictJson(text.str());
+  auto spec = ParseStrictJson(text.str());
   if (!spec.ok()) return absl::InvalidArgumentError(absl::StrCat(path, ": ", spec.status().message()));
   return spec;
 }

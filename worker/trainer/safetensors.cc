@@ -1,5 +1,7 @@
 #include "worker/trainer/safetensors.h"
 
+#include "proto/strict_json.h"
+
 #include <ATen/ops/empty.h>
 
 #include <algorithm>
@@ -17,7 +19,6 @@
 
 #include <nlohmann/json.hpp>
 #include "absl/strings/str_cat.h"
-#include "worker/ipc/frame.h"
 
 namespace ham::trainer {
 namespace {
@@ -135,7 +136,7 @@ absl::StatusOr<json> ParseHeader(uint64_t file_bytes, const ReadAt& read, uint64
   data_begin = kLengthBytes + length;
   std::string text(length, '\0');
   if (absl::Status status = read(kLengthBytes, length, text.data()); !status.ok()) return status;
-  absl::StatusOr<json> header = ipc::ParseStrictJson(text);
+  absl::StatusOr<json> header = ParseStrictJson(text);
   if (!header.ok()) return Damaged(absl::StrCat("header: ", header.status().message()));
   if (!header->is_object()) return Damaged("the header is no JSON object");
   return header;
