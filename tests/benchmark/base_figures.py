@@ -15,6 +15,7 @@ from figure import Figure, Skip
 ROUNDS = 5
 # In Python the wheel loads all of its CUDA libraries: 2.5 GB to download, once.
 PEER_PACKAGES = ["torch==2.11.0", "numpy==2.1.3"]
+PEER_PACKAGES_ALONE = ["pyautoattack==0.2.0"]  # its dependencies are above
 
 
 def libtorch_root():
@@ -58,7 +59,7 @@ def peer_python():
     """A Python with PyTorch of the trainer's version; its venv is kept beside LibTorch."""
     venv = libtorch_root().with_name("peer-venv")
     python = venv / "bin" / "python"
-    marker = venv / "complete"
+    marker, marker_alone = venv / "complete", venv / "complete_alone"
     if not marker.exists() or marker.read_text() != repr(PEER_PACKAGES):
         shutil.rmtree(venv, ignore_errors=True)
         if shutil.disk_usage(venv.parent).free < 8e9:
@@ -66,6 +67,9 @@ def peer_python():
         run([sys.executable, "-m", "venv", venv])
         run([python, "-m", "pip", "install", "-q", *PEER_PACKAGES])
         marker.write_text(repr(PEER_PACKAGES))
+    if not marker_alone.exists() or marker_alone.read_text() != repr(PEER_PACKAGES_ALONE):
+        run([python, "-m", "pip", "install", "-q", "--no-deps", *PEER_PACKAGES_ALONE])
+        marker_alone.write_text(repr(PEER_PACKAGES_ALONE))
     return python
 
 

@@ -19,10 +19,10 @@ import torch
 from torch.nn import functional as F
 
 TESTS = pathlib.Path(__file__).resolve().parent.parent
-sys.path[:0] = [str(TESTS / "interop"), str(TESTS / "support")]
+sys.path[:0] = [str(TESTS / "interop"), str(TESTS.parent / "deploy")]
 from pytorch_peer import (  # noqa: E402
     MINING_STEP, STEPS, ascend, input_gradient, metadata_of, problem, with_prefix)
-from safetensors_file import write  # noqa: E402
+from export_pytorch import write_safetensors  # noqa: E402
 
 
 def train(model, x_adv, y):
@@ -106,7 +106,7 @@ def main(peer, name, rows, rounds, bf16):
     seconds = {"engine": [], "published": [], "tuned": []}
     hard_rows = set()
     with tempfile.TemporaryDirectory() as folder:
-        write(f"{folder}/in", with_prefix("weights.", model.state_dict()) | {"x": x, "y": y, "start": start},
+        write_safetensors(f"{folder}/in", with_prefix("weights.", model.state_dict()) | {"x": x, "y": y, "start": start},
               metadata_of(name, 0) | {"epsilon": repr(epsilon), "step_size": repr(epsilon / 4)} | ({"compute": "bf16"} if bf16 else {}))
         with subprocess.Popen([peer, "time", f"{folder}/in"], stdin=subprocess.PIPE, stdout=subprocess.PIPE,
                               text=True) as engine:

@@ -68,7 +68,7 @@ def robust_error(root, weights, data, known):
             raise Skip(f"{path} is absent; HAM_TEST_DATA names a folder with robust-weights and mnist-test")
     with tempfile.TemporaryDirectory() as temporary:
         shutil.copytree(images, f"{temporary}/{data}")
-        run([*script(root), "convert", file, f"{temporary}/weights.safetensors"])
+        run([peer_python(), root / "deploy/export_pytorch.py", "cnn-wong-kolter", file, f"{temporary}/weights.safetensors"])
         error = float(run([peer(root), "evaluate", f"{temporary}/weights.safetensors", temporary, data]))
     return abs(error - known), f"{error:.2f} %, known {known} %; PGD-100, epsilon 0.1, step 0.01, wrong at any iterate"
 

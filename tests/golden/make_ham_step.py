@@ -16,8 +16,8 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent.parent / "support"))
-from safetensors_file import write  # noqa: E402
+sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[2] / "deploy"))
+from export_pytorch import write_safetensors  # noqa: E402
 
 ROWS, SIZE, CLASSES = 40, 12, 10
 EPSILON, STEP_SIZE, STEPS, MINING_STEP, MARGIN_STEPS = 0.1, 0.03, 5, 2, 3
@@ -107,7 +107,7 @@ def main():
             tensors = make(seed)
         except Doubtful:
             continue
-        write(sys.argv[1], tensors, {"seed": str(seed), "torch": torch.__version__})
+        write_safetensors(sys.argv[1], tensors, {"seed": str(seed), "torch": torch.__version__})
         print(f"seed {seed}, {int(tensors['hard'].sum())} of {ROWS} rows hard")
         return
     sys.exit("no seed will do")

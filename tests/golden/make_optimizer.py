@@ -9,8 +9,8 @@ import sys
 
 import torch
 
-sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent.parent / "support"))
-from safetensors_file import write  # noqa: E402
+sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[2] / "deploy"))
+from export_pytorch import write_safetensors  # noqa: E402
 
 WEIGHT, BIAS, NORM = 6, 2, 2  # elements; kinds of parameters
 UPDATES = 5
@@ -56,7 +56,7 @@ def main():
     rates = torch.tensor([0.1, 0.1, 0.05, 0.01, 0.2], dtype=torch.float64)
     tensors = {"w": start, "gradients": gradients, "rates": rates}
     tensors |= {name: run(start, gradients, rates, *case) for name, case in CASES.items()}
-    write(sys.argv[1], tensors, {"torch": torch.__version__})
+    write_safetensors(sys.argv[1], tensors, {"torch": torch.__version__})
 
 
 if __name__ == "__main__":

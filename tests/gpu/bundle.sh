@@ -23,7 +23,7 @@ for program in "$bundle"/bin/*; do ldd "$build"/*/"$(basename "$program")"; done
   xargs -I{} cp -L {} "$bundle/lib/"
 cp "$root/tests/gpu/run.sh" "$bundle/"
 cp "$root/tests/gpu/stages.py" "$root/tests/gpu/peers.py" "$bundle/tests/gpu/"
-(cd "$root" && cp --parents tests/interop/pytorch_peer.py tests/support/safetensors_file.py "$bundle/")
+(cd "$root" && cp --parents tests/interop/pytorch_peer.py deploy/export_pytorch.py "$bundle/")
 python3 -B "$root/tests/gpu/specs.py" "$build/bin/hamctl" "$bundle/specs"
 commit=$(git -C "$root" rev-parse HEAD 2>/dev/null || echo unknown)
 git -C "$root" diff --quiet HEAD 2>/dev/null || commit+=" with changes"

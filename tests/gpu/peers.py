@@ -22,7 +22,6 @@ CIFAR-10's, cropped and flipped; they lie on the device, which is more than the 
 import argparse
 import json
 import pathlib
-import struct
 import sys
 import time
 import warnings
@@ -30,8 +29,10 @@ import warnings
 import torch
 from torch.nn import functional as F
 
-sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent.parent / "interop"))
-from pytorch_peer import MODELS, read  # noqa: E402
+ROOT = pathlib.Path(__file__).resolve().parents[2]
+sys.path[:0] = [str(ROOT / "tests" / "interop"), str(ROOT / "deploy")]
+from export_pytorch import read_safetensors  # noqa: E402
+from pytorch_peer import MODELS  # noqa: E402
 
 GRAPH_SIZES = 8  # of the hard rows: eighths of the batch
 
@@ -268,11 +269,8 @@ def timed(program, steps):
 
 def load(model, path):
     """Weights that ham-trainer exported."""
-    with open(path, "rb") as file:
-        header = json.loads(file.read(struct.unpack("<Q", file.read(8))[0]))
-    names = {name for name in header if name != "__metadata__"}
     counters = {name: value for name, value in model.state_dict().items() if name.endswith("num_batches_tracked")}
-    model.load_state_dict({name: value for name, value in read(path).items() if name in names} | counters, strict=True)
+    model.load_state_dict(read_safetensors(path)[0] | counters, strict=True)
 
 
 def parsed(arguments):

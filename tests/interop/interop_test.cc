@@ -52,15 +52,29 @@ TEST(InteropTest, AStepWithBatchNormIsPyTorchs) {
   }
 }
 
-TEST(InteropTest, WeightsTravelBothWays) {
+// Of the venv that tests/figures makes; empty where there is none.
+std::string PythonWithPyTorch() {
   const char* cache = std::getenv("XDG_CACHE_HOME");
   const char* home = std::getenv("HOME");
   const std::string python =
       (cache != nullptr ? std::string(cache) : std::string(home != nullptr ? home : "") + "/.cache") +
       "/ham/peer-venv/bin/python";
-  if (!std::filesystem::exists(python))
-    GTEST_SKIP() << "no PyTorch for Python at " << python << "; tests/figures makes it";
+  return std::filesystem::exists(python) ? python : "";
+}
+
+constexpr char kNoPython[] = "no PyTorch for Python in the cache folder's ham/peer-venv; tests/figures makes it";
+
+TEST(InteropTest, WeightsTravelBothWays) {
+  const std::string python = PythonWithPyTorch();
+  if (python.empty()) GTEST_SKIP() << kNoPython;
   const std::string command = python + " " HAM_INTEROP_DIR "/pytorch_peer.py interop " HAM_ENGINE_PEER;
+  EXPECT_EQ(std::system(command.c_str()), 0) << command;
+}
+
+TEST(InteropTest, StateDictsAreExportedAndChecked) {
+  const std::string python = PythonWithPyTorch();
+  if (python.empty()) GTEST_SKIP() << kNoPython;
+  const std::string command = python + " -B " HAM_INTEROP_DIR "/export_test.py " HAM_TRAINER_PROGRAM;
   EXPECT_EQ(std::system(command.c_str()), 0) << command;
 }
 

@@ -4,13 +4,11 @@
   pytorch_peer.py interop ENGINE_PEER [--full]       weights both ways, logits of all models; status 1 on a difference
   pytorch_peer.py step ENGINE_PEER MODEL WIDTH       one HAM step in float64 and float32, as JSON; width 0: as published
   pytorch_peer.py record MODEL WIDTH OUT.safetensors the same step, float64, for interop_test.cc
-  pytorch_peer.py convert IN.pth OUT.safetensors     a state dict
 
 Needs torch. CPU, one thread, seeds fixed.
 """
 import json
 import pathlib
-import struct
 import subprocess
 import sys
 import tempfile
@@ -19,8 +17,8 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent.parent / "support"))
-from safetensors_file import write  # noqa: E402
+sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[2] / "deploy"))
+from export_pytorch import read_safetensors, write_safetensors  # noqa: E402
 
 STEPS, MINING_STEP = 10, 3
 SAMPLES = 16
@@ -179,20 +177,6 @@ def make(name, width):
     return model.double().eval(), (channels, size, size)
 
 
-def read(path):
-    raw = pathlib.Path(path).read_bytes()
-    length = struct.unpack("<Q", raw[:8])[0]
-    header = json.loads(raw[8:8 + length])
-    out = {}
-    for name, entry in header.items():
-        if name != "__metadata__":
-            begin, end = (8 + length + offset for offset in entry["data_offsets"])
-            dtype = {"F64": torch.float64, "F32": torch.float32, "I64": torch.int64}[entry["dtype"]]
-            out[name] = torch.tensor([], dtype=dtype).reshape(entry["shape"]) if begin == end else (
-                torch.frombuffer(bytearray(raw[begin:end]), dtype=dtype).reshape(entry["shape"]))
-    return out
-
-
 def with_prefix(prefix, tensors):
     return {prefix + name: tensor for name, tensor in tensors.items()}
 
@@ -203,11 +187,11 @@ def without_prefix(prefix, tensors):
 
 def ask(peer, command, tensors, metadata):
     with tempfile.TemporaryDirectory() as folder:
-        write(f"{folder}/in", tensors, metadata)
+        write_safetensors(f"{folder}/in", tensors, metadata)
         done = subprocess.run([peer, command, f"{folder}/in", f"{folder}/out"], capture_output=True, text=True)
         if done.returncode != 0:
             raise RuntimeError(f"{metadata['model']}: {done.stderr}")
-        return read(f"{folder}/out")
+        return read_safetensors(f"{folder}/out")[0]
 
 
 def metadata_of(name, width):
@@ -385,7 +369,7 @@ def record(name, width, rows, path):
     expected |= {key: tensor.norm() for key, tensor in trained.items()}
     expected |= {"sample." + key: tensor.flatten()[::max(1, tensor.numel() // SAMPLES)][:SAMPLES]
                  for key, tensor in trained.items()}
-    write(path, given | {"y": y} | with_prefix("expected.", expected), metadata_of(name, width))
+    write_safetensors(path, given | {"y": y} | with_prefix("expected.", expected), metadata_of(name, width))
 
 
 def main(arguments):
@@ -399,9 +383,6 @@ def main(arguments):
         return 0
     if arguments[:1] == ["record"] and len(arguments) == 4:
         record(arguments[1], int(arguments[2]), 6, arguments[3])
-        return 0
-    if arguments[:1] == ["convert"] and len(arguments) == 3:
-        write(arguments[2], torch.load(arguments[1], map_location="cpu", weights_only=True), {})
         return 0
     sys.exit(__doc__)
 

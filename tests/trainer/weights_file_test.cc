@@ -1,6 +1,7 @@
 #include "worker/trainer/weights_file.h"
 
 #include <ATen/TensorOperators.h>
+#include <ATen/ops/arange.h>
 #include <ATen/ops/equal.h>
 #include <ATen/ops/full.h>
 #include <ATen/ops/item.h>
@@ -11,6 +12,7 @@
 #include "worker/trainer/checkpoint.h"
 #include "worker/trainer/class_bias.h"
 #include "worker/trainer/models/networks.h"
+#include "worker/trainer/network_passes.h"
 
 namespace ham::trainer {
 namespace {
@@ -132,6 +134,87 @@ TEST_F(WeightsFileTest, OtherTensorsAreRefusedByName) {
   refused(other, "conv1.weight");
   whole["conv1.weight"] = at::zeros(whole.at("conv1.weight").sizes(), at::kLong);
   refused(whole, "conv1.weight");
+}
+
+class LoadModelTest : public ::testing::Test {
+ protected:
+  LoadModelTest() { weights_.Initialize(5); }
+
+  void Write(const std::map<std::string, std::string>& metadata, const std::string& prefix = "") {
+    TensorMap tensors;
+    weights_.Export(prefix, &tensors);
+    tensors.erase(prefix + "class_bias");
+    ham::testing::WriteTestFile(file_, *EncodeSafetensors({tensors, metadata}));
+  }
+
+  void ExpectRefused(const std::string& what) {
+    const auto loaded = LoadModel("cnn-16-32", file_, image_);
+    EXPECT_EQ(loaded.status().code(), absl::StatusCode::kInvalidArgument) << loaded.status();
+    EXPECT_NE(loaded.status().message().find(what), std::string::npos) << loaded.status();
+  }
+
+  const ImageShape image_{2, 8, 8};
+  const ModelOptions options_{.image = image_, .classes = 7, .normalization = Normalization{{0.5, 0.25}, {0.25, 1}}};
+  const std::unique_ptr<Model> model_ = *MakeModel("cnn-16-32", options_);
+  ParameterSet weights_{model_->parameters()};
+  const ham::testing::TemporaryDirectory directory_;
+  const std::string file_ = directory_ / "weights.safetensors";
+};
+
+TEST_F(LoadModelTest, TheFileTellsClassesAndNormalization) {
+  for (const char* prefix : {"", "module."}) {
+    Write({{"mean", "[0.5,0.25]"}, {"standard_deviation", "[0.25,1]"}}, prefix);
+    const auto loaded = LoadModel("cnn-16-32", file_, image_);
+    ASSERT_TRUE(loaded.ok()) << loaded.status();
+    EXPECT_EQ(loaded->model->classes(), 7);
+    EXPECT_EQ(NormalizationJson(*loaded->model), NormalizationJson(*model_));
+    EXPECT_TRUE(at::equal(loaded->weights->flat(), weights_.flat()));
+    EXPECT_EQ(loaded->note.empty(), std::string(prefix).empty());
+  }
+}
+
+TEST_F(LoadModelTest, AWideResNetMayHaveItsExtraBlock) {
+  const auto wide = *MakeModel("wrn-28-10", {.image = {1, 8, 8}, .extra_block = true});
+  TensorMap tensors;
+  for (const ParameterSpec& spec : wide->parameters()) {
+    if (spec.name != "class_bias") tensors[spec.name] = at::zeros(spec.shape, at::kHalf);
+  }
+  ham::testing::WriteTestFile(file_, *EncodeSafetensors({tensors, {}}));
+  EXPECT_TRUE(LoadModel("wrn-28-10", file_, {1, 8, 8}).ok());
+}
+
+TEST_F(LoadModelTest, RefusesWhatItCannotMakeAModelOf) {
+  Write({{"mean", "[0.5,0.25]"}});
+  ExpectRefused("metadata \"standard_deviation\" is absent; it must be a list of 2 numbers");
+  for (const char* mean : {"[0.5]", "[0.5,\"a\"]", "0.5", "[0.5,"}) {
+    Write({{"mean", mean}, {"standard_deviation", "[0.25,1]"}});
+    ExpectRefused(std::string("metadata \"mean\" is ") + mean);
+  }
+  Write({{"mean", "[0.5,0.25]"}, {"standard_deviation", "[0.25,0]"}});
+  ExpectRefused("metadata \"standard_deviation\" holds 0");
+  Write({});
+  EXPECT_FALSE(LoadModel("cnn", file_, image_).ok());
+  EXPECT_FALSE(LoadModel("cnn-32-64", file_, image_).ok());
+  EXPECT_EQ(LoadModel("cnn-16-32", directory_ / "none", image_).status().code(), absl::StatusCode::kNotFound);
+}
+
+TEST_F(LoadModelTest, LogitsAreWrittenForOtherPrograms) {
+  Write({{"mean", "[0.5,0.25]"}, {"standard_deviation", "[0.25,1]"}});
+  const std::string images = directory_ / "images", out = directory_ / "logits";
+  const auto write = [&](const TensorMap& tensors) {
+    ham::testing::WriteTestFile(images, *EncodeSafetensors({tensors, {}}));
+    return WriteLogits("cnn-16-32", file_, images, out);
+  };
+  for (const at::Tensor& wrong : {at::zeros({3, 2, 8}), at::zeros({3, 2, 8, 8}, at::kLong)}) {
+    EXPECT_NE(write({{"images", wrong}}).message().find("must hold a tensor \"images\""), std::string::npos);
+  }
+  EXPECT_NE(write({{"x", at::zeros({3, 2, 8, 8})}}).message().find("must hold a tensor"), std::string::npos);
+  at::Tensor x = NewImages(3, image_);
+  x.copy_(at::arange(x.numel()).view(x.sizes()) / x.numel());
+  ASSERT_TRUE(write({{"images", x}}).ok());
+  const auto content = ReadSafetensors(out);
+  ASSERT_TRUE(content.ok()) << content.status();
+  EXPECT_TRUE(at::equal(content->tensors.at("logits"), PaddedLogits(*model_, weights_, x)));
 }
 
 }  // namespace

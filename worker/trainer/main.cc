@@ -34,8 +34,9 @@ struct Flags {
   int agent_fd = -1;
   BenchOptions bench;
   bool json = false;
-  std::string path;        // or name, of `data`
-  std::string checkpoint;  // folder, of `export`
+  std::string path;                    // or name, of `data`
+  std::string model, weights, images;  // of `logits`
+  std::string checkpoint;              // folder, of `export`
   bool average = false;
 };
 
@@ -239,6 +240,11 @@ int Main(int argc, char** argv) {
   exporting->add_option("checkpoint", flags.checkpoint, "Folder of the checkpoint")->required();
   exporting->add_option("file", flags.path, "File to write, FILE.safetensors")->required();
   exporting->add_flag("--average", flags.average, "The averaged weights");
+  CLI::App* logits = app.add_subcommand("logits", "What a model says of images, to compare it with another program");
+  logits->add_option("model", flags.model, "Name of the model")->required();
+  logits->add_option("weights", flags.weights, "Its weights, FILE.safetensors")->required();
+  logits->add_option("images", flags.images, "FILE.safetensors with \"images\" [N, C, H, W] in [0, 1]")->required();
+  logits->add_option("file", flags.path, "File to write \"logits\" [N, K] to, FILE.safetensors")->required();
   CLI::App* bench = app.add_subcommand("bench", "Measure where the time of training steps goes");
   AddJobFlags(bench, &flags);
   bench->add_option("--iterations", flags.bench.iterations, "Steps to time")
@@ -259,6 +265,7 @@ int Main(int argc, char** argv) {
   if (version->parsed()) return PrintVersion(flags.json);
   if (models->parsed()) return ListModels(flags.json);
   if (exporting->parsed()) return Report(ExportWeights(flags.checkpoint, flags.average, flags.path));
+  if (logits->parsed()) return Report(WriteLogits(flags.model, flags.weights, flags.images, flags.path));
   if (inspect->parsed()) return InspectData(flags);
   if (list->parsed()) return ListData(flags.json);
   if (urls->parsed()) return PrintDownloads(flags.path);

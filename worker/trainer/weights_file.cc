@@ -15,12 +15,14 @@
 #include "proto/atomic_file.h"
 #include "worker/trainer/checkpoint.h"
 #include "worker/trainer/class_bias.h"
+#include "worker/trainer/network_passes.h"
 #include "worker/trainer/weight_average.h"
 
 namespace ham::trainer {
 namespace {
 
 constexpr absl::string_view kParallel = "module.", kCounter = "num_batches_tracked", kMean = "running_mean";
+constexpr absl::string_view kExtraBlock = "sub_block1.";
 
 // As ExportWeights writes them into the metadata.
 std::map<std::string, std::string> NormalizationText(const nlohmann::json& normalization) {
@@ -31,13 +33,18 @@ std::map<std::string, std::string> NormalizationText(const nlohmann::json& norma
 
 // Where the file says what its network does to pixels first, `model` must do the same.
 absl::Status CheckNormalization(const std::string& file, const Safetensors& content, const Model& model) {
-  std::map<std::string, std::string> own = NormalizationText(NormalizationJson(model)), said;
+  const nlohmann::json own = NormalizationJson(model);
+  nlohmann::json said = nlohmann::json::object();
   for (const char* key : {"mean", "standard_deviation"}) {
-    if (const auto found = content.metadata.find(key); found != content.metadata.end()) said.insert(*found);
+    const auto found = content.metadata.find(key);
+    if (found != content.metadata.end()) said[key] = nlohmann::json::parse(found->second, nullptr, false);
   }
   if (said.empty() || said == own) return absl::OkStatus();
-  return absl::InvalidArgumentError(absl::StrCat(file, ": its network subtracts ", said["mean"],
-                                                 " from pixels and divides them by ", said["standard_deviation"],
+  const auto text = [&](const std::string& key) {
+    return content.metadata.contains(key) ? content.metadata.at(key) : "nothing";
+  };
+  return absl::InvalidArgumentError(absl::StrCat(file, ": its network subtracts ", text("mean"),
+                                                 " from pixels and divides them by ", text("standard_deviation"),
                                                  " first; this one does ", own.empty() ? "not" : "with other numbers",
                                                  "; set train.model.normalization as it was for these weights"));
 }
@@ -59,6 +66,67 @@ absl::StatusOr<TensorMap> AverageOf(const Checkpoint& checkpoint) {
   }
   TensorMap unused;
   FoldClassBias(output_bias, &out, &unused);
+  return out;
+}
+
+// Whether DataParallel wrote the names.
+bool IsParallel(const TensorMap& tensors) {
+  return !tensors.empty() && std::all_of(tensors.begin(), tensors.end(),
+                                         [](const auto& item) { return absl::StartsWith(item.first, kParallel); });
+}
+
+absl::Status Import(const std::string& file, const Safetensors& content, const Model& model, ParameterSet* weights,
+                    std::string* note) {
+  if (absl::Status status = CheckNormalization(file, content, model); !status.ok()) return status;
+  const TensorMap& in = content.tensors;
+  const bool parallel = IsParallel(in);
+  if (parallel) *note = absl::StrCat(file, ": \"module.\" before all names was left out");
+  std::set<std::string> known;
+  for (const ParameterSpec& spec : model.parameters()) known.insert(spec.name);
+  TensorMap named;
+  for (const auto& [name, tensor] : in) {
+    const std::string plain = parallel ? name.substr(kParallel.size()) : name;
+    if (absl::EndsWith(plain, kCounter)) continue;
+    if (!known.contains(plain) || plain == kClassBiasName) {
+      return absl::InvalidArgumentError(
+          absl::StrCat(file, ": the model has no tensor ", plain, "; choose the model that the weights belong to"));
+    }
+    named[plain] = tensor;
+  }
+  UnfoldClassBias(OutputBias(model), {}, &named);
+  const absl::Status status = weights->Import("", named);
+  return status.ok() ? status : absl::Status(status.code(), absl::StrCat(file, ": ", status.message()));
+}
+
+absl::StatusOr<std::vector<double>> NumbersOfChannels(const std::string& file, const Safetensors& content,
+                                                      const std::string& key, int64_t channels) {
+  const auto text = content.metadata.find(key);
+  const auto numbers =
+      text == content.metadata.end() ? nlohmann::json() : nlohmann::json::parse(text->second, nullptr, false);
+  bool good = numbers.is_array() && static_cast<int64_t>(numbers.size()) == channels;
+  for (const auto& number : numbers) good = good && number.is_number();
+  if (good) return numbers.get<std::vector<double>>();
+  return absl::InvalidArgumentError(absl::StrCat(file, ": metadata \"", key, "\" is ",
+                                                 text == content.metadata.end() ? "absent" : text->second,
+                                                 "; it must be a list of ", channels, " numbers, one a channel"));
+}
+
+// As the file tells it, but for the number of classes.
+absl::StatusOr<ModelOptions> OptionsOf(const std::string& file, const Safetensors& content, const ImageShape& image) {
+  ModelOptions out{.image = image};
+  for (const auto& [name, tensor] : content.tensors) out.extra_block |= absl::StrContains(name, kExtraBlock);
+  if (!content.metadata.contains("mean") && !content.metadata.contains("standard_deviation")) return out;
+  auto mean = NumbersOfChannels(file, content, "mean", image.channels);
+  if (!mean.ok()) return mean.status();
+  auto deviation = NumbersOfChannels(file, content, "standard_deviation", image.channels);
+  if (!deviation.ok()) return deviation.status();
+  for (double number : *deviation) {
+    if (!(number > 0)) {
+      return absl::InvalidArgumentError(
+          absl::StrCat(file, ": metadata \"standard_deviation\" holds ", number, "; allowed are numbers above 0"));
+    }
+  }
+  out.normalization = Normalization{*std::move(mean), *std::move(deviation)};
   return out;
 }
 
@@ -91,29 +159,47 @@ absl::Status ExportWeights(const std::string& directory, bool average, const std
 }
 
 absl::Status ImportWeights(const std::string& file, const Model& model, ParameterSet* weights, std::string* note) {
-  absl::StatusOr<Safetensors> content = ReadSafetensors(file);
+  const absl::StatusOr<Safetensors> content = ReadSafetensors(file);
+  return content.ok() ? Import(file, *content, model, weights, note) : content.status();
+}
+
+absl::StatusOr<LoadedModel> LoadModel(const std::string& name, const std::string& file, const ImageShape& image) {
+  const absl::StatusOr<Safetensors> content = ReadSafetensors(file);
   if (!content.ok()) return content.status();
-  if (absl::Status status = CheckNormalization(file, *content, model); !status.ok()) return status;
-  const TensorMap& in = content->tensors;
-  const bool parallel = !in.empty() && std::all_of(in.begin(), in.end(), [](const auto& item) {
-    return absl::StartsWith(item.first, kParallel);
-  });
-  if (parallel) *note = absl::StrCat(file, ": \"module.\" before all names was left out");
-  std::set<std::string> known;
-  for (const ParameterSpec& spec : model.parameters()) known.insert(spec.name);
-  TensorMap named;
-  for (const auto& [name, tensor] : in) {
-    const std::string plain = parallel ? name.substr(kParallel.size()) : name;
-    if (absl::EndsWith(plain, kCounter)) continue;
-    if (!known.contains(plain) || plain == kClassBiasName) {
-      return absl::InvalidArgumentError(
-          absl::StrCat(file, ": the model has no tensor ", plain, "; choose the model that the weights belong to"));
-    }
-    named[plain] = tensor;
+  absl::StatusOr<ModelOptions> options = OptionsOf(file, *content, image);
+  if (!options.ok()) return options.status();
+  auto model = MakeModel(name, *options);
+  if (!model.ok()) return model.status();
+  const std::string bias = absl::StrCat(IsParallel(content->tensors) ? kParallel : "", OutputBias(**model));
+  if (const auto found = content->tensors.find(bias); found != content->tensors.end() && found->second.dim() == 1) {
+    options->classes = found->second.size(0);
+    model = MakeModel(name, *options);
+    if (!model.ok()) return model.status();
   }
-  UnfoldClassBias(OutputBias(model), {}, &named);
-  const absl::Status status = weights->Import("", named);
-  return status.ok() ? status : absl::Status(status.code(), absl::StrCat(file, ": ", status.message()));
+  LoadedModel out{*std::move(model), nullptr, {}};
+  out.weights = std::make_unique<ParameterSet>(out.model->parameters());
+  if (absl::Status status = Import(file, *content, *out.model, out.weights.get(), &out.note); !status.ok()) {
+    return status;
+  }
+  return out;
+}
+
+absl::Status WriteLogits(const std::string& name, const std::string& file, const std::string& images,
+                         const std::string& out) {
+  const absl::StatusOr<Safetensors> content = ReadSafetensors(images);
+  if (!content.ok()) return content.status();
+  const auto x = content->tensors.find("images");
+  if (x == content->tensors.end() || x->second.dim() != 4 || !x->second.is_floating_point()) {
+    return absl::InvalidArgumentError(absl::StrCat(
+        images, ": it must hold a tensor \"images\" of 4 dimensions, N, C, H, W, of floating-point numbers"));
+  }
+  const ImageShape shape{x->second.size(1), x->second.size(2), x->second.size(3)};
+  const absl::StatusOr<LoadedModel> loaded = LoadModel(name, file, shape);
+  if (!loaded.ok()) return loaded.status();
+  at::Tensor pixels = NewImages(x->second.size(0), shape);
+  pixels.copy_(x->second);
+  const auto bytes = EncodeSafetensors({{{"logits", PaddedLogits(*loaded->model, *loaded->weights, pixels)}}, {}});
+  return bytes.ok() ? WriteFileAtomically(out, *bytes, 0644) : bytes.status();
 }
 
 }  // namespace ham::trainer

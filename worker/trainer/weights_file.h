@@ -1,6 +1,7 @@
 // Weights of a model in a safetensors file, as PyTorch programs exchange them. Stateless; safe from any thread.
 #pragma once
 
+#include <memory>
 #include <string>
 
 #include "absl/status/status.h"
@@ -22,5 +23,19 @@ absl::Status ExportWeights(const std::string& directory, bool average, const std
 // num_batches_tracked is read over. The class bias becomes 0. InvalidArgument for a tensor that is missing, too many or
 // of another shape, and where the metadata tells of another normalization than the model has.
 absl::Status ImportWeights(const std::string& file, const Model& model, ParameterSet* weights, std::string* note);
+
+struct LoadedModel {
+  std::unique_ptr<Model> model;
+  std::unique_ptr<ParameterSet> weights;  // float32
+  std::string note;                       // as ImportWeights's
+};
+// The model of that name for such images, and its weights from `file`, whose tensors and metadata also tell the number
+// of classes, the normalization and whether a WideResNet has its extra block. Errors as of MakeModel and ImportWeights.
+absl::StatusOr<LoadedModel> LoadModel(const std::string& name, const std::string& file, const ImageShape& image);
+
+// Writes what LoadModel's network says of "images" [N, C, H, W] in the safetensors file `images` to `out`, replacing
+// it: "logits" [N, K], float32.
+absl::Status WriteLogits(const std::string& name, const std::string& file, const std::string& images,
+                         const std::string& out);
 
 }  // namespace ham::trainer

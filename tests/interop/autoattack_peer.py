@@ -1,0 +1,271 @@
+#!/usr/bin/env python3
+"""The reference implementation of AutoAttack (pyautoattack) on PyTorch's models, for comparison with the engine.
+
+  autoattack_peer.py prepare WEIGHTS.pth IMAGES.gz LABELS.gz ROWS IN.safetensors [KEY=VALUE...]
+      cnn-wong-kolter's weights and the first ROWS images and labels of two IDX files in one file; the settings, such as
+      norm=linf epsilon=0.1, go into its metadata
+  autoattack_peer.py attacks IN.safetensors [KEY=VALUE...]
+      AutoAttack standard, as JSON: robust {clean and each attack: a 0 or 1 a row, which are left after it and those
+      before}, seconds {attack}, distance (largest). Settings: norm=linf|l2, epsilon, seed, batch, attacks=A,B...,
+      iterations (of APGD and FAB), queries (of Square)
+  autoattack_peer.py trace IN.safetensors OUT.safetensors [KEY=VALUE...]
+      one run of an attack on all rows, as it was: what is in IN and
+        apgd-ce, apgd-dlr, apgd-t  points [K+1, N, C, H, W]; begin [K, N], from which of them each step went; step_sizes
+                                   [K, N]; losses [K+1, N]
+        fab-t                      begins [K, N, C, H, W] of each iteration and points where it came to; best
+        apgd-t, fab-t              targets [N]
+      Settings: norm, epsilon, seed, attack, iterations, target (2: the likeliest wrong class), dtype=float32|float64
+  autoattack_peer.py compare ENGINE_PEER IN.safetensors [KEY=VALUE...]
+      such runs beside the engine's, as JSON: whole ones in float64, and in float32 each step from the reference's points
+
+IN holds "weights.NAME", x, y and in its metadata model, width and settings, which those of the command line replace.
+Needs torch, numpy and pyautoattack. CPU, one thread.
+"""
+import contextlib
+import gzip
+import json
+import logging
+import pathlib
+import subprocess
+import sys
+import tempfile
+import time
+
+import numpy
+import pyautoattack.autoattack
+from pyautoattack.autopgd_base import APGDAttack, APGDAttack_targeted
+from pyautoattack.fab_pt import FABAttack_PT
+import torch
+from torch.nn import functional as F
+
+sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[2] / "deploy"))
+from export_pytorch import load_state_dict, read_safetensors, write_safetensors  # noqa: E402
+from pytorch_peer import MODELS, at_a_kink, with_prefix, without_prefix  # noqa: E402
+
+NORMS = {"linf": "Linf", "l2": "L2"}
+
+
+def read_idx(path):
+    raw = gzip.decompress(pathlib.Path(path).read_bytes())
+    shape = [int.from_bytes(raw[4 + 4 * i:8 + 4 * i], "big") for i in range(raw[3])]
+    return torch.from_numpy(numpy.frombuffer(raw, numpy.uint8, offset=4 + 4 * raw[3]).reshape(shape).copy())
+
+
+def prepare(weights, images, labels, rows, path, settings):
+    x = read_idx(images)[:rows].unsqueeze(1).float() / 255
+    y = read_idx(labels)[:rows].long()
+    write_safetensors(path, with_prefix("weights.", load_state_dict(weights)) | {"x": x, "y": y},
+                      {"model": "cnn-wong-kolter", "width": "0"} | settings)
+
+
+def model_of(tensors, metadata):
+    maker, published, *_ = MODELS[metadata["model"]]
+    model = maker(int(metadata["width"]) or published).to(tensors["x"].dtype)
+    model.load_state_dict(without_prefix("weights.", tensors))
+    return model.eval().requires_grad_(False)
+
+
+class Outcomes(pyautoattack.autoattack.EvaluationState):
+    """Keeps what the reference's own state forgets: which rows each attack left, and when."""
+    after = {}
+
+    def add_run_attack(self, attack):
+        super().add_run_attack(attack)
+        self.after[attack] = self.robust_flags.clone(), time.perf_counter()
+
+
+def attacks(tensors, settings):
+    x, y, model = tensors["x"], tensors["y"], model_of(tensors, settings)
+    reference = pyautoattack.autoattack.AutoAttack(
+        model, norm=NORMS[settings["norm"]], eps=float(settings["epsilon"]), seed=int(settings["seed"]))
+    if "attacks" in settings:
+        reference.attacks_to_run = settings["attacks"].split(",")
+    reference.square.n_queries = int(settings["queries"])
+    for attack in (reference.apgd, reference.apgd_targeted):  # sets more than n_iter from it
+        attack.__init__(model, n_iter=int(settings["iterations"]), norm=attack.norm, eps=attack.eps, seed=attack.seed,
+                        device="cpu", logger=reference.logger)
+    reference.fab.n_iter = int(settings["iterations"])
+    Outcomes.after = {}
+    pyautoattack.autoattack.EvaluationState = Outcomes
+    before = time.perf_counter()
+    x_adv, _ = reference.run_standard_evaluation(x, y, batch_size=int(settings["batch"]))
+    with torch.no_grad():
+        clean = torch.cat([model(part).argmax(1) for part in x.split(250)]) == y
+    moved = (x_adv - x).flatten(1)
+    out = {"robust": {"clean": bits(clean)}, "seconds": {},
+           "distance": float((moved.abs().amax(1) if settings["norm"] == "linf" else moved.norm(dim=1)).max())}
+    for attack, (robust, moment) in Outcomes.after.items():
+        out["robust"][attack] = bits(robust)
+        out["seconds"][attack] = moment - before
+        before = moment
+    return out
+
+
+def bits(flags):
+    return "".join(str(int(flag)) for flag in flags)
+
+
+@contextlib.contextmanager
+def computing_in(dtype):
+    """The reference makes its numbers of the default type and its images .float(); both are `dtype` in here."""
+    before, single = torch.get_default_dtype(), torch.Tensor.float
+    torch.set_default_dtype(dtype)
+    torch.Tensor.float = lambda tensor: tensor.to(dtype)
+    try:
+        yield
+    finally:
+        torch.set_default_dtype(before)
+        torch.Tensor.float = single
+
+
+class Watched:
+    """A network that keeps what it is given, and of the attack that asks it the local variables named."""
+
+    def __init__(self, model, *names):
+        self.model, self.names, self.seen, self.logits, self.locals = model, names, [], [], []
+
+    def __call__(self, x):
+        asking = sys._getframe(1).f_locals
+        self.locals.append({name: asking[name].clone() for name in self.names if name in asking})
+        self.seen.append(x.detach().clone())
+        logits = self.model(x)
+        self.logits.append(logits.detach())
+        return logits
+
+
+def trace_apgd(model, x, y, targets, settings):
+    watched = Watched(model, "step_size", "x_adv_old")
+    kind = {"n_iter": int(settings["iterations"]), "norm": NORMS[settings["norm"]], "eps": float(settings["epsilon"])}
+    if targets is None:
+        attack = APGDAttack(watched, loss=settings["attack"].removeprefix("apgd-"), **kind)
+    else:
+        attack = APGDAttack_targeted(watched, **kind)
+        attack.y_target = targets
+    attack.init_hyperparam(x)
+    torch.manual_seed(int(settings["seed"]))
+    attack.attack_single_run(x, y)
+    points = torch.stack(watched.seen)
+    steps = watched.locals[1:]
+
+    def index_of(point, row, last):
+        return next(k for k in range(last, -1, -1) if torch.equal(points[k, row], point))
+
+    begin = [[index_of(step["x_adv_old"][row], row, k) for row in range(len(x))] for k, step in enumerate(steps)]
+    return {"points": points, "begin": torch.tensor(begin), "losses": torch.stack([loss_of(settings, z, y, targets) for z in watched.logits]),
+            "step_sizes": torch.stack([step["step_size"].flatten() for step in steps])}
+
+
+def trace_fab(model, x, y, settings):
+    watched = Watched(model)
+    attack = FABAttack_PT(watched, n_iter=int(settings["iterations"]), norm=NORMS[settings["norm"]],
+                          eps=float(settings["epsilon"]), targeted=True)
+    attack.target_class = int(settings["target"])
+    best = attack.attack_single_run(x, y, is_targeted=True)
+    # Asked about the images twice, then in each iteration where it begins and where it comes to.
+    begins, points = watched.seen[2::2], watched.seen[3::2]
+    return {"begins": torch.stack(begins), "points": torch.stack(points), "best": best}
+
+
+def trace(tensors, settings):
+    dtype = getattr(torch, settings["dtype"])
+    given = {name: value.to(dtype) if value.is_floating_point() else value for name, value in tensors.items()}
+    model = model_of(given, settings)
+    right = model(given["x"]).argmax(1) == given["y"]
+    x, y = given["x"][right], given["y"][right]
+    targets = model(x).sort(dim=1)[1][:, -int(settings["target"])] if settings["attack"].endswith("-t") else None
+    with computing_in(dtype):
+        traced = (trace_fab(model, x, y, settings) if settings["attack"] == "fab-t" else
+                  trace_apgd(model, x, y, targets, settings))
+    return given | {"x": x, "y": y} | ({} if targets is None else {"targets": targets}) | traced
+
+
+def follow(engine, traced, settings):
+    """The engine's answer to a run of the reference."""
+    with tempfile.TemporaryDirectory() as folder:
+        write_safetensors(f"{folder}/in", traced, settings)
+        command = "fab" if settings["attack"] == "fab-t" else "apgd"
+        subprocess.run([engine, command, f"{folder}/in", f"{folder}/out"], check=True)
+        return read_safetensors(f"{folder}/out")[0]
+
+
+def loss_of(settings, logits, y, targets):
+    attack = APGDAttack_targeted(None, eps=1)
+    attack.y_target = targets
+    return {"apgd-ce": lambda: F.cross_entropy(logits, y, reduction="none"), "apgd-dlr": lambda: attack.dlr_loss(logits, y),
+            "apgd-t": lambda: attack.dlr_loss_targeted(logits, y)}[settings["attack"]]()
+
+
+def near_a_tie(logits):
+    """Rows whose order of logits, on which the gradient of DLR hangs, float32 cannot tell."""
+    ordered = logits.sort(dim=1)[0]
+    return ((ordered[:, 1:] - ordered[:, :-1]).amin(1) / logits.abs().amax(1)) < 1e-6
+
+
+def compare_steps(engine, tensors, settings):
+    """float32: where the engine goes from the reference's points. What a gradient is, float64 says."""
+    traced = trace(tensors, settings | {"dtype": "float32",
+            "queries": "5000"})
+    next_points = follow(engine, traced, settings)["next"]
+    exact = model_of({name: value.double() for name, value in traced.items()}, settings)
+    targets = traced.get("targets")
+    counts = {"first": 0, "differ": 0, "kinks": 0, "below": 0, "bits": 0}
+    for k, begin in enumerate(traced["begin"]):
+        x = traced["points"][begin, torch.arange(len(begin))].double().requires_grad_()
+        logits = exact(x)
+        gradient = torch.autograd.grad(loss_of(settings, logits, traced["y"], targets).sum(), x)[0].abs()
+        clear = gradient > 1e-5 * gradient.amax(dim=(1, 2, 3), keepdim=True)
+        off = (next_points[k] - traced["points"][k + 1]).abs()
+        apart = off > 1e-6
+        kink = (at_a_kink(exact, x.detach()) | near_a_tie(logits)).view(-1, 1, 1, 1)
+        counts["differ"] += int((apart & clear & ~kink).sum())
+        counts["kinks"] += int((apart & clear & kink).sum())
+        counts["below"] += int((apart & ~clear).sum())
+        counts["bits"] += int((off > 0).sum())
+        if k == 0:
+            counts["first"] = counts["differ"]
+    return counts
+
+
+def compare_runs(engine, tensors, settings):
+    """float64: whole runs. The largest difference of a pixel in each row's iterates."""
+    traced = trace(tensors, settings | {"dtype": "float64"})
+    run = follow(engine, traced, settings)["run"]
+    return (run - traced["points"]).abs().amax(dim=(0, 2, 3, 4))
+
+
+def compare(engine, tensors, settings):
+    apart = compare_runs(engine, tensors, settings)
+    return {"attack": settings["attack"], "norm": settings["norm"], "iterations": int(settings["iterations"]),
+            "rows": len(apart), "float64": {"largest": float(apart.max()), "rows_apart": int((apart > 1e-9).sum())},
+            "float32": {} if settings["attack"] == "fab-t" else compare_steps(engine, tensors, settings)}
+
+
+def main(arguments):
+    torch.set_num_threads(1)
+    logging.getLogger("auto-attack").setLevel(logging.INFO)
+    plain = [argument for argument in arguments if "=" not in argument]
+    settings = dict(argument.split("=", 1) for argument in arguments if "=" in argument)
+    if plain[:1] == ["prepare"] and len(plain) == 6:
+        prepare(plain[1], plain[2], plain[3], int(plain[4]), plain[5], settings)
+        return 0
+    if plain[:1] == ["compare"] and len(plain) == 3:
+        tensors, metadata = read_safetensors(plain[2])
+        print(json.dumps(compare(plain[1], tensors, DEFAULTS | metadata | settings)))
+        return 0
+    if plain[:1] == ["attacks"] and len(plain) == 2:
+        tensors, metadata = read_safetensors(plain[1])
+        print(json.dumps(attacks(tensors, DEFAULTS | metadata | settings)))
+        return 0
+    if plain[:1] == ["trace"] and len(plain) == 3:
+        tensors, metadata = read_safetensors(plain[1])
+        settings = DEFAULTS | metadata | settings
+        write_safetensors(plain[2], trace(tensors, settings), settings)
+        return 0
+    sys.exit(__doc__)
+
+
+DEFAULTS = {"seed": "0", "batch": "250", "iterations": "100", "target": "2", "dtype": "float32",
+            "queries": "5000"}
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
