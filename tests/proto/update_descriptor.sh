@@ -3,4 +3,4 @@
 set -euo pipefail
 cd "$(dirname "$0")/../../proto"
 protoc -I. --descriptor_set_out=../tests/proto/ham_v1.descriptor.binpb \
-  ham/v1/{job,metrics,job_service,cluster_service,worker_service}.proto
+  ham/v1/{job,metrics,evaluation,job_service,cluster_service,worker_service}.proto

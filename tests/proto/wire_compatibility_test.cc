@@ -8,6 +8,7 @@
 
 #include "google/protobuf/descriptor.pb.h"
 #include "ham/v1/cluster_service.pb.h"
+#include "ham/v1/evaluation.pb.h"
 #include "ham/v1/job_service.pb.h"
 #include "ham/v1/worker_service.pb.h"
 
@@ -26,11 +27,12 @@ class WireCompatibility : public testing::Test {
     std::ifstream file(HAM_DESCRIPTOR, std::ios::binary);
     ASSERT_TRUE(file) << HAM_DESCRIPTOR;
     ASSERT_TRUE(committed_.ParseFromIstream(&file));
-    ASSERT_GE(committed_.file_size(), 5);
-    // The services are linked in, so that the generated pool knows all files.
+    ASSERT_GE(committed_.file_size(), 6);
+    // These are linked in, so that the generated pool knows all files.
     (void)ham::v1::CreateJobRequest::descriptor();
     (void)ham::v1::ListWorkersRequest::descriptor();
     (void)ham::v1::AgentMessage::descriptor();
+    (void)ham::v1::EvaluationRecord::descriptor();
   }
 
   void CheckEnum(const EnumDescriptorProto& old, const std::string& name) {
