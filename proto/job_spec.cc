@@ -11,6 +11,7 @@
 #include "google/protobuf/unknown_field_set.h"
 #include "google/protobuf/util/json_util.h"
 #include "proto/extra_data_name.h"
+#include "proto/known_attacks.h"
 #include "proto/utf8.h"
 
 namespace ham {
@@ -454,17 +455,42 @@ void ResolveCheckpoint(TrainSpec* train, Checker* check) {
 
 void ResolveEvaluationAttack(const std::string& path, const AttackSuite& suite, EvaluationAttack* attack,
                              Checker* check) {
-  if (!attack->has_loss()) attack->set_loss("cross_entropy");
-  if (!attack->has_steps()) attack->set_steps(20);
-  if (!attack->has_step_size()) attack->set_step_size(suite.epsilon() / 10);
+  if (!attack->has_name()) attack->set_name("pgd");
+  std::vector<std::string> names;
+  for (const KnownAttack& known_attack : KnownAttacks()) names.push_back(known_attack.name);
+  check->OneOf(path + ".name", attack->name(), names);
+  const KnownAttack* const known = FindAttack(attack->name());
+  if (known == nullptr) return;
+  const bool pgd = known->takes_steps_of_a_size();
+  const auto refuse = [&](bool differs, const char* key) {
+    if (!differs) return;
+    check->Fail(absl::StrCat(path, ".", key),
+                absl::StrFormat("%s.%s is set, but %s does not read it; remove it", path, key, attack->name()));
+  };
+  // Of what an attack does not read, the resolved form says what it does, so that it resolves to itself.
+  if (!attack->has_loss()) attack->set_loss(known->losses[0]);
+  if (!attack->has_steps()) attack->set_steps(known->steps);
+  if (!attack->has_step_size()) attack->set_step_size(pgd ? suite.epsilon() / 10 : 0);
   if (!attack->has_restarts()) attack->set_restarts(1);
-  if (!attack->has_random_start()) attack->set_random_start(true);
-  if (!attack->has_judged_at()) attack->set_judged_at("last");
-  check->AttackLoss(path + ".loss", attack->loss());
+  if (!attack->has_random_start()) attack->set_random_start(known->random_start);
+  if (!attack->has_judged_at()) attack->set_judged_at(pgd ? "last" : "any");
+  if (!attack->has_targets()) attack->set_targets(known->targeted ? kDefaultTargets : 0);
+  check->OneOf(path + ".loss", attack->loss(), known->losses);
   check->Int(path + ".steps", attack->steps(), 1, 10000);
-  check->Distance(path + ".step_size", attack->step_size(), suite.norm());
   check->Int(path + ".restarts", attack->restarts(), 1, 100);
   check->OneOf(path + ".judged_at", attack->judged_at(), {"last", "any"});
+  if (pgd) {
+    check->Distance(path + ".step_size", attack->step_size(), suite.norm());
+  } else {
+    refuse(attack->step_size() != 0, "step_size");
+    refuse(attack->random_start() != known->random_start, "random_start");
+    refuse(attack->judged_at() == "last", "judged_at");
+  }
+  if (known->targeted) {
+    check->Int(path + ".targets", attack->targets(), 1, 1000);
+  } else {
+    refuse(attack->targets() != 0, "targets");
+  }
 }
 
 void ResolveSuites(const std::string& field, const ham::v1::AttackOptions& training,

@@ -28,7 +28,7 @@ inline nlohmann::json ToySpecJson() {
     "evaluation": {"every_epochs": 1,
       "suites": [{"name": "pgd", "epsilon": 0.1, "attacks": [
         {"loss": "cross_entropy", "steps": 2, "step_size": 0.05, "restarts": 1, "random_start": true,
-         "judged_at": "last"}], "norm": "linf"}],
+         "judged_at": "last", "name": "pgd", "targets": 0}], "norm": "linf"}],
       "final_suites": [], "reestimate_batch_norm": false},
     "resources": {"world_size": 1, "device": "cpu", "threads_per_rank": 1},
     "retry": {"max_attempts": 5}}})");

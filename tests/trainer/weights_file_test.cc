@@ -148,7 +148,7 @@ class LoadModelTest : public ::testing::Test {
   }
 
   void ExpectRefused(const std::string& what) {
-    const auto loaded = LoadModel("cnn-16-32", file_, image_);
+    const auto loaded = LoadModel("cnn-16-32", file_, {.image = image_});
     EXPECT_EQ(loaded.status().code(), absl::StatusCode::kInvalidArgument) << loaded.status();
     EXPECT_NE(loaded.status().message().find(what), std::string::npos) << loaded.status();
   }
@@ -164,7 +164,7 @@ class LoadModelTest : public ::testing::Test {
 TEST_F(LoadModelTest, TheFileTellsClassesAndNormalization) {
   for (const char* prefix : {"", "module."}) {
     Write({{"mean", "[0.5,0.25]"}, {"standard_deviation", "[0.25,1]"}}, prefix);
-    const auto loaded = LoadModel("cnn-16-32", file_, image_);
+    const auto loaded = LoadModel("cnn-16-32", file_, {.image = image_});
     ASSERT_TRUE(loaded.ok()) << loaded.status();
     EXPECT_EQ(loaded->model->classes(), 7);
     EXPECT_EQ(NormalizationJson(*loaded->model), NormalizationJson(*model_));
@@ -180,7 +180,7 @@ TEST_F(LoadModelTest, AWideResNetMayHaveItsExtraBlock) {
     if (spec.name != "class_bias") tensors[spec.name] = at::zeros(spec.shape, at::kHalf);
   }
   ham::testing::WriteTestFile(file_, *EncodeSafetensors({tensors, {}}));
-  EXPECT_TRUE(LoadModel("wrn-28-10", file_, {1, 8, 8}).ok());
+  EXPECT_TRUE(LoadModel("wrn-28-10", file_, {.image = {1, 8, 8}}).ok());
 }
 
 TEST_F(LoadModelTest, RefusesWhatItCannotMakeAModelOf) {
@@ -193,9 +193,9 @@ TEST_F(LoadModelTest, RefusesWhatItCannotMakeAModelOf) {
   Write({{"mean", "[0.5,0.25]"}, {"standard_deviation", "[0.25,0]"}});
   ExpectRefused("metadata \"standard_deviation\" holds 0");
   Write({});
-  EXPECT_FALSE(LoadModel("cnn", file_, image_).ok());
-  EXPECT_FALSE(LoadModel("cnn-32-64", file_, image_).ok());
-  EXPECT_EQ(LoadModel("cnn-16-32", directory_ / "none", image_).status().code(), absl::StatusCode::kNotFound);
+  EXPECT_FALSE(LoadModel("cnn", file_, {.image = image_}).ok());
+  EXPECT_FALSE(LoadModel("cnn-32-64", file_, {.image = image_}).ok());
+  EXPECT_EQ(LoadModel("cnn-16-32", directory_ / "none", {.image = image_}).status().code(), absl::StatusCode::kNotFound);
 }
 
 TEST_F(LoadModelTest, LogitsAreWrittenForOtherPrograms) {

@@ -124,6 +124,22 @@ Batch SelectRows(const Batch& batch, const std::vector<uint8_t>& keep) {
   return out;
 }
 
+void ReplaceRows(const at::Tensor& mask, const at::Tensor& from, at::Tensor* to) {
+  if (!OnHost(from)) {
+    std::vector<int64_t> beside(from.dim(), 1);
+    beside[0] = -1;
+    to->copy_(at::where(mask.view(beside), from, *to));
+    return;
+  }
+  const bool* const replaces = mask.const_data_ptr<bool>();
+  const int64_t bytes = RowBytes(from);
+  for (int64_t row = 0; row < from.size(0); ++row) {
+    if (!replaces[row]) continue;
+    std::copy_n(static_cast<const char*>(from.const_data_ptr()) + row * bytes, bytes,
+                static_cast<char*>(to->mutable_data_ptr()) + row * bytes);
+  }
+}
+
 at::Tensor PadRows(const at::Tensor& tensor) {
   const int64_t rows = tensor.size(0);
   assert(rows >= 1);

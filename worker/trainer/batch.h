@@ -43,6 +43,9 @@ Batch SelectRows(const Batch& batch, const std::vector<uint8_t>& keep);
 // The same of a tensor [N, ...]; the layout of images is kept.
 at::Tensor SelectRows(const at::Tensor& tensor, const std::vector<uint8_t>& keep);
 
+// Rows of `to` become those of `from`, as it lies, where `mask` says so: [N] bool, on their device.
+void ReplaceRows(const at::Tensor& mask, const at::Tensor& from, at::Tensor* to);
+
 // `tensor` [N, ...] with row 0 repeated until there are at least kMinimumRows; itself if there are. N >= 1.
 at::Tensor PadRows(const at::Tensor& tensor);
 // The same of a batch; ids stay as they are.

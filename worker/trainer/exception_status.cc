@@ -52,4 +52,12 @@ absl::Status StatusOfException(const std::exception& error) {
   return absl::InternalError("the trainer failed: " + text);
 }
 
+absl::Status WithoutExceptions(const std::function<absl::Status()>& run) {
+  try {
+    return run();
+  } catch (const std::exception& error) {
+    return StatusOfException(error);
+  }
+}
+
 }  // namespace ham::trainer

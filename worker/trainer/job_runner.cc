@@ -47,14 +47,6 @@ void PrintError(const absl::Status& status) {
 }
 
 // LibTorch and the JSON library throw; nothing gets past here.
-absl::Status WithoutExceptions(const std::function<absl::Status()>& run) {
-  try {
-    return run();
-  } catch (const std::exception& error) {
-    return StatusOfException(error);
-  }
-}
-
 std::string DataDigest(const RunInputs& inputs) { return Sha256Hex(inputs.train.digest + inputs.test.digest); }
 
 // All but how far it is.

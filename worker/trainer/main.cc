@@ -8,13 +8,17 @@
 #include <CLI/CLI.hpp>
 
 #include "absl/status/status.h"
+#include "absl/strings/numbers.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_join.h"
+#include "absl/strings/str_split.h"
 #include "proto/strict_json.h"
 #include "proto/version.h"
 #include "worker/trainer/bench.h"
 #include "worker/trainer/data/dataset.h"
 #include "worker/trainer/data/inspect.h"
+#include "worker/trainer/evaluation/record_run.h"
+#include "worker/trainer/exception_status.h"
 #include "worker/trainer/gloo_collective.h"
 #include "worker/trainer/job_runner.h"
 #include "worker/trainer/models/model.h"
@@ -38,6 +42,7 @@ struct Flags {
   std::string model, weights, images;  // of `logits`
   std::string checkpoint;              // folder, of `export`
   bool average = false;
+  EvaluationJob evaluation;
 };
 
 absl::StatusOr<nlohmann::json> ReadSpec(const std::string& path) {
@@ -210,8 +215,61 @@ void AddJobFlags(CLI::App* app, Flags* flags) {
   app->add_flag("--json", flags->json, "Print JSON");
 }
 
+// "0/4": the first of four.
+std::string ParseShard(const std::string& text, EvaluationJob* job) {
+  const std::pair<std::string, std::string> parts = absl::StrSplit(text, absl::MaxSplits('/', 1));
+  const bool numbers =
+      absl::SimpleAtoi(parts.first, &job->shard_index) && absl::SimpleAtoi(parts.second, &job->shard_count);
+  if (numbers && job->shard_index >= 0 && job->shard_index < job->shard_count) return "";
+  return absl::StrCat("--shard is \"", text, "\"; allowed is INDEX/COUNT with INDEX from 0 to COUNT - 1");
+}
+
+// What `evaluate` and `verify` share.
+void AddEvaluationFlags(CLI::App* app, EvaluationJob* job) {
+  app->add_option("--weights", job->weights, "FILE.safetensors, from `export`, or from deploy/export_pytorch.py")
+      ->required();
+  app->add_option("--data-root", job->data_root, "Folder with the data sets")->capture_default_str();
+  app->add_option("--data-cache", job->data_cache, "Folder for prepared data sets (default: as of training)");
+  app->add_option("--device", job->device, "cpu or cuda")->check(CLI::IsMember({"cpu", "cuda"}))->capture_default_str();
+  app->add_option("--threads", job->threads, "CPU threads")->check(CLI::Range(1, 1024))->capture_default_str();
+  app->add_option("--batch", job->block_rows,
+                  "Images at a time; results do not depend on it (default: 128, on a GPU 512)")
+      ->check(CLI::Range(1, 65536));
+  app->add_option_function<std::string>(
+      "--shard",
+      [job](const std::string& text) {
+        if (const std::string error = ParseShard(text, job); !error.empty()) throw CLI::ValidationError(error);
+      },
+      "INDEX/COUNT: only every COUNT-th image, from number INDEX on");
+}
+
+void AddEvaluate(CLI::App* app, EvaluationJob* job) {
+  AddEvaluationFlags(app, job);
+  app->add_option("--model", job->model, "One of `models`")->capture_default_str();
+  app->add_option("--activation", job->activation, "relu or silu")
+      ->check(CLI::IsMember({"relu", "silu"}))
+      ->capture_default_str();
+  app->add_option("--data", job->data, "Data set; its test images are attacked")->required();
+  app->add_option("--image-size", job->image_size, "Of imagenette: 32 or 160");
+  app->add_option("--rows", job->rows, "First images only (default: all)")->check(CLI::NonNegativeNumber);
+  app->add_option("--norm", job->norm, "linf or l2")->check(CLI::IsMember({"linf", "l2"}))->capture_default_str();
+  app->add_option("--epsilon", job->epsilon, "Radius of the ball, of pixels in [0, 1]")->capture_default_str();
+  app->add_option("--attacks", job->attacks,
+                  "standard (AutoAttack's: apgd,apgd-t,fab-t,square), or NAME[:OPTION=VALUE...] with commas between: "
+                  "\"apgd,pgd:steps=50:loss=margin\"; names and options are those of evaluation.suites[].attacks[]")
+      ->capture_default_str();
+  app->add_option("--seed", job->seed, "Of all that is random")->capture_default_str();
+  app->add_option("--precision", job->precision, "Of the attacks: fp32, tf32, fp64 or bf16")
+      ->check(CLI::IsMember({"fp32", "tf32", "fp64", "bf16"}))
+      ->capture_default_str();
+  app->add_option("--record", job->record, "File to write; FILE.journal beside it is what a second call goes on from")
+      ->required();
+  app->add_flag("--json", job->json, "Progress as JSON lines");
+}
+
 int Main(int argc, char** argv) {
   Flags flags;
+  flags.evaluation.data_root = "/usr/share/datasets";
   flags.job.data_root = "/usr/share/datasets";
   CLI::App app("ham-trainer: trains one rank of a job");
   app.set_version_flag("--version", absl::StrCat("ham-trainer ", kVersion, " (build ", BuildId(), ")"));
@@ -245,6 +303,11 @@ int Main(int argc, char** argv) {
   logits->add_option("weights", flags.weights, "Its weights, FILE.safetensors")->required();
   logits->add_option("images", flags.images, "FILE.safetensors with \"images\" [N, C, H, W] in [0, 1]")->required();
   logits->add_option("file", flags.path, "File to write \"logits\" [N, K] to, FILE.safetensors")->required();
+  CLI::App* evaluate = app.add_subcommand("evaluate", "Attack a network; write a record of how robust it is");
+  AddEvaluate(evaluate, &flags.evaluation);
+  CLI::App* verify = app.add_subcommand("verify", "Attack a record's images again and compare all outcomes");
+  verify->add_option("record", flags.evaluation.record, "Record of `evaluate`")->required();
+  AddEvaluationFlags(verify, &flags.evaluation);
   CLI::App* bench = app.add_subcommand("bench", "Measure where the time of training steps goes");
   AddJobFlags(bench, &flags);
   bench->add_option("--iterations", flags.bench.iterations, "Steps to time")
@@ -266,6 +329,8 @@ int Main(int argc, char** argv) {
   if (models->parsed()) return ListModels(flags.json);
   if (exporting->parsed()) return Report(ExportWeights(flags.checkpoint, flags.average, flags.path));
   if (logits->parsed()) return Report(WriteLogits(flags.model, flags.weights, flags.images, flags.path));
+  if (evaluate->parsed()) return Report(WithoutExceptions([&] { return RunEvaluation(flags.evaluation); }));
+  if (verify->parsed()) return Report(WithoutExceptions([&] { return VerifyRecord(flags.evaluation); }));
   if (inspect->parsed()) return InspectData(flags);
   if (list->parsed()) return ListData(flags.json);
   if (urls->parsed()) return PrintDownloads(flags.path);

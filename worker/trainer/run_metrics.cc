@@ -22,14 +22,20 @@ json Shares(const std::vector<int64_t>& parts, const std::vector<int64_t>& whole
   return out;
 }
 
-// "cross_entropy 20 x 0.01, margin 40 x 0.01 x 2 restarts"
+// "cross_entropy 20 x 0.01, margin 40 x 0.01 x 2 restarts, apgd cross_entropy 100, apgd-t 100 x 9 targets, square 5000"
 std::string Budget(const AttackSuite& suite) {
   std::string out;
   for (const EvaluationAttack& attack : suite.attacks) {
-    absl::StrAppendFormat(&out, "%s%s %d x %.4g", out.empty() ? "" : ", ", AttackLossName(attack.loss), attack.steps,
-                          attack.step_size);
+    if (!out.empty()) out += ", ";
+    if (attack.name != AttackName::kPgd) absl::StrAppend(&out, AttackNameOf(attack), " ");
+    if (attack.name == AttackName::kPgd || attack.name == AttackName::kApgd) {
+      absl::StrAppend(&out, AttackLossName(attack.loss), " ");
+    }
+    absl::StrAppend(&out, attack.steps);
+    if (attack.name == AttackName::kPgd) absl::StrAppendFormat(&out, " x %.4g", attack.step_size);
+    if (attack.targets > 0) absl::StrAppendFormat(&out, " x %d targets", attack.targets);
     if (attack.restarts > 1) absl::StrAppendFormat(&out, " x %d restarts", attack.restarts);
-    if (attack.judged_at == JudgedAt::kAny) absl::StrAppend(&out, " at any iterate");
+    if (attack.name == AttackName::kPgd && attack.judged_at == JudgedAt::kAny) absl::StrAppend(&out, " at any iterate");
   }
   return out;
 }

@@ -161,6 +161,12 @@ class Section {
 constexpr std::pair<const char*, AttackLoss> kAttackLosses[] = {
     {"cross_entropy", AttackLoss::kCrossEntropy}, {"margin", AttackLoss::kMargin}, {"dlr", AttackLoss::kDlr}};
 
+constexpr std::pair<const char*, AttackName> kAttackNames[] = {{"pgd", AttackName::kPgd},
+                                                               {"apgd", AttackName::kApgd},
+                                                               {"apgd-t", AttackName::kApgdTargeted},
+                                                               {"fab-t", AttackName::kFabTargeted},
+                                                               {"square", AttackName::kSquare}};
+
 AttackLoss ReadAttackLoss(Section& attack) {
   return attack.OneOf<AttackLoss>("loss", {std::begin(kAttackLosses), std::end(kAttackLosses)});
 }
@@ -353,9 +359,13 @@ CheckpointOptions ReadCheckpoint(Section checkpoint) {
 
 EvaluationAttack ReadEvaluationAttack(Section attack, Norm norm) {
   EvaluationAttack out;
+  out.name = attack.OneOf<AttackName>("name", {std::begin(kAttackNames), std::end(kAttackNames)});
   out.loss = ReadAttackLoss(attack);
   out.steps = attack.Int("steps", 1, 10000);
-  out.step_size = ReadDistance(attack, "step_size", norm);
+  const bool pgd = out.name == AttackName::kPgd;
+  out.step_size = pgd ? ReadDistance(attack, "step_size", norm) : attack.Real("step_size", 0, 0, false, false);
+  const bool targeted = out.name == AttackName::kApgdTargeted || out.name == AttackName::kFabTargeted;
+  out.targets = attack.Int("targets", targeted ? 1 : 0, targeted ? 1000 : 0);
   out.restarts = attack.Int("restarts", 1, 100);
   out.random_start = attack.Bool("random_start");
   out.judged_at = attack.OneOf<JudgedAt>("judged_at", {{"last", JudgedAt::kLast}, {"any", JudgedAt::kAny}});
@@ -430,9 +440,7 @@ absl::StatusOr<TrainSpec> ParseTrainSpec(const json& spec) {
   ReadResources(train.Child("resources"), &out);
   out.label_smoothing = train.Real("label_smoothing", 0, 1, false, true);
   out.class_bias = ReadClassBias(train.Child("class_bias"));
-  out.precision = train.OneOf<Precision>(
-      "precision",
-      {{"fp32", Precision::kFp32}, {"tf32", Precision::kTf32}, {"fp64", Precision::kFp64}, {"bf16", Precision::kBf16}});
+  out.precision = train.OneOf<Precision>("precision", {std::begin(kPrecisions), std::end(kPrecisions)});
   if (out.precision == Precision::kTf32 && out.device == Device::kCpu) {
     train.Fail(train.Path("precision"), "is \"tf32\", which only GPUs have; train.resources.device must be cuda");
   }
@@ -457,7 +465,15 @@ AttackStage StageAt(const AttackOptions& attack, int epoch) {
   return out;
 }
 
+absl::StatusOr<EvaluationAttack> ParseEvaluationAttack(const json& attack, const std::string& path, Norm norm) {
+  absl::Status error;
+  const EvaluationAttack out = ReadEvaluationAttack(Section(attack, path, &error), norm);
+  if (!error.ok()) return error;
+  return out;
+}
+
 const char* AttackLossName(AttackLoss loss) { return NameIn(kAttackLosses, loss); }
+const char* AttackNameOf(const EvaluationAttack& attack) { return NameIn(kAttackNames, attack.name); }
 
 const char* NormName(Norm norm) { return NameIn(kNorms, norm); }
 

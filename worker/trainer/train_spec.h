@@ -5,6 +5,7 @@
 
 #include <cstdint>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include <nlohmann/json.hpp>
@@ -28,6 +29,8 @@ enum class OptimizerKind { kSgd, kAdam, kAdamW };
 enum class Schedule { kConstant, kStep, kCosine, kOneCycle };
 enum class ScheduleBy { kIteration, kEpoch };
 enum class Precision { kFp32, kTf32, kFp64, kBf16 };  // kTf32: on a GPU only
+inline constexpr std::pair<const char*, Precision> kPrecisions[] = {
+    {"fp32", Precision::kFp32}, {"tf32", Precision::kTf32}, {"fp64", Precision::kFp64}, {"bf16", Precision::kBf16}};
 enum class Device { kCpu, kCuda };
 enum class BatchNormMode { kSynchronized, kLocal };
 
@@ -109,13 +112,17 @@ struct CheckpointOptions {
   int keep_every_epochs = 0;     // 0 = none
 };
 
+enum class AttackName { kPgd, kApgd, kApgdTargeted, kFabTargeted, kSquare };
+
 struct EvaluationAttack {
-  AttackLoss loss = AttackLoss::kCrossEntropy;
-  int steps = 20;
-  double step_size = 0;
+  AttackLoss loss = AttackLoss::kCrossEntropy;  // of pgd and apgd
+  int steps = 20;                               // of square, queries
+  double step_size = 0;                         // of pgd, as the next and the last
   int restarts = 1;
   bool random_start = true;
   JudgedAt judged_at = JudgedAt::kLast;
+  AttackName name = AttackName::kPgd;
+  int targets = 0;  // classes that each row is to be taken for; 0: any, the attack is not targeted
 };
 
 struct AttackSuite {
@@ -160,11 +167,16 @@ struct TrainSpec {
 // names the field path. Stateless; any thread.
 absl::StatusOr<TrainSpec> ParseTrainSpec(const nlohmann::json& spec);
 
+// Reads one of a suite's attacks, all of its options; `path` names it in errors.
+absl::StatusOr<EvaluationAttack> ParseEvaluationAttack(const nlohmann::json& attack, const std::string& path,
+                                                       Norm norm);
+
 // What holds in 1-based `epoch`.
 AttackStage StageAt(const AttackOptions& attack, int epoch);
 
 // As specs name them.
 const char* AttackLossName(AttackLoss loss);
+const char* AttackNameOf(const EvaluationAttack& attack);
 const char* NormName(Norm norm);
 
 }  // namespace ham::trainer

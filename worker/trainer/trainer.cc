@@ -68,16 +68,6 @@ std::string MeasureOf(const TrainSpec& spec, int epoch) {
                       StageAt(spec.attack, epoch).start_epoch);
 }
 
-bool UsesDlr(const TrainSpec& spec) {
-  bool uses = spec.attack.loss == AttackLoss::kDlr;
-  for (const auto* suites : {&spec.evaluation.suites, &spec.evaluation.final_suites}) {
-    for (const AttackSuite& suite : *suites) {
-      for (const EvaluationAttack& attack : suite.attacks) uses |= attack.loss == AttackLoss::kDlr;
-    }
-  }
-  return uses;
-}
-
 ParameterSet FirstWeights(const TrainSpec& spec, const Model& model, at::Device device) {
   ParameterSet weights(model.parameters(), at::TensorOptions(TypesOf(spec.precision).weights).device(device));
   weights.Initialize(spec.seed);
@@ -136,9 +126,16 @@ absl::Status Trainer::Check() const {
   if (absl::Status status = CheckAugmentation(spec_.data.augmentation, image.height, image.width); !status.ok()) {
     return status;
   }
-  if (UsesDlr(spec_) && model_.classes() < 3) {
+  if (spec_.attack.loss == AttackLoss::kDlr && model_.classes() < 3) {
     return absl::InvalidArgumentError(absl::StrFormat(
-        "an attack has the loss \"dlr\", which needs 3 classes; these are %d; use \"margin\"", model_.classes()));
+        "train.attack.loss is \"dlr\", which needs 3 classes; these are %d; use \"margin\"", model_.classes()));
+  }
+  for (const auto& [name, suites] :
+       {std::pair("suites", &spec_.evaluation.suites), std::pair("final_suites", &spec_.evaluation.final_suites)}) {
+    for (size_t s = 0; s < suites->size(); ++s) {
+      const std::string field = absl::StrCat("train.evaluation.", name, "[", s, "].attacks");
+      if (auto status = CheckAttacks(field, (*suites)[s].attacks, model_.classes()); !status.ok()) return status;
+    }
   }
   if (spec_.attack.batch_norm == AttackBatchNorm::kTraining && spec_.batch_norm == BatchNormMode::kLocal &&
       collective_.world_size() > 1) {

@@ -112,13 +112,13 @@ absl::StatusOr<std::vector<double>> NumbersOfChannels(const std::string& file, c
 }
 
 // As the file tells it, but for the number of classes.
-absl::StatusOr<ModelOptions> OptionsOf(const std::string& file, const Safetensors& content, const ImageShape& image) {
-  ModelOptions out{.image = image};
+absl::StatusOr<ModelOptions> OptionsOf(const std::string& file, const Safetensors& content, const ModelOptions& asked) {
+  ModelOptions out = asked;
   for (const auto& [name, tensor] : content.tensors) out.extra_block |= absl::StrContains(name, kExtraBlock);
   if (!content.metadata.contains("mean") && !content.metadata.contains("standard_deviation")) return out;
-  auto mean = NumbersOfChannels(file, content, "mean", image.channels);
+  auto mean = NumbersOfChannels(file, content, "mean", asked.image.channels);
   if (!mean.ok()) return mean.status();
-  auto deviation = NumbersOfChannels(file, content, "standard_deviation", image.channels);
+  auto deviation = NumbersOfChannels(file, content, "standard_deviation", asked.image.channels);
   if (!deviation.ok()) return deviation.status();
   for (double number : *deviation) {
     if (!(number > 0)) {
@@ -163,10 +163,10 @@ absl::Status ImportWeights(const std::string& file, const Model& model, Paramete
   return content.ok() ? Import(file, *content, model, weights, note) : content.status();
 }
 
-absl::StatusOr<LoadedModel> LoadModel(const std::string& name, const std::string& file, const ImageShape& image) {
+absl::StatusOr<LoadedModel> LoadModel(const std::string& name, const std::string& file, const ModelOptions& asked) {
   const absl::StatusOr<Safetensors> content = ReadSafetensors(file);
   if (!content.ok()) return content.status();
-  absl::StatusOr<ModelOptions> options = OptionsOf(file, *content, image);
+  absl::StatusOr<ModelOptions> options = OptionsOf(file, *content, asked);
   if (!options.ok()) return options.status();
   auto model = MakeModel(name, *options);
   if (!model.ok()) return model.status();
@@ -194,7 +194,7 @@ absl::Status WriteLogits(const std::string& name, const std::string& file, const
         images, ": it must hold a tensor \"images\" of 4 dimensions, N, C, H, W, of floating-point numbers"));
   }
   const ImageShape shape{x->second.size(1), x->second.size(2), x->second.size(3)};
-  const absl::StatusOr<LoadedModel> loaded = LoadModel(name, file, shape);
+  const absl::StatusOr<LoadedModel> loaded = LoadModel(name, file, {.image = shape});
   if (!loaded.ok()) return loaded.status();
   at::Tensor pixels = NewImages(x->second.size(0), shape);
   pixels.copy_(x->second);

@@ -35,8 +35,8 @@ class AttackRun {
   virtual int iterations() const = 0;
 
   struct Points {
-    at::Tensor x;       // [N, C, H, W], in [0, 1]
-    at::Tensor logits;  // [N, K] there, in the attack's precision: they only propose
+    at::Tensor x;       // [N, C, H, W], in [0, 1]; undefined where the attack proposes none
+    at::Tensor logits;  // [N, K] there, in the attack's precision: they only propose; undefined where it does not ask
     at::Tensor inside;  // [N] bool: whether x lies in the ball; undefined if all do
   };
   // Where the attack goes next. They change with the next call.

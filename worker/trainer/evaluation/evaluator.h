@@ -3,6 +3,7 @@
 
 #include <cstdint>
 #include <functional>
+#include <string>
 #include <vector>
 
 #include "absl/status/statusor.h"
@@ -21,6 +22,9 @@ struct EvaluationCounts {
   // [kPasses] images that took each, without padding.
   std::vector<int64_t> passes = std::vector<int64_t>(kPasses);
 };
+
+// InvalidArgument where a network of so many classes cannot be attacked by one of these. `field`: path of their list.
+absl::Status CheckAttacks(const std::string& field, const std::vector<EvaluationAttack>& attacks, int64_t classes);
 
 // Images `rows` of `data`; rank r takes entries r, r + world_size, ... Every attack works only on the rows that
 // nothing before it in its suite has broken. The outcome of a row does not depend on world size or batches (on a

@@ -1,0 +1,95 @@
+#include "proto/evaluation/evaluation_plan.h"
+
+#include <algorithm>
+#include <limits>
+#include <utility>
+
+#include "absl/strings/str_format.h"
+
+namespace ham {
+
+EvaluationPlan::EvaluationPlan(std::vector<int32_t> labels, int32_t attacks) : attacks_(attacks), rows_(labels.size()) {
+  outcomes_.clean_predictions = labels;
+  outcomes_.attack_predictions = labels;
+  outcomes_.broken_by.assign(labels.size(), kNotBroken);
+  outcomes_.margins.assign(labels.size(), std::numeric_limits<float>::infinity());
+  outcomes_.labels = std::move(labels);
+}
+
+std::optional<WorkBlock> EvaluationPlan::Take(size_t most) {
+  WorkBlock block{std::numeric_limits<int32_t>::max(), {}};
+  for (const Row& row : rows_) {
+    if (row.state == State::kWaits) block.stage = std::min(block.stage, row.stage);
+  }
+  for (uint32_t i = 0; i < rows_.size() && block.rows.size() < most; ++i) {
+    if (rows_[i].state != State::kWaits || rows_[i].stage != block.stage) continue;
+    rows_[i].state = State::kUnderWork;
+    block.rows.push_back(i);
+  }
+  if (block.rows.empty()) return std::nullopt;
+  return block;
+}
+
+absl::Status EvaluationPlan::Check(const WorkBlock& block, const std::vector<RowOutcome>& outcomes,
+                                   State expected) const {
+  if (block.rows.size() != outcomes.size()) {
+    return absl::DataLossError(
+        absl::StrFormat("a block of %d rows has %d outcomes", block.rows.size(), outcomes.size()));
+  }
+  for (size_t i = 0; i < block.rows.size(); ++i) {
+    const uint32_t row = block.rows[i];
+    const bool in_order = i == 0 || row > block.rows[i - 1];
+    if (row >= rows_.size() || !in_order || rows_[row].state != expected || rows_[row].stage != block.stage) {
+      return absl::DataLossError(absl::StrFormat("row %d is not at stage %d", row, block.stage));
+    }
+    const RowOutcome& outcome = outcomes[i];
+    if (outcome.broken == (outcome.prediction == outcomes_.labels[row]) || outcome.prediction < -1) {
+      return absl::DataLossError(absl::StrFormat("row %d, of class %d, is %s with prediction %d", row,
+                                                 outcomes_.labels[row], outcome.broken ? "broken" : "unbroken",
+                                                 outcome.prediction));
+    }
+  }
+  return absl::OkStatus();
+}
+
+void EvaluationPlan::Apply(const WorkBlock& block, const std::vector<RowOutcome>& outcomes) {
+  for (size_t i = 0; i < block.rows.size(); ++i) {
+    const uint32_t row = block.rows[i];
+    const RowOutcome& outcome = outcomes[i];
+    if (block.stage == kCleanStage) {
+      outcomes_.clean_predictions[row] = outcome.prediction;
+    } else if (outcome.broken) {
+      outcomes_.broken_by[row] = block.stage;
+    }
+    outcomes_.attack_predictions[row] = outcome.prediction;
+    outcomes_.margins[row] = outcome.broken ? outcome.margin : std::min(outcomes_.margins[row], outcome.margin);
+    const bool ends = outcome.broken || block.stage + 1 == attacks_;
+    rows_[row] = {block.stage + 1, ends ? State::kDone : State::kWaits};
+    done_ += ends;
+  }
+}
+
+absl::Status EvaluationPlan::Finish(const WorkBlock& block, const std::vector<RowOutcome>& outcomes) {
+  if (absl::Status status = Check(block, outcomes, State::kUnderWork); !status.ok()) return status;
+  Apply(block, outcomes);
+  return absl::OkStatus();
+}
+
+absl::Status EvaluationPlan::Restore(const WorkBlock& block, const std::vector<RowOutcome>& outcomes) {
+  if (absl::Status status = Check(block, outcomes, State::kWaits); !status.ok()) return status;
+  Apply(block, outcomes);
+  return absl::OkStatus();
+}
+
+void EvaluationPlan::GiveBack(const WorkBlock& block) {
+  for (const uint32_t row : block.rows) {
+    if (rows_[row].state == State::kUnderWork && rows_[row].stage == block.stage) rows_[row].state = State::kWaits;
+  }
+}
+
+size_t EvaluationPlan::Left(int32_t stage) const {
+  return std::count_if(rows_.begin(), rows_.end(),
+                       [&](const Row& row) { return row.state != State::kDone && row.stage <= stage; });
+}
+
+}  // namespace ham

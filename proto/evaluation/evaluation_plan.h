@@ -1,0 +1,62 @@
+// Which images of an evaluation are still to be attacked, by what. Pure; one thread.
+//
+// Each image goes through the stages on its own: first the network alone, then the attacks in order, until one breaks
+// it. What becomes of it depends on nothing else, so work can be handed out in blocks of any size and come back in any
+// order.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <optional>
+#include <vector>
+
+#include "absl/status/status.h"
+#include "proto/evaluation/figures.h"
+#include "proto/evaluation/row_outcome.h"
+
+namespace ham {
+
+inline constexpr int32_t kCleanStage = -1;  // the network alone; the others are numbers of attacks
+
+struct WorkBlock {
+  int32_t stage = kCleanStage;
+  std::vector<uint32_t> rows;  // their places in the evaluation, ascending
+};
+
+class EvaluationPlan {
+ public:
+  // Of each image, in [0, 2^31).
+  EvaluationPlan(std::vector<int32_t> labels, int32_t attacks);
+
+  // Up to `most` rows of the first stage that some wait for, which are then under work; none: all are, or are done.
+  std::optional<WorkBlock> Take(size_t most);
+  // Outcomes of the rows of a block, in its order. DataLoss, and nothing changed, for rows that are not under work at
+  // this stage or an outcome that cannot be.
+  absl::Status Finish(const WorkBlock& block, const std::vector<RowOutcome>& outcomes);
+  // Rows under work wait again.
+  void GiveBack(const WorkBlock& block);
+  // As Take() and Finish() of rows that wait: for what was done before.
+  absl::Status Restore(const WorkBlock& block, const std::vector<RowOutcome>& outcomes);
+
+  bool done() const { return done_ == rows_.size(); }
+  // Rows that have not got through `stage` yet, those included that may be broken before.
+  size_t Left(int32_t stage) const;
+  // Complete when done(); before, rows count as unbroken that nothing has broken yet.
+  const EvaluationOutcomes& outcomes() const { return outcomes_; }
+
+ private:
+  enum class State : uint8_t { kWaits, kUnderWork, kDone };
+  struct Row {
+    int32_t stage = kCleanStage;  // next one, or the one under work
+    State state = State::kWaits;
+  };
+  absl::Status Check(const WorkBlock& block, const std::vector<RowOutcome>& outcomes, State expected) const;
+  void Apply(const WorkBlock& block, const std::vector<RowOutcome>& outcomes);
+
+  const int32_t attacks_;
+  std::vector<Row> rows_;
+  size_t done_ = 0;
+  EvaluationOutcomes outcomes_;
+};
+
+}  // namespace ham

@@ -1,0 +1,388 @@
+#include "worker/trainer/evaluation/record_run.h"
+
+#include <algorithm>
+#include <cstdio>
+#include <filesystem>
+#include <fstream>
+#include <functional>
+#include <iterator>
+#include <memory>
+#include <numeric>
+#include <sstream>
+#include <utility>
+
+#include <ATen/Parallel.h>
+#include <nlohmann/json.hpp>
+#include "absl/status/statusor.h"
+#include "absl/strings/str_cat.h"
+#include "absl/strings/str_format.h"
+#include "absl/strings/str_join.h"
+#include "proto/atomic_file.h"
+#include "proto/evaluation/evaluation_plan.h"
+#include "proto/evaluation/record_file.h"
+#include "proto/sha256.h"
+#include "proto/version.h"
+#include "worker/trainer/accelerator.h"
+#include "worker/trainer/checkpoint.h"
+#include "worker/trainer/cpu_identity.h"
+#include "worker/trainer/data/dataset.h"
+#include "worker/trainer/device.h"
+#include "worker/trainer/evaluation/attack_text.h"
+#include "worker/trainer/evaluation/block_evaluator.h"
+#include "worker/trainer/evaluation/evaluator.h"
+#include "worker/trainer/evaluation/progress_text.h"
+#include "worker/trainer/network_passes.h"
+#include "worker/trainer/precision.h"
+#include "worker/trainer/stopwatch.h"
+#include "worker/trainer/weights_file.h"
+
+namespace ham::trainer {
+namespace {
+
+constexpr int64_t kBlockRowsOnHost = 128, kBlockRowsOnDevice = 512;
+constexpr double kSecondsBetweenLines = 5;
+
+// All that an evaluation works on.
+struct Prepared {
+  ImageSet images;
+  std::unique_ptr<Accelerator> accelerator;  // null on a CPU
+  std::unique_ptr<Model> model;
+  std::unique_ptr<ParameterSet> weights;  // on the device, in the type that judges
+  std::string weights_digest;             // of the weights in float32
+  std::string device;                     // as records name it
+};
+
+template <typename E, size_t N>
+E ValueNamed(const std::pair<const char*, E> (&names)[N], const std::string& name) {
+  return std::find_if(std::begin(names), std::end(names), [&](const auto& known) { return name == known.first; })
+      ->second;
+}
+
+absl::Status FindDevice(const EvaluationJob& job, Precision precision, Prepared* out) {
+  if (job.device == "cpu") {
+    out->device = absl::StrCat(CpuModel(), ", ", CpuInstructions(), ", LibTorch ", LibTorchVersion());
+    return absl::OkStatus();
+  }
+  auto accelerator = MakeAccelerator();
+  if (!accelerator.ok()) return accelerator.status();
+  if (*accelerator == nullptr) {
+    return absl::FailedPreconditionError(
+        "--device is cuda, but this program was built without CUDA; use ham-trainer-cuda or --device cpu");
+  }
+  out->accelerator = *std::move(accelerator);
+  out->device = absl::StrCat(out->accelerator->name(), ", LibTorch ", LibTorchVersion());
+  return CheckPrecision(precision, out->accelerator->name(), out->accelerator->compute_capability());
+}
+
+absl::StatusOr<Prepared> Prepare(const EvaluationJob& job) {
+  at::set_num_threads(job.threads);
+  const Precision precision = ValueNamed(kPrecisions, job.precision);
+  const NumberTypes types = TypesOf(precision);
+  AllowTf32(types.tf32);
+  Prepared out;
+  if (absl::Status status = FindDevice(job, precision, &out); !status.ok()) return status;
+  auto images = LoadDataSet(job.data_root, job.data, Split::kTest,
+                            {.image_size = job.image_size, .cache_directory = job.data_cache});
+  if (!images.ok()) return images.status();
+  out.images = *std::move(images);
+  auto loaded = LoadModel(job.model, job.weights,
+                          {.image = {out.images.channels, out.images.height, out.images.width},
+                           .classes = static_cast<int64_t>(out.images.class_names.size()),
+                           .activation = job.activation == "silu" ? Activation::kSilu : Activation::kRelu,
+                           .compute = types.layers});
+  if (!loaded.ok()) return loaded.status();
+  if (!loaded->note.empty()) std::fprintf(stderr, "ham-trainer: %s\n", loaded->note.c_str());
+  if (loaded->model->classes() != static_cast<int64_t>(out.images.class_names.size())) {
+    return absl::InvalidArgumentError(absl::StrFormat("%s: the network tells %d classes apart, the data set %s has %d",
+                                                      job.weights, loaded->model->classes(), job.data,
+                                                      out.images.class_names.size()));
+  }
+  out.weights_digest = ParametersDigest(loaded->weights->flat());
+  out.weights = std::make_unique<ParameterSet>(
+      loaded->model->parameters(), at::TensorOptions(types.weights).device(DeviceOf(out.accelerator.get())));
+  out.weights->flat().copy_(loaded->weights->flat());
+  out.model = std::move(loaded->model);
+  return out;
+}
+
+// Places of the shard among so many rows.
+absl::StatusOr<std::vector<size_t>> ShardOf(size_t rows, const EvaluationJob& job) {
+  std::vector<size_t> out;
+  for (size_t i = job.shard_index; i < rows; i += job.shard_count) out.push_back(i);
+  if (!out.empty()) return out;
+  return absl::InvalidArgumentError(
+      absl::StrFormat("shard %d/%d of %d rows is empty; use fewer shards", job.shard_index, job.shard_count, rows));
+}
+
+absl::StatusOr<std::vector<uint32_t>> RowsOf(const EvaluationJob& job, const ImageSet& images) {
+  if (job.rows > images.rows) {
+    return absl::InvalidArgumentError(
+        absl::StrFormat("--rows is %d, but %s has %d test images; 0 means all", job.rows, job.data, images.rows));
+  }
+  const auto places = ShardOf(job.rows == 0 ? images.rows : job.rows, job);
+  if (!places.ok()) return places.status();
+  return std::vector<uint32_t>(places->begin(), places->end());
+}
+
+RecordedAttack RecordOf(const EvaluationAttack& attack) {
+  const bool pgd = attack.name == AttackName::kPgd;
+  RecordedAttack out;
+  out.name = AttackNameOf(attack);
+  out.steps = attack.steps;
+  out.restarts = attack.restarts;
+  if (pgd || attack.name == AttackName::kApgd) out.loss = AttackLossName(attack.loss);
+  out.targets = attack.targets;
+  if (!pgd) return out;
+  out.step_size = attack.step_size;
+  out.random_start = attack.random_start;
+  out.judged_at = attack.judged_at == JudgedAt::kAny ? "any" : "last";
+  return out;
+}
+
+absl::StatusOr<EvaluationAttack> AttackOf(const RecordedAttack& recorded, const Ball& ball) {
+  std::string text = absl::StrFormat("%s:steps=%d:restarts=%d", recorded.name, recorded.steps, recorded.restarts);
+  if (!recorded.loss.empty()) absl::StrAppend(&text, ":loss=", recorded.loss);
+  if (recorded.targets > 0) absl::StrAppend(&text, ":targets=", recorded.targets);
+  if (recorded.name == "pgd") {
+    absl::StrAppendFormat(&text, ":step_size=%.17g:random_start=%s:judged_at=%s", recorded.step_size,
+                          recorded.random_start ? "true" : "false", recorded.judged_at);
+  }
+  const auto attacks = ParseAttacks(text, ball);
+  if (!attacks.ok()) return attacks.status();
+  return attacks->front();
+}
+
+// All but outcomes, figures and what attacks took.
+EvaluationRecord RecordOf(const EvaluationJob& job, const Prepared& prepared, const EvaluationInputs& inputs) {
+  EvaluationRecord out;
+  out.model.name = job.model;
+  out.model.weights_digest = prepared.weights_digest;
+  out.model.activation = job.activation;
+  for (const ParameterSpec& spec : prepared.model->parameters()) {
+    out.model.extra_block |= spec.name.find("sub_block1") != std::string::npos;
+  }
+  if (const auto& normalization = prepared.model->normalization()) {
+    out.model.normalization_mean = normalization->mean;
+    out.model.normalization_standard_deviation = normalization->standard_deviation;
+  }
+  out.model.source = std::filesystem::path(job.weights).filename();
+  out.data = {job.data, "test", prepared.images.digest, job.image_size, prepared.images.class_names, inputs.ids};
+  out.threat = {NormName(inputs.ball.norm), inputs.ball.radius};
+  for (const EvaluationAttack& attack : inputs.attacks) out.attacks.push_back(RecordOf(attack));
+  out.precision = job.precision;
+  out.device = prepared.device;
+  out.seed = inputs.seed;
+  out.code_version = kVersion;
+  out.build_id = BuildId();
+  return out;
+}
+
+// Of all that outcomes depend on.
+std::string InputsDigest(const EvaluationRecord& record) {
+  nlohmann::json attacks = nlohmann::json::array();
+  for (const RecordedAttack& attack : record.attacks) {
+    attacks.push_back({attack.name, attack.loss, attack.steps, attack.step_size, attack.restarts, attack.targets,
+                       attack.random_start, attack.judged_at});
+  }
+  return Sha256Hex(nlohmann::json({record.model.name, record.model.weights_digest, record.model.activation,
+                                   record.model.normalization_mean, record.model.normalization_standard_deviation,
+                                   record.data.digest, record.data.row_ids, record.threat.norm, record.threat.epsilon,
+                                   attacks, record.precision, record.device, record.seed, record.build_id})
+                       .dump());
+}
+
+absl::Status CheckFinite(const FinishedBlock& finished, const EvaluationInputs& inputs) {
+  for (size_t i = 0; i < finished.outcomes.size(); ++i) {
+    if (finished.outcomes[i].prediction >= 0) continue;
+    return absl::InvalidArgumentError(absl::StrFormat(
+        "the network's output for image %d%s is not finite: it cannot be evaluated", inputs.ids[finished.block.rows[i]],
+        finished.block.stage == kCleanStage ? "" : " under attack"));
+  }
+  return absl::OkStatus();
+}
+
+void AddCosts(const FinishedBlock& finished, EvaluationRecord* record) {
+  if (finished.block.stage == kCleanStage) return;
+  RecordedAttack& attack = record->attacks[finished.block.stage];
+  attack.seconds += finished.seconds;
+  attack.forward_passes += finished.forward_passes;
+  attack.gradient_passes += finished.gradient_passes;
+}
+
+// Works on all that the plan still waits for; finish(block) hands each block on.
+absl::Status WorkOff(const EvaluationJob& job, const Prepared& prepared, const EvaluationInputs& inputs,
+                     EvaluationPlan* plan, const std::function<absl::Status(const FinishedBlock&)>& finish) {
+  NetworkPasses passes(*prepared.model, *prepared.weights, prepared.accelerator.get());
+  BlockEvaluator evaluator(passes, *prepared.weights, inputs, [] {});
+  const int64_t usual = prepared.accelerator == nullptr ? kBlockRowsOnHost : kBlockRowsOnDevice;
+  while (const auto block = plan->Take(job.block_rows > 0 ? job.block_rows : usual)) {
+    const FinishedBlock finished = evaluator.Run(*block);
+    if (absl::Status status = CheckFinite(finished, inputs); !status.ok()) return status;
+    if (absl::Status status = finish(finished); !status.ok()) return status;
+  }
+  return absl::OkStatus();
+}
+
+std::string Percent(const Estimate& estimate) {
+  return absl::StrFormat("%5.1f %% [%.1f, %.1f]", 100 * estimate.value, 100 * estimate.low, 100 * estimate.high);
+}
+
+std::string SummaryOf(const EvaluationRecord& record) {
+  const EvaluationFigures& figures = record.figures;
+  std::string out = absl::StrFormat("clean           %s\n", Percent(figures.clean_accuracy));
+  for (size_t a = 0; a < record.attacks.size(); ++a) {
+    absl::StrAppendFormat(&out, "after %-9s %5.1f %%  worst class %5.1f %%  %8.1f s\n", record.attacks[a].name,
+                          100 * figures.attacks[a].robust_accuracy,
+                          100 * figures.attacks[a].worst_class_robust_accuracy, record.attacks[a].seconds);
+  }
+  absl::StrAppendFormat(&out, "robust          %s\nworst class     %s (%s)\n", Percent(figures.robust_accuracy),
+                        Percent(figures.worst_class_robust_accuracy), record.data.class_names[figures.worst_class]);
+  for (const EvaluationWarning& warning : record.warnings) {
+    absl::StrAppendFormat(&out, "warning: %s: %s\n", WarningTypeName(warning.type), warning.message);
+  }
+  return out;
+}
+
+// "2 of 500 rows differ: image 34: broken_by is 1, was -1": of the first few rows in which the plan's outcomes are not
+// the record's, whose rows of the shard are `places`; then how many there are.
+std::string RowDifferences(const EvaluationOutcomes& now, const EvaluationRecord& record,
+                           const std::vector<size_t>& places) {
+  constexpr size_t kMostShown = 5;
+  std::vector<std::string> shown;
+  size_t count = 0;
+  const EvaluationOutcomes& then = record.samples;
+  for (size_t i = 0; i < places.size(); ++i) {
+    const size_t row = places[i];
+    std::string what;
+    const auto differ = [&](const char* name, auto a, auto b) {
+      if (a != b)
+        absl::StrAppendFormat(&what, "%s%s is %s, was %s", what.empty() ? "" : ", ", name, absl::StrCat(a),
+                              absl::StrCat(b));
+    };
+    differ("clean_prediction", now.clean_predictions[i], then.clean_predictions[row]);
+    differ("broken_by", now.broken_by[i], then.broken_by[row]);
+    differ("attack_prediction", now.attack_predictions[i], then.attack_predictions[row]);
+    differ("margin", now.margins[i], then.margins[row]);
+    if (what.empty()) continue;
+    if (++count <= kMostShown) {
+      shown.push_back(absl::StrFormat("image %d: %s", record.data.row_ids[row], what));
+    }
+  }
+  return count == 0 ? ""
+                    : absl::StrFormat("%d of %d rows differ: %s%s", count, places.size(), absl::StrJoin(shown, "; "),
+                                      count > kMostShown ? "; ..." : "");
+}
+
+std::string JournalOf(const EvaluationJob& job) { return job.record + ".journal"; }
+
+absl::Status Say(const std::string& text) {
+  if (std::printf("%s", text.c_str()) >= 0 && std::fflush(stdout) == 0) return absl::OkStatus();
+  return absl::UnavailableError("cannot write to standard output");
+}
+
+absl::StatusOr<std::string> ReadFile(const std::string& path) {
+  std::ifstream file(path, std::ios::binary);
+  if (!file) return absl::NotFoundError(absl::StrCat("cannot open ", path));
+  std::ostringstream text;
+  text << file.rdbuf();
+  return std::move(text).str();
+}
+
+}  // namespace
+
+absl::Status RunEvaluation(const EvaluationJob& job) {
+  const Norm norm = job.norm == "l2" ? Norm::kL2 : Norm::kLinf;
+  const auto epsilon = ParseDistance("--epsilon", job.epsilon, norm);
+  if (!epsilon.ok()) return epsilon.status();
+  const Ball ball{norm, *epsilon};
+  auto attacks = ParseAttacks(job.attacks, ball);
+  if (!attacks.ok()) return attacks.status();
+  auto prepared = Prepare(job);
+  if (!prepared.ok()) return prepared.status();
+  if (auto status = CheckAttacks("--attacks", *attacks, prepared->model->classes()); !status.ok()) return status;
+  auto ids = RowsOf(job, prepared->images);
+  if (!ids.ok()) return ids.status();
+  const EvaluationInputs inputs{prepared->images, *std::move(ids), *std::move(attacks), ball, job.seed};
+
+  EvaluationRecord record = RecordOf(job, *prepared, inputs);
+  EvaluationPlan plan(LabelsOf(inputs), static_cast<int32_t>(inputs.attacks.size()));
+  EvaluationProgress progress(inputs.attacks, record.data.class_names);
+  auto journal = EvaluationJournal::Open(JournalOf(job), InputsDigest(record), [&](const FinishedBlock& finished) {
+    AddCosts(finished, &record);
+    progress.Add(finished);
+    return plan.Restore(finished.block, finished.outcomes);
+  });
+  if (!journal.ok()) return journal.status();
+  Stopwatch since_said;
+  absl::Status status = WorkOff(job, *prepared, inputs, &plan, [&](const FinishedBlock& finished) -> absl::Status {
+    if (absl::Status written = journal->Append(finished); !written.ok()) return written;
+    if (absl::Status taken = plan.Finish(finished.block, finished.outcomes); !taken.ok()) return taken;
+    AddCosts(finished, &record);
+    progress.Add(finished);
+    if (plan.Left(finished.block.stage) > 0 && since_said.Elapsed() < kSecondsBetweenLines) return absl::OkStatus();
+    since_said.Lap();
+    return Say((job.json ? progress.Json(plan) : progress.Text(plan)) + "\n");
+  });
+  if (!status.ok()) return status;
+  record.samples = plan.outcomes();
+  auto made = MakeRecord(std::move(record));
+  if (!made.ok()) return made.status();
+  if (status = WriteFileAtomically(job.record, UnsignedRecordFile(*made), 0644); !status.ok()) return status;
+  std::filesystem::remove(JournalOf(job));
+  return job.json ? absl::OkStatus() : Say(absl::StrCat(SummaryOf(*made), "record          ", job.record, "\n"));
+}
+
+absl::Status VerifyRecord(const EvaluationJob& job) {
+  const auto text = ReadFile(job.record);
+  if (!text.ok()) return text.status();
+  const auto file = ParseRecordFile(*text);
+  if (!file.ok()) return absl::Status(file.status().code(), absl::StrCat(job.record, ": ", file.status().message()));
+  const EvaluationRecord& record = file->record;
+  EvaluationJob asked = job;
+  asked.model = record.model.name;
+  asked.activation = record.model.activation;
+  asked.data = record.data.name;
+  asked.image_size = record.data.image_size;
+  asked.precision = record.precision;
+  auto prepared = Prepare(asked);
+  if (!prepared.ok()) return prepared.status();
+  if (prepared->weights_digest != record.model.weights_digest) {
+    return absl::FailedPreconditionError(absl::StrFormat("%s holds other weights (%s) than the record is of (%s)",
+                                                         job.weights, prepared->weights_digest,
+                                                         record.model.weights_digest));
+  }
+  if (prepared->images.digest != record.data.digest) {
+    return absl::FailedPreconditionError(absl::StrFormat("%s under %s has other files (%s) than the record is of (%s)",
+                                                         record.data.name, job.data_root, prepared->images.digest,
+                                                         record.data.digest));
+  }
+  const Ball ball{record.threat.norm == "l2" ? Norm::kL2 : Norm::kLinf, record.threat.epsilon};
+  std::vector<EvaluationAttack> attacks;
+  for (const RecordedAttack& recorded : record.attacks) {
+    const auto attack = AttackOf(recorded, ball);
+    if (!attack.ok()) return attack.status();
+    attacks.push_back(*attack);
+  }
+  const auto places = ShardOf(record.data.row_ids.size(), job);
+  if (!places.ok()) return places.status();
+  std::vector<uint32_t> ids;
+  for (const size_t place : *places) ids.push_back(record.data.row_ids[place]);
+  const EvaluationInputs inputs{prepared->images, std::move(ids), std::move(attacks), ball, record.seed};
+  EvaluationPlan plan(LabelsOf(inputs), static_cast<int32_t>(inputs.attacks.size()));
+  absl::Status status = WorkOff(asked, *prepared, inputs, &plan, [&](const FinishedBlock& finished) {
+    return plan.Finish(finished.block, finished.outcomes);
+  });
+  if (!status.ok()) return status;
+  const std::string differences = RowDifferences(plan.outcomes(), record, *places);
+  if (differences.empty()) {
+    return Say(absl::StrFormat("%s: %d of its %d rows attacked again: all outcomes are equal\n", job.record,
+                               places->size(), record.data.row_ids.size()));
+  }
+  const bool same = prepared->device == record.device && record.build_id == BuildId();
+  return absl::DataLossError(
+      absl::StrFormat("%s: %s; it was made by build %s on %s, this is build %s on %s: %s", job.record, differences,
+                      record.build_id, record.device, BuildId(), prepared->device,
+                      same ? "all should be equal" : "only on the same all are equal, else nearly all"));
+}
+
+}  // namespace ham::trainer
