@@ -1,4 +1,6 @@
 // ham-trainer: one rank of a job. Starts alone (`--spec`) or under an agent (`--agent-fd`).
+#include <malloc.h>
+
 #include <cstdio>
 #include <filesystem>
 #include <fstream>
@@ -267,7 +269,16 @@ void AddEvaluate(CLI::App* app, EvaluationJob* job) {
   app->add_flag("--json", job->json, "Progress as JSON lines");
 }
 
+// Tensors are freed and allocated anew all the time: memory that went back to the system in between would have to be
+// mapped and cleared again. On small networks that is a fifth of the time.
+void KeepFreedMemory() {
+  mallopt(M_MMAP_THRESHOLD, 32 << 20);
+  mallopt(M_TRIM_THRESHOLD, 1 << 30);
+  mallopt(M_TOP_PAD, 64 << 20);
+}
+
 int Main(int argc, char** argv) {
+  KeepFreedMemory();
   Flags flags;
   flags.evaluation.data_root = "/usr/share/datasets";
   flags.job.data_root = "/usr/share/datasets";
