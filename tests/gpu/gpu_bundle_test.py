@@ -93,8 +93,8 @@ class GpuBundleTest(unittest.TestCase):
         done = self.run_checks("--rehearse", self.data, out, **python)
         results = json.loads((out / "results.json").read_text())
         stages = results["stages"]
-        self.assertEqual(list(stages), ["correctness", "epochs", "evaluation", "benchmarks"], done.stdout)
-        for name in ("correctness", "epochs", "evaluation"):
+        self.assertEqual(list(stages), ["correctness", "epochs", "evaluation", "autoattack", "benchmarks"], done.stdout)
+        for name in ("correctness", "epochs", "evaluation", "autoattack"):
             self.assertNotIn("failed", stages[name], f"{done.stdout}\n{done.stderr}")
         self.assertEqual(len(stages["epochs"]["ham"]["images_per_second"]), 3)
         # One network, which no step changed, in what is one precision on a CPU.

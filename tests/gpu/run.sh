@@ -3,7 +3,7 @@
 #   run.sh [--rehearse] [--seconds N] DATA OUT [STAGE...]
 # DATA: a folder with the files of CIFAR-10's binary version (data_batch_1.bin ... test_batch.bin, also as .xz).
 # OUT gets results.json, the log of each program, and what they wrote. STAGE: correctness, epochs, evaluation,
-# benchmarks; without one all, in this order, which takes about 20 minutes; --seconds ends what is not done by then.
+# autoattack, benchmarks; without one all, in this order, which takes about 20 minutes; --seconds ends what is not done by then.
 # --rehearse runs all in small on the CPU: its speeds mean nothing. $PYTHON is the Python that has PyTorch (default: python3).
 # Exit status: 0 all passed, 1 something failed, 2 a wrong call or no PyTorch, 3 no GPU.
 set -euo pipefail

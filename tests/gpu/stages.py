@@ -207,6 +207,32 @@ def evaluation(run):
     return outcome
 
 
+def autoattack(run):
+    """AutoAttack on all test images, proposed in bf16, of the network of epochs: what each attack took and left."""
+    weights = run.out / "ham.safetensors"
+    if not weights.exists():
+        raise Failed("there is no network: epochs comes before autoattack")
+    model = json.loads((run.specs / "epochs-ham.json").read_text())["train"]["model"]["name"]
+    record = run.out / "autoattack.json"
+    small = ["--rows", 20, "--attacks", "apgd:steps=3,apgd-t:steps=2:targets=2,fab-t:steps=2:targets=2,square:steps=9",
+             "--device", "cpu"]
+    begin = time.monotonic()
+    run.call("autoattack.log", run.program(
+        "ham-trainer-cuda", "evaluate", "--weights", weights, "--model", model, "--data", "cifar-10", "--data-root",
+        run.data_root, "--epsilon", "8/255", "--precision", "bf16", "--record", record, "--json",
+        *(small if run.rehearse else ["--device", "cuda"])), 240)
+    seconds = time.monotonic() - begin
+    content = json.loads(record.read_text())["record"]
+    effects = content["figures"]["attacks"]
+    return {"wall_seconds": seconds, "rows": content["data"]["rows"], "device": content["device"],
+            "clean_accuracy": content["figures"]["clean_accuracy"]["value"],
+            "attacks": [{key: attack[key] for key in ("name", "seconds", "rows_tried", "rows_broken", "forward_passes",
+                                                      "gradient_passes")}
+                        | {"robust_accuracy": effect["robust_accuracy"],
+                           "worst_class_robust_accuracy": effect["worst_class_robust_accuracy"]}
+                        for attack, effect in zip(content["attacks"], effects)]}
+
+
 class Stepper:
     """A program that does steps when told, by lines: gpu_steps or peers.py."""
 
@@ -361,7 +387,8 @@ def benchmarks(run):
     return {"comparisons": outcome} | ({"failed": ", ".join(failed)} if failed else {})
 
 
-STAGES = {"correctness": correctness, "epochs": epochs, "evaluation": evaluation, "benchmarks": benchmarks}
+STAGES = {"correctness": correctness, "epochs": epochs, "evaluation": evaluation, "autoattack": autoattack,
+          "benchmarks": benchmarks}
 
 
 def main():

@@ -8,6 +8,7 @@
 #include <gtest/gtest.h>
 
 #include "tests/support/toy_images.h"
+#include "worker/trainer/device.h"
 #include "worker/trainer/hard_examples.h"
 #include "worker/trainer/pgd_attack.h"
 #include "worker/trainer/trainer.h"
@@ -176,6 +177,30 @@ TEST_F(RowAttackTest, LegsAreAsManyWhateverBreaks) {
   rows.MakeLeg([this] { ++ticks_; });
   EXPECT_EQ(ticks_, 151);
   EXPECT_GT(rows.outcomes()[0].margin, 0);
+}
+
+// A device is asked which rows are broken after every tenth iteration only, and its loops are LibTorch's.
+TEST_F(RowAttackTest, OnADeviceAsManyRowsBreak) {
+  for (const EvaluationAttack& attack :
+       {Attack(AttackName::kPgd, 10), Attack(AttackName::kApgd, 25), Attack(AttackName::kApgdTargeted, 25, 2),
+        Attack(AttackName::kFabTargeted, 15, 3), Attack(AttackName::kSquare, 100)}) {
+    const std::vector<RowOutcome> host = Run(right_, attack);
+    std::vector<RowOutcome> device;
+    {
+      const HostAsDevice as_device;
+      NetworkPasses passes(*model_, *weights_);
+      passes.Freeze(*weights_);
+      RowAttack rows(passes, GatherBatch(*images_, right_), attack, {Norm::kLinf, kRadius}, 5, 0);
+      for (int leg = 0; leg < RowAttack::Legs(attack); ++leg) rows.MakeLeg([] {});
+      device = rows.outcomes();
+    }
+    int differ = 0;
+    for (size_t row = 0; row < host.size(); ++row) {
+      differ += host[row].broken != device[row].broken;
+      EXPECT_EQ(device[row].broken, device[row].margin <= 0);
+    }
+    EXPECT_LE(differ, 2) << AttackNameOf(attack) << " of " << host.size();
+  }
 }
 
 // In bfloat16 a point is proposed where the network itself is still right, and overlooked where it is not.
