@@ -1,6 +1,7 @@
 // The engine for a Python that compares.
 //
 //   engine_peer logits|step IN.safetensors OUT.safetensors     engine_step.h
+//   engine_peer apgd|fab IN.safetensors OUT.safetensors        engine_attacks.h
 //   engine_peer time IN.safetensors                            does a step for each line of standard input
 //   engine_peer evaluate WEIGHTS.safetensors DATA_ROOT NAME    prints the error in per cent of cnn-wong-kolter's
 //   weights
@@ -10,12 +11,14 @@
 #include <exception>
 #include <fstream>
 #include <iostream>
+#include <map>
 #include <numeric>
 #include <string>
 #include <vector>
 
 #include <ATen/Parallel.h>
 
+#include "tests/interop/engine_attacks.h"
 #include "tests/interop/engine_step.h"
 #include "worker/trainer/data/dataset.h"
 #include "worker/trainer/evaluation/evaluator.h"
@@ -24,11 +27,21 @@
 namespace ham::trainer {
 namespace {
 
+using Command = TensorMap (*)(const Safetensors&);
+const std::map<std::string, Command>& Commands() {
+  static const auto* const commands =
+      new std::map<std::string, Command>{{"logits", EngineLogits},
+                                         {"step", [](const Safetensors& in) { return EngineStep(in); }},
+                                         {"apgd", FollowApgd},
+                                         {"fab", FollowFab}};
+  return *commands;
+}
+
 absl::Status Run(const std::string& command, const std::string& in, const std::string& out) {
   at::set_num_threads(1);
   const auto content = ReadSafetensors(in);
   if (!content.ok()) return content.status();
-  const auto bytes = EncodeSafetensors({command == "step" ? EngineStep(*content) : EngineLogits(*content), {}});
+  const auto bytes = EncodeSafetensors({Commands().at(command)(*content), {}});
   if (!bytes.ok()) return bytes.status();
   std::ofstream file(out, std::ios::binary);
   return file << *bytes && file.flush() ? absl::OkStatus() : absl::UnavailableError("cannot write " + out);
@@ -75,8 +88,9 @@ absl::Status PrintRobustError(const std::string& file, const std::string& data_r
 int main(int argc, char** argv) {
   const std::string command = argc >= 3 ? argv[1] : "";
   const bool evaluate = command == "evaluate" && argc == 5, time = command == "time" && argc == 3;
-  if (!evaluate && !time && !((command == "logits" || command == "step") && argc == 4)) {
-    std::fprintf(stderr, "usage: engine_peer logits|step IN OUT, time IN, or evaluate WEIGHTS DATA_ROOT NAME\n");
+  if (!evaluate && !time && !(ham::trainer::Commands().contains(command) && argc == 4)) {
+    std::fprintf(stderr,
+                 "usage: engine_peer logits|step|apgd|fab IN OUT, time IN, or evaluate WEIGHTS DATA_ROOT NAME\n");
     return 2;
   }
   try {

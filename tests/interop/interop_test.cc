@@ -5,6 +5,7 @@
 #include <iterator>
 #include <string>
 
+#include <ATen/Parallel.h>
 #include <ATen/TensorOperators.h>
 #include <ATen/ops/equal.h>
 #include <ATen/ops/item.h>
@@ -12,11 +13,17 @@
 #include <ATen/ops/slice.h>
 #include <gtest/gtest.h>
 
+#include "tests/interop/engine_attacks.h"
 #include "tests/interop/engine_step.h"
 #include "tests/support/temporary_directory.h"
 
 namespace ham::trainer {
 namespace {
+
+class InteropTest : public ::testing::Test {
+ protected:
+  InteropTest() { at::set_num_threads(1); }
+};
 
 void ExpectNear(const at::Tensor& actual, const at::Tensor& expected, const at::Tensor& scale,
                 const std::string& name) {
@@ -25,7 +32,7 @@ void ExpectNear(const at::Tensor& actual, const at::Tensor& expected, const at::
 }
 
 // By: pytorch_peer.py record preact-resnet-18 8 preact_step.safetensors
-TEST(InteropTest, AStepWithBatchNormIsPyTorchs) {
+TEST_F(InteropTest, AStepWithBatchNormIsPyTorchs) {
   constexpr char kExpected[] = "expected.", kSample[] = "sample.";
   constexpr int64_t kSamples = 16;
   auto file = DecodeSafetensors(ham::testing::ReadTestFile(HAM_INTEROP_DIR "/preact_step.safetensors"));
@@ -52,6 +59,32 @@ TEST(InteropTest, AStepWithBatchNormIsPyTorchs) {
   }
 }
 
+// By: autoattack_peer.py record attack_runs.safetensors, in which every 20th point stands with every 16th pixel.
+TEST_F(InteropTest, RunsOfAttacksAreTheReferences) {
+  auto file = DecodeSafetensors(ham::testing::ReadTestFile(HAM_INTEROP_DIR "/attack_runs.safetensors"));
+  ASSERT_TRUE(file.ok()) << file.status();
+  for (auto& [name, tensor] : file->tensors) {
+    if (tensor.is_floating_point()) tensor = tensor.to(at::kDouble);
+  }
+  for (const std::string norm : {"linf", "l2"}) {
+    Safetensors given = *file;
+    given.metadata["norm"] = norm;
+    given.metadata["epsilon"] = file->metadata.at("epsilon." + norm);
+    given.tensors["start"] = file->tensors.at("start." + norm);
+    for (const std::string attack : {"apgd-ce", "apgd-dlr", "apgd-t", "fab-t"}) {
+      SCOPED_TRACE(norm + " " + attack);
+      given.metadata["attack"] = attack;
+      const TensorMap ours = attack == "fab-t" ? FollowFab(given) : FollowApgd(given);
+      const auto expected = [&](const std::string& what) {
+        return file->tensors.at("expected." + norm + "." + attack + "." + what);
+      };
+      const at::Tensor sampled = ours.at("run").slice(0, 0, c10::nullopt, 20).flatten(2).slice(2, 0, c10::nullopt, 16);
+      ExpectNear(sampled, expected("points"), expected("points"), "points");
+      if (attack != "fab-t") ExpectNear(ours.at("losses"), expected("losses"), expected("losses"), "losses");
+    }
+  }
+}
+
 // Of the venv that tests/figures makes; empty where there is none.
 std::string PythonWithPyTorch() {
   const char* cache = std::getenv("XDG_CACHE_HOME");
@@ -64,14 +97,14 @@ std::string PythonWithPyTorch() {
 
 constexpr char kNoPython[] = "no PyTorch for Python in the cache folder's ham/peer-venv; tests/figures makes it";
 
-TEST(InteropTest, WeightsTravelBothWays) {
+TEST_F(InteropTest, WeightsTravelBothWays) {
   const std::string python = PythonWithPyTorch();
   if (python.empty()) GTEST_SKIP() << kNoPython;
   const std::string command = python + " " HAM_INTEROP_DIR "/pytorch_peer.py interop " HAM_ENGINE_PEER;
   EXPECT_EQ(std::system(command.c_str()), 0) << command;
 }
 
-TEST(InteropTest, StateDictsAreExportedAndChecked) {
+TEST_F(InteropTest, StateDictsAreExportedAndChecked) {
   const std::string python = PythonWithPyTorch();
   if (python.empty()) GTEST_SKIP() << kNoPython;
   const std::string command = python + " -B " HAM_INTEROP_DIR "/export_test.py " HAM_TRAINER_PROGRAM;
