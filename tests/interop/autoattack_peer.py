@@ -4,6 +4,9 @@
   autoattack_peer.py prepare WEIGHTS.pth IMAGES.gz LABELS.gz ROWS IN.safetensors [KEY=VALUE...]
       cnn-wong-kolter's weights and the first ROWS images and labels of two IDX files in one file; the settings, such as
       norm=linf epsilon=0.1, go into its metadata
+  autoattack_peer.py untrained MODEL WIDTH ROWS IN.safetensors
+      such a file of random images and weights, labels as the network says; prints an epsilon at which about half of the
+      rows survive APGD
   autoattack_peer.py attacks IN.safetensors [KEY=VALUE...]
       AutoAttack standard, as JSON: robust {clean and each attack: a 0 or 1 a row, which are left after it and those
       before}, seconds {attack}, distance (largest). Settings: norm=linf|l2, epsilon, seed, batch, attacks=A,B...,
@@ -42,12 +45,10 @@ from torch.nn import functional as F
 
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[2] / "deploy"))
 from export_pytorch import load_state_dict, read_safetensors, write_safetensors  # noqa: E402
-from pytorch_peer import MODELS, at_a_kink, problem, with_prefix, without_prefix  # noqa: E402
+from pytorch_peer import MODELS, at_a_kink, make, problem, with_prefix, without_prefix  # noqa: E402
 
 NORMS = {"linf": "Linf", "l2": "L2"}
 SAMPLES = 20, 16  # every so many points, and of these every so many pixels
-# Of pixels that are the same. In L2 a step's length hangs on the rounding of the whole gradient.
-ALLOWED = {"linf": 1e-6, "l2": 1e-5}
 
 
 def read_idx(path):
@@ -104,6 +105,22 @@ def attacks(tensors, settings):
         out["seconds"][attack] = moment - before
         before = moment
     return out
+
+
+def untrained(name, width, rows, path):
+    model, shape = make(name, width)
+    model.float()
+    x = torch.rand(rows, *shape)
+    with torch.no_grad():
+        y = torch.cat([model(part).argmax(1) for part in x.split(250)])
+    tensors = with_prefix("weights.", model.state_dict()) | {"x": x, "y": y}
+    metadata = {"model": name, "width": str(width)}
+    write_safetensors(path, tensors, metadata)
+    for epsilon in (64 / 255 / 1.4 ** i for i in range(20)):
+        settings = DEFAULTS | metadata | {"norm": "linf", "epsilon": str(epsilon), "attacks": "apgd-ce", "iterations": "10"}
+        if attacks(tensors, settings)["robust"]["apgd-ce"].count("1") >= rows / 2:
+            return epsilon
+    sys.exit("most rows break at any epsilon")
 
 
 def bits(flags):
@@ -230,13 +247,25 @@ def loss_of(settings, logits, y, targets):
             "apgd-t": lambda: attack.dlr_loss_targeted(logits, y)}[settings["attack"]]()
 
 
-def is_flat(settings, logits, y, targets):
-    """Rows whose loss does not hang on the logits but for what float32 cannot tell: DLR is 1 where the label is third."""
+def slopes(settings, logits, y, targets):
+    """How much of what the loss's gradient at the logits is a sum of is left of it: that much larger is its rounding."""
     logits = logits.detach().requires_grad_()
     slope = torch.autograd.grad(loss_of(settings, logits, y, targets).sum(), logits)[0].abs().amax(1)
     ordered = logits.detach().sort(dim=1)[0]
-    scale = 1 if settings["attack"] == "apgd-ce" else 1 / (ordered[:, -1] - ordered[:, -3])
-    return slope < 1e-6 * scale
+    return slope if settings["attack"] == "apgd-ce" else slope * (ordered[:, -1] - ordered[:, -3])
+
+
+def is_flat(*arguments):
+    """Rows whose loss does not hang on the logits but for what float32 cannot tell: DLR is 1 where the label is third."""
+    return slopes(*arguments) < 1e-6
+
+
+def allowed(*arguments):
+    """How far pixels that are the same may be apart, for each row. Signs have no rounding; in L2 the length of a gradient
+    passes its own on."""
+    if arguments[0]["norm"] == "linf":
+        return 1e-6
+    return 1e-5 * (1e-2 / slopes(*arguments)).clamp_min(1).view(-1, 1, 1, 1)
 
 
 def near_a_tie(logits):
@@ -250,14 +279,14 @@ def compare_steps(engine, tensors, settings):
     traced = trace(tensors, settings | {"dtype": "float32"})
     next_points = follow(engine, traced, settings)["next"]
     exact = model_of({name: value.double() for name, value in traced.items()}, settings)
-    targets, allowed = traced.get("targets"), ALLOWED[settings["norm"]]
+    targets = traced.get("targets")
     counts = {"first": 0, "differ": 0, "in_doubtful_rows": 0, "below": 0, "doubtful_rows": 0}
     for k, begin in enumerate(traced["begin"]):
         x = traced["points"][begin, torch.arange(len(begin))].double().requires_grad_()
         logits = exact(x)
         gradient = torch.autograd.grad(loss_of(settings, logits, traced["y"], targets).sum(), x)[0].abs()
         clear = gradient > 1e-5 * gradient.amax(dim=(1, 2, 3), keepdim=True)
-        apart = (next_points[k] - traced["points"][k + 1]).abs() > allowed
+        apart = (next_points[k] - traced["points"][k + 1]).abs() > allowed(settings, logits, traced["y"], targets)
         doubtful = (at_a_kink(exact, x.detach()) | near_a_tie(logits) |
                     is_flat(settings, logits, traced["y"], targets))
         sure = ~doubtful.view(-1, 1, 1, 1)
@@ -302,6 +331,9 @@ def main(arguments):
     if plain[:1] == ["compare"] and len(plain) == 3:
         tensors, metadata = read_safetensors(plain[2])
         print(json.dumps(compare(plain[1], tensors, DEFAULTS | metadata | settings)))
+        return 0
+    if plain[:1] == ["untrained"] and len(plain) == 5:
+        print(untrained(plain[1], int(plain[2]), int(plain[3]), plain[4]))
         return 0
     if plain[:1] == ["attacks"] and len(plain) == 2:
         tensors, metadata = read_safetensors(plain[1])

@@ -2,6 +2,8 @@
 // they end on rows that it attacked. Files are as engine_step.h says; attack, norm, epsilon stand in the metadata.
 #pragma once
 
+#include <string>
+
 #include "worker/trainer/safetensors.h"
 
 namespace ham::trainer {
@@ -15,5 +17,10 @@ TensorMap FollowApgd(const Safetensors& in);
 
 // Of fab-t: x, y, targets, and iterations in the metadata -> run [K, N, C, H, W], where it goes in each iteration.
 TensorMap FollowFab(const Safetensors& in);
+
+// What `autoattack_peer.py attacks` prints of the reference, in the same form, of the engine. In the metadata: attacks
+// (A,B,...), seed, batch (rows that are attacked together), iterations, queries; with shard=I/N of rows I, I + N, ...
+// alone, whose 0 and 1 it then prints.
+std::string RunAttacks(const Safetensors& in);
 
 }  // namespace ham::trainer

@@ -2,6 +2,7 @@
 //
 //   engine_peer logits|step IN.safetensors OUT.safetensors     engine_step.h
 //   engine_peer apgd|fab IN.safetensors OUT.safetensors        engine_attacks.h
+//   engine_peer attacks IN.safetensors KEY=VALUE...            the same; the settings replace those of the file
 //   engine_peer time IN.safetensors                            does a step for each line of standard input
 //   engine_peer evaluate WEIGHTS.safetensors DATA_ROOT NAME    prints the error in per cent of cnn-wong-kolter's
 //   weights
@@ -47,6 +48,19 @@ absl::Status Run(const std::string& command, const std::string& in, const std::s
   return file << *bytes && file.flush() ? absl::OkStatus() : absl::UnavailableError("cannot write " + out);
 }
 
+absl::Status PrintAttacks(const std::string& in, const std::vector<std::string>& settings) {
+  at::set_num_threads(1);
+  auto content = ReadSafetensors(in);
+  if (!content.ok()) return content.status();
+  for (const std::string& setting : settings) {
+    const size_t equals = setting.find('=');
+    if (equals == std::string::npos) return absl::InvalidArgumentError(setting + " is no KEY=VALUE");
+    content->metadata[setting.substr(0, equals)] = setting.substr(equals + 1);
+  }
+  std::printf("%s\n", RunAttacks(*content).c_str());
+  return absl::OkStatus();
+}
+
 // A HAM step a line of standard input: prints its seconds and the number of hard rows.
 absl::Status TimeSteps(const std::string& in) {
   at::set_num_threads(1);
@@ -85,18 +99,31 @@ absl::Status PrintRobustError(const std::string& file, const std::string& data_r
 }  // namespace
 }  // namespace ham::trainer
 
-int main(int argc, char** argv) {
-  const std::string command = argc >= 3 ? argv[1] : "";
-  const bool evaluate = command == "evaluate" && argc == 5, time = command == "time" && argc == 3;
-  if (!evaluate && !time && !(ham::trainer::Commands().contains(command) && argc == 4)) {
-    std::fprintf(stderr,
-                 "usage: engine_peer logits|step|apgd|fab IN OUT, time IN, or evaluate WEIGHTS DATA_ROOT NAME\n");
-    return 2;
+namespace {
+
+using ham::trainer::Commands;
+
+absl::Status Dispatch(const std::vector<std::string>& arguments) {
+  const std::string command = arguments.empty() ? "" : arguments[0];
+  const size_t count = arguments.size();
+  if (command == "evaluate" && count == 4) {
+    return ham::trainer::PrintRobustError(arguments[1], arguments[2], arguments[3]);
   }
+  if (command == "time" && count == 2) return ham::trainer::TimeSteps(arguments[1]);
+  if (command == "attacks" && count >= 2) {
+    return ham::trainer::PrintAttacks(arguments[1], {arguments.begin() + 2, arguments.end()});
+  }
+  if (Commands().contains(command) && count == 3) return ham::trainer::Run(command, arguments[1], arguments[2]);
+  return absl::InvalidArgumentError(
+      "usage: engine_peer logits|step|apgd|fab IN OUT, attacks IN KEY=VALUE..., time IN, or evaluate WEIGHTS DATA_ROOT "
+      "NAME");
+}
+
+}  // namespace
+
+int main(int argc, char** argv) {
   try {
-    const absl::Status status = evaluate ? ham::trainer::PrintRobustError(argv[2], argv[3], argv[4])
-                                : time   ? ham::trainer::TimeSteps(argv[2])
-                                         : ham::trainer::Run(command, argv[2], argv[3]);
+    const absl::Status status = Dispatch({argv + 1, argv + argc});
     if (status.ok()) return 0;
     std::fprintf(stderr, "engine_peer: %s\n", std::string(status.message()).c_str());
   } catch (const std::exception& error) {
