@@ -20,6 +20,9 @@ Result Run(const GlobalOptions& global, const LogsOptions& options);
 Result Run(const GlobalOptions& global, const CancelOptions& options);
 Result Run(const GlobalOptions& global, const WorkersOptions& options);
 Result Run(const GlobalOptions& global, const VersionOptions& options);
+Result Run(const GlobalOptions& global, const EvalShowOptions& options);
+Result Run(const GlobalOptions& global, const EvalDiffOptions& options);
+Result Run(const GlobalOptions& global, const EvalExportOptions& options);
 
 // The coordinator of the last login. InvalidArgument without one.
 absl::StatusOr<CoordinatorClient> Connect(const GlobalOptions& global);

@@ -29,13 +29,14 @@ void AddMaxWait(CLI::App* app, absl::Duration* value) {
   AddDuration(app, "--max-wait", "Stop watching (exit code 4) when the job has not ended after this time", value);
 }
 
-void AddOutput(CLI::App* app, OutputFormat* output) {
+void AddOutput(CLI::App* app, OutputFormat* output, bool yaml = true) {
   static const std::map<std::string, OutputFormat> kFormats = {
       {"table", OutputFormat::kTable}, {"json", OutputFormat::kJson}, {"yaml", OutputFormat::kYaml}};
   app->add_option_function<std::string>(
-         "-o,--output", [output](const std::string& text) { *output = kFormats.at(text); }, "table, json or yaml")
+         "-o,--output", [output](const std::string& text) { *output = kFormats.at(text); },
+         yaml ? "table, json or yaml" : "table or json")
       ->type_name("FORMAT")
-      ->check(CLI::IsMember({"table", "json", "yaml"}))
+      ->check(yaml ? CLI::IsMember({"table", "json", "yaml"}) : CLI::IsMember({"table", "json"}))
       ->default_str("table");
 }
 
@@ -89,6 +90,9 @@ struct AllOptions {
   CancelOptions cancel;
   WorkersOptions workers;
   VersionOptions version;
+  EvalShowOptions eval_show;
+  EvalDiffOptions eval_diff;
+  EvalExportOptions eval_export;
 };
 
 void AddLogin(CLI::App* app, CommandLine* line, LoginOptions* login) {
@@ -164,6 +168,46 @@ void AddReading(CLI::App* app, CommandLine* line, AllOptions* all) {
   logs->add_option("--rank", all->logs.rank, "Only this rank")->check(CLI::Range(0, 1000000));
 }
 
+void AddSignedBy(CLI::App* app, std::optional<std::string>* signed_by) {
+  app->add_option("--signed-by", *signed_by, "Refuse a record that is not signed with this public key (base64)")
+      ->type_name("KEY");
+}
+
+void AddEval(CLI::App* app, CommandLine* line, AllOptions* all) {
+  CLI::App* eval = app->add_subcommand("eval", "Records of evaluations: show, compare, export");
+  eval->fallthrough();
+  eval->require_subcommand(1);
+  CLI::App* show = AddCommand(eval, line, &all->eval_show, "show", "Check a record and show its figures");
+  show->add_option("RECORD", all->eval_show.record, "File of a record")->required();
+  AddSignedBy(show, &all->eval_show.signed_by);
+  AddOutput(show, &all->eval_show.output, /*yaml=*/false);
+
+  CLI::App* diff = AddCommand(eval, line, &all->eval_diff, "diff",
+                              "Compare two models by records of the same images and attacks; differences are B - A");
+  diff->add_option("A", all->eval_diff.a, "File of a record")->required();
+  diff->add_option("B", all->eval_diff.b, "File of another")->required();
+  diff->add_option("--also-a", all->eval_diff.also_a,
+                   "Records of models trained as A from other seeds, for the spread");
+  diff->add_option("--also-b", all->eval_diff.also_b, "The same of B");
+  diff->add_option("--validation-class", all->eval_diff.validation_class,
+                   "Class chosen before looking at these images, such as the worst of the validation split")
+      ->type_name("NAME");
+  AddSignedBy(diff, &all->eval_diff.signed_by);
+  AddOutput(diff, &all->eval_diff.output, /*yaml=*/false);
+
+  EvalExportOptions* facts = &all->eval_export;
+  CLI::App* exported = AddCommand(eval, line, facts, "export", "Print a record in the form of another tool");
+  exported->add_option("RECORD", facts->record, "File of a record")->required();
+  exported->add_flag("--robustbench", facts->robustbench, "As RobustBench's model information (JSON)")->required();
+  exported->add_option("--name", facts->name, "Title of the paper");
+  exported->add_option("--authors", facts->authors, "Authors, separated by commas");
+  exported->add_option("--link", facts->link, "Address of the paper");
+  exported->add_option("--venue", facts->venue, "Where it appeared");
+  exported->add_option("--architecture", facts->architecture, "Name of the network, if not as in the record");
+  exported->add_flag("--additional-data", facts->additional_data, "The model saw data beyond the training set");
+  AddSignedBy(exported, &facts->signed_by);
+}
+
 }  // namespace
 
 CommandLine ParseCommandLine(int argc, const char* const* argv, const std::string& default_config) {
@@ -188,6 +232,7 @@ CommandLine ParseCommandLine(int argc, const char* const* argv, const std::strin
   AddOutput(AddCommand(&app, &line, &all.workers, "workers", "List workers and their slots"), &all.workers.output);
   AddOutput(AddCommand(&app, &line, &all.version, "version", "Versions of hamctl and of the coordinator"),
             &all.version.output);
+  AddEval(&app, &line, &all);
   try {
     app.parse(argc, argv);
     line.global.config_given = app.count("--config") > 0;

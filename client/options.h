@@ -64,8 +64,31 @@ struct WorkersOptions {
 struct VersionOptions {
   OutputFormat output = OutputFormat::kTable;
 };
-using Command = std::variant<LoginOptions, SubmitOptions, ListOptions, GetOptions, WatchOptions, LogsOptions,
-                             CancelOptions, WorkersOptions, VersionOptions>;
+// Of records of evaluations: files, so that no coordinator is asked.
+struct EvalShowOptions {
+  std::string record;
+  std::optional<std::string> signed_by;        // public key that must have signed every record
+  OutputFormat output = OutputFormat::kTable;  // of all of these: not kYaml
+};
+struct EvalDiffOptions {
+  std::string a, b;
+  std::vector<std::string> also_a, also_b;  // of models from other seeds
+  std::string validation_class;
+  std::optional<std::string> signed_by;
+  OutputFormat output = OutputFormat::kTable;
+};
+struct EvalExportOptions {
+  std::string record;
+  bool robustbench = false;  // the one form there is, asked for by name
+  // What a record does not know.
+  std::string name, authors, link, venue;
+  std::string architecture;  // "": as the record names the model
+  bool additional_data = false;
+  std::optional<std::string> signed_by;
+};
+using Command =
+    std::variant<LoginOptions, SubmitOptions, ListOptions, GetOptions, WatchOptions, LogsOptions, CancelOptions,
+                 WorkersOptions, VersionOptions, EvalShowOptions, EvalDiffOptions, EvalExportOptions>;
 
 struct CommandLine {
   std::optional<int> exit_code;  // help or version was printed (0), or a flag was wrong (2, said on stderr)

@@ -13,24 +13,6 @@ namespace {
 
 using Json = nlohmann::ordered_json;
 
-// DEL and the control characters of U+0080 to U+009F, which JSON lets stand, as \u escapes: a terminal would obey them.
-std::string Escaped(const std::string& json) {
-  std::string out;
-  for (size_t i = 0; i < json.size(); ++i) {
-    const auto c = static_cast<unsigned char>(json[i]);
-    const auto next = static_cast<unsigned char>(i + 1 < json.size() ? json[i + 1] : 0);
-    if (c == 0x7F) {
-      out += "\\u007f";
-    } else if (c == 0xC2 && next >= 0x80 && next < 0xA0) {
-      absl::StrAppend(&out, absl::StrFormat("\\u%04x", next));
-      ++i;
-    } else {
-      out += json[i];
-    }
-  }
-  return out;
-}
-
 // Field names are; keys of labels may be anything.
 bool IsPlainWord(const std::string& key) {
   return key.size() > 3 && key.find_first_not_of("abcdefghijklmnopqrstuvwxyz_") == std::string::npos && key != "true" &&
@@ -62,14 +44,31 @@ void Emit(const Json& json, YAML::Emitter* out) {
 
 }  // namespace
 
+std::string EscapedForTerminal(const std::string& json) {
+  std::string out;
+  for (size_t i = 0; i < json.size(); ++i) {
+    const auto c = static_cast<unsigned char>(json[i]);
+    const auto next = static_cast<unsigned char>(i + 1 < json.size() ? json[i + 1] : 0);
+    if (c == 0x7F) {
+      out += "\\u007f";
+    } else if (c == 0xC2 && next >= 0x80 && next < 0xA0) {
+      absl::StrAppend(&out, absl::StrFormat("\\u%04x", next));
+      ++i;
+    } else {
+      out += json[i];
+    }
+  }
+  return out;
+}
+
 std::string Serialize(const google::protobuf::Message& message, OutputFormat format, bool stream) {
   const std::string compact = MessageToJson(message);
-  if (format == OutputFormat::kJson && stream) return Escaped(compact) + "\n";
+  if (format == OutputFormat::kJson && stream) return EscapedForTerminal(compact) + "\n";
   const Json json = Json::parse(compact);
-  if (format == OutputFormat::kJson) return Escaped(json.dump(2)) + "\n";
+  if (format == OutputFormat::kJson) return EscapedForTerminal(json.dump(2)) + "\n";
   YAML::Emitter out;
   Emit(json, &out);
-  return absl::StrCat(stream ? "---\n" : "", Escaped(out.c_str()), "\n");
+  return absl::StrCat(stream ? "---\n" : "", EscapedForTerminal(out.c_str()), "\n");
 }
 
 }  // namespace ham::client

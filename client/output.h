@@ -13,4 +13,7 @@ namespace ham::client {
 // indented, unless `stream`: then a message is one line of JSON, or one document of YAML.
 std::string Serialize(const google::protobuf::Message& message, OutputFormat format, bool stream = false);
 
+// DEL and the control characters of U+0080 to U+009F, which JSON lets stand, as \u escapes: a terminal would obey them.
+std::string EscapedForTerminal(const std::string& json);
+
 }  // namespace ham::client

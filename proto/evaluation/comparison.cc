@@ -6,8 +6,6 @@
 #include <limits>
 #include <numeric>
 
-#include <nlohmann/json.hpp>
-
 #include "absl/strings/str_cat.h"
 #include "proto/evaluation/intervals.h"
 #include "proto/utf8.h"
@@ -110,25 +108,10 @@ SideSpread SpreadOf(const std::vector<NamedRecord>& side) {
           SpreadOf(side, &EvaluationFigures::worst_class_robust_accuracy)};
 }
 
-// Shortest text of just this number.
-std::string Digits(double value) { return nlohmann::json(value).dump(); }
-
-// As it was asked for: "pgd cross_entropy, 20 steps of 0.01, 3 restarts, ...".
-std::string AskedFor(const RecordedAttack& attack) {
-  std::string text =
-      absl::StrCat(attack.name, " ", attack.loss, attack.loss.empty() ? "" : " ", attack.steps, " steps");
-  if (attack.step_size > 0) absl::StrAppend(&text, " of ", Digits(attack.step_size));
-  absl::StrAppend(&text, " x ", attack.restarts);
-  if (attack.targets > 0) absl::StrAppend(&text, ", ", attack.targets, " targets");
-  if (!attack.judged_at.empty()) {
-    absl::StrAppend(&text, attack.random_start ? ", random start" : "", ", judged at ", attack.judged_at);
-  }
-  return text;
-}
-
+// As they were asked for.
 std::string AskedFor(const std::vector<RecordedAttack>& attacks) {
   std::string text;
-  for (const RecordedAttack& attack : attacks) absl::StrAppend(&text, text.empty() ? "" : "; ", AskedFor(attack));
+  for (const RecordedAttack& attack : attacks) absl::StrAppend(&text, text.empty() ? "" : "; ", AttackText(attack));
   return text;
 }
 
@@ -151,7 +134,7 @@ absl::Status CheckComparable(const NamedRecord& first, const NamedRecord& other)
   if (a.data.row_ids != b.data.row_ids) return differ("data.rows", rows(a.data), rows(b.data));
   if (a.threat.norm != b.threat.norm) return differ("threat.norm", a.threat.norm, b.threat.norm);
   if (a.threat.epsilon != b.threat.epsilon) {
-    return differ("threat.epsilon", Digits(a.threat.epsilon), Digits(b.threat.epsilon));
+    return differ("threat.epsilon", ShortestDigits(a.threat.epsilon), ShortestDigits(b.threat.epsilon));
   }
   if (AskedFor(a.attacks) != AskedFor(b.attacks)) {
     return differ("attacks", AskedFor(a.attacks), AskedFor(b.attacks));

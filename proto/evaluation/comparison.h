@@ -59,9 +59,9 @@ struct ComparisonOptions {
   uint64_t seed = 0;
 };
 
-// The first record of each side is compared; all of them, of one model each, make the spread. Records are ones that
-// CheckRecord takes. InvalidArgument names what differs between records that must agree (data, rows, threat, attacks as
-// they were asked for), a model that is twice on one side, and an unknown class.
+// The first record of each side, which is never empty, is compared; all of them, of one model each, make the spread.
+// Records are ones that CheckRecord takes. InvalidArgument names what differs between records that must agree (data,
+// rows, threat, attacks as they were asked for), a model that is twice on one side, and an unknown class.
 absl::StatusOr<RecordComparison> CompareRecords(const std::vector<NamedRecord>& a, const std::vector<NamedRecord>& b,
                                                 const ComparisonOptions& options = {});
 

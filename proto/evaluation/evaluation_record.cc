@@ -296,6 +296,19 @@ absl::Status CheckFigures(const EvaluationRecord& record) {
 
 }  // namespace
 
+std::string ShortestDigits(double value) { return json(value).dump(); }
+
+std::string AttackText(const RecordedAttack& attack) {
+  std::string text = absl::StrCat(attack.name, attack.loss.empty() ? "" : " ", attack.loss, ", ", attack.steps);
+  if (attack.step_size > 0) absl::StrAppend(&text, " x ", ShortestDigits(attack.step_size));
+  if (attack.targets > 0) absl::StrAppend(&text, " x ", attack.targets, " targets");
+  if (attack.restarts > 1) absl::StrAppend(&text, ", ", attack.restarts, " restarts");
+  if (attack.name == "pgd") {
+    absl::StrAppend(&text, attack.random_start ? "" : ", from the image", ", judged at ", attack.judged_at);
+  }
+  return text;
+}
+
 absl::StatusOr<EvaluationRecord> MakeRecord(EvaluationRecord record, const FigureOptions& options) {
   if (absl::Status status = CheckInputs(record, options); !status.ok()) return status;
   CountRows(record.samples, &record.attacks);

@@ -59,6 +59,10 @@ struct RecordedAttack {
   int32_t rows_broken = 0;  // likewise
 };
 
+// An attack as it was asked for, in a few words: "pgd cross_entropy, 20 x 0.01, 3 restarts, judged at last". Attacks
+// that were asked for otherwise have another text.
+std::string AttackText(const RecordedAttack& attack);
+
 // Numbers of EvaluationWarning.Type.
 enum class WarningType {
   kRandomized = 1,
@@ -99,6 +103,9 @@ struct EvaluationRecord {
 
   int32_t classes() const { return static_cast<int32_t>(data.class_names.size()); }
 };
+
+// The fewest digits that read back as this number.
+std::string ShortestDigits(double value);
 
 // Completes a record with what follows from the rest. DataLoss as CheckRecord.
 absl::StatusOr<EvaluationRecord> MakeRecord(EvaluationRecord record, const FigureOptions& options = {});

@@ -473,6 +473,8 @@ const char* WarningTypeName(WarningType type) {
 
 json RecordJson(const EvaluationRecord& record) { return Writer::Json(record); }
 json FiguresJson(const EvaluationFigures& figures) { return Writer::Json(figures); }
+json EstimateJson(const Estimate& estimate) { return Writer::Json(estimate); }
+json NumberJson(double value) { return Writer::Json(value); }
 
 absl::StatusOr<EvaluationRecord> ReadRecordJson(const json& in) {
   const json version = in.is_object() ? in.value("format_version", json()) : json();

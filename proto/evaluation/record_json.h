@@ -1,4 +1,4 @@
-// Between records and JSON; used by this folder alone. Pure.
+// Parts of records as JSON, in the form of proto/ham/v1/evaluation.proto. Pure.
 #pragma once
 
 #include <string>
@@ -12,6 +12,9 @@ namespace ham {
 
 nlohmann::json RecordJson(const EvaluationRecord& record);
 nlohmann::json FiguresJson(const EvaluationFigures& figures);
+nlohmann::json EstimateJson(const Estimate& estimate);
+// Non-finite ones are text.
+nlohmann::json NumberJson(double value);
 
 // Every field, and no other; CheckRecord looks at what they say. DataLoss names the first field that is missing,
 // unknown or no such value; FailedPrecondition for another format version.

@@ -54,6 +54,33 @@ TEST(ParseCommandLine, ReadsTheOthers) {
   EXPECT_TRUE(std::holds_alternative<VersionOptions>(Parse({"version"}).command));
 }
 
+TEST(ParseCommandLine, ReadsEval) {
+  const auto show = std::get<EvalShowOptions>(Parse({"eval", "show", "r.json", "-o", "json"}).command);
+  EXPECT_EQ(show.record, "r.json");
+  EXPECT_EQ(show.output, OutputFormat::kJson);
+  EXPECT_FALSE(show.signed_by.has_value());
+  const auto diff = std::get<EvalDiffOptions>(Parse({"eval", "diff", "a", "b", "--also-a", "a2", "a3", "--also-b", "b2",
+                                                     "--validation-class", "cat", "--signed-by", "KEY="})
+                                                  .command);
+  EXPECT_EQ(diff.a, "a");
+  EXPECT_EQ(diff.b, "b");
+  EXPECT_EQ(diff.also_a, (std::vector<std::string>{"a2", "a3"}));
+  EXPECT_EQ(diff.also_b, (std::vector<std::string>{"b2"}));
+  EXPECT_EQ(diff.validation_class, "cat");
+  EXPECT_EQ(diff.signed_by, "KEY=");
+  const auto facts = std::get<EvalExportOptions>(
+      Parse({"eval", "export", "r", "--robustbench", "--name", "Title", "--authors", "A, B", "--link", "l", "--venue",
+             "v", "--architecture", "ResNet-18", "--additional-data"})
+          .command);
+  EXPECT_EQ(facts.record, "r");
+  EXPECT_EQ(facts.name, "Title");
+  EXPECT_EQ(facts.authors, "A, B");
+  EXPECT_EQ(facts.link, "l");
+  EXPECT_EQ(facts.venue, "v");
+  EXPECT_EQ(facts.architecture, "ResNet-18");
+  EXPECT_TRUE(facts.additional_data);
+}
+
 TEST(ParseCommandLine, RefusesWhatItDoesNotKnow) {
   for (const auto& arguments : std::vector<std::vector<const char*>>{
            {},
@@ -72,6 +99,11 @@ TEST(ParseCommandLine, RefusesWhatItDoesNotKnow) {
            {"watch", "a", "--max-wait", "10"},
            {"logs", "a", "--rank", "-1"},
            {"login"},
+           {"eval"},
+           {"eval", "show"},
+           {"eval", "show", "r", "-o", "yaml"},
+           {"eval", "diff", "a"},
+           {"eval", "export", "r"},
        }) {
     testing::internal::CaptureStderr();
     EXPECT_EQ(Parse(arguments).exit_code, 2) << (arguments.empty() ? "" : arguments.back());

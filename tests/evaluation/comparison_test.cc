@@ -208,7 +208,7 @@ INSTANTIATE_TEST_SUITE_P(
         Difference{"Epsilon", [](EvaluationRecord* r) { r->threat.epsilon = 0.5; },
                    "threat.epsilon (0.03137254901960784 and 0.5)"},
         Difference{"Steps", [](EvaluationRecord* r) { r->attacks[0].steps = 10; },
-                   "attacks (pgd cross_entropy 20 steps"},
+                   "attacks (pgd cross_entropy, 20 x 0.0078431372549"},
         Difference{"Restarts", [](EvaluationRecord* r) { r->attacks[1].restarts = 2; }, "attacks"},
         Difference{"StepSize", [](EvaluationRecord* r) { r->attacks[0].step_size = 0.5; }, "attacks"},
         Difference{"Loss", [](EvaluationRecord* r) { r->attacks[0].loss = "dlr"; }, "attacks"},

@@ -1,0 +1,19 @@
+#include "absl/strings/str_cat.h"
+#include "client/commands.h"
+#include "client/evaluation_file.h"
+#include "client/robustbench.h"
+
+namespace ham::client {
+
+Result Run(const GlobalOptions&, const EvalExportOptions& options) {
+  const absl::StatusOr<RecordFile> file = ReadEvaluation(options.record, options.signed_by);
+  if (!file.ok()) return file.status();
+  const absl::StatusOr<std::string> text = RobustBenchJson(file->record, options);
+  if (!text.ok()) {
+    return absl::Status(text.status().code(), absl::StrCat(options.record, ": ", std::string(text.status().message())));
+  }
+  Print(*text);
+  return kDone;
+}
+
+}  // namespace ham::client
