@@ -11,14 +11,13 @@
 #include "absl/strings/str_format.h"
 #include "absl/strings/str_replace.h"
 #include "client/output.h"
+#include "proto/known_attacks.h"
 
 namespace ham::client {
 namespace {
 
-constexpr int32_t kUsualTargets = 9;  // of fewer classes all others
-
 bool IsAutoAttack(const EvaluationRecord& record) {
-  const int32_t targets = std::min(kUsualTargets, record.classes() - 1);
+  const int32_t targets = std::min(kDefaultTargets, record.classes() - 1);  // of fewer classes all others
   struct Asked {
     const char* name;
     const char* loss;

@@ -9,6 +9,7 @@
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_join.h"
 #include "proto/evaluation/record_json.h"
+#include "proto/known_attacks.h"
 #include "proto/sha256.h"
 #include "proto/utf8.h"
 
@@ -144,26 +145,29 @@ absl::Status CheckThreat(const EvaluationThreat& threat) {
       .status();
 }
 
+std::vector<std::string_view> KnownAttackNames() {
+  std::vector<std::string_view> names;
+  for (const KnownAttack& known : KnownAttacks()) names.push_back(known.name);
+  return names;
+}
+
 absl::Status CheckAttack(const std::string& path, const RecordedAttack& attack) {
-  const bool pgd = attack.name == "pgd";
-  const bool has_loss = pgd || attack.name == "apgd";
-  const bool targeted = attack.name == "apgd-t" || attack.name == "fab-t";
+  if (absl::Status status = CheckOneOf(path + "name", attack.name, KnownAttackNames()); !status.ok()) return status;
+  const KnownAttack& known = *FindAttack(attack.name);
+  const bool pgd = known.takes_steps_of_a_size();
   const auto none = std::vector<std::string_view>{""};
+  // Of one loss alone there is nothing to record.
+  const auto losses =
+      known.losses.size() > 1 ? std::vector<std::string_view>(known.losses.begin(), known.losses.end()) : none;
   return Checks()
-      .Then([&] {
-        return CheckOneOf(path + "name", attack.name, {"pgd", "apgd", "apgd-t", "fab-t", "square"});
-      })
-      .Then([&] {
-        return CheckOneOf(path + "loss", attack.loss,
-                          has_loss ? std::vector<std::string_view>{"cross_entropy", "margin", "dlr"} : none);
-      })
+      .Then([&] { return CheckOneOf(path + "loss", attack.loss, losses); })
       .Then([&] { return CheckCount(path + "steps", attack.steps, 1, 1'000'000); })
       .Then([&] {
         if (pgd) return CheckAbove0(path + "step_size", attack.step_size, 100);
         return attack.step_size == 0 ? absl::OkStatus() : Wrong(path + "step_size", "is of pgd only, else 0");
       })
       .Then([&] { return CheckCount(path + "restarts", attack.restarts, 1, 1000); })
-      .Then([&] { return CheckCount(path + "targets", attack.targets, targeted, targeted ? 1000 : 0); })
+      .Then([&] { return CheckCount(path + "targets", attack.targets, known.targeted, known.targeted ? 1000 : 0); })
       .Then([&] {
         return pgd || !attack.random_start ? absl::OkStatus()
                                            : Wrong(path + "random_start", "is of pgd only, else false");
