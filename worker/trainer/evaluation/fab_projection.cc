@@ -51,9 +51,9 @@ Fall FallAt(T scale, const T* w, const T* room, int64_t pixels) {
   T ended[kLanes] = {}, rate[kLanes] = {};
   ForEachPixel(pixels, [&](int64_t i, int lane) {
     const T slope = std::abs(w[i]), speed = Speed<kNorm>(slope);
-    const bool moves = scale * speed < room[i];
-    ended[lane] += moves ? T{0} : slope * room[i];
-    rate[lane] += moves ? slope * speed : T{0};
+    const T moves = static_cast<T>(scale * speed < room[i]);
+    ended[lane] += slope * room[i] * (T{1} - moves);
+    rate[lane] += slope * speed * moves;
   });
   return {SumOf(ended), SumOf(rate)};
 }
@@ -75,11 +75,11 @@ T FindScale(double excess, const T* w, const T* room, int64_t pixels) {
 template <Norm kNorm, typename T>
 double Move(const T* w, double excess, const T* point, int64_t pixels, T* move) {
   constexpr T kSmallest = kNorm == Norm::kL2 ? static_cast<T>(kSmallestL2Slope) : T{0};
-  const bool falls = excess >= 0;
-  const auto down = [&](int64_t i) { return (w[i] > 0) == falls; };
+  const T direction = excess >= 0 ? 1 : -1;
   ForEachPixel(pixels, [&](int64_t i, int) {
-    const T room = down(i) ? point[i] : T{1} - point[i];
-    move[i] = std::abs(w[i]) <= kSmallest ? T{0} : room;
+    const T up = T{1} - point[i];
+    const T room = direction * w[i] > 0 ? point[i] : up;
+    move[i] = room * static_cast<T>(!(std::abs(w[i]) <= kSmallest));
   });
   const T scale = FindScale<kNorm>(std::abs(excess), w, move, pixels);
   if (std::isnan(scale)) {
@@ -90,8 +90,12 @@ double Move(const T* w, double excess, const T* point, int64_t pixels, T* move) 
   ForEachPixel(pixels, [&](int64_t i, int lane) {
     const T wanted = scale * Speed<kNorm>(std::abs(w[i]));
     const T distance = wanted < move[i] ? wanted : move[i];
-    norms[lane] = kNorm == Norm::kL2 ? norms[lane] + distance * distance : std::max(norms[lane], distance);
-    move[i] = down(i) ? -distance : distance;
+    if constexpr (kNorm == Norm::kL2) {
+      norms[lane] += distance * distance;
+    } else {
+      norms[lane] = norms[lane] < distance ? distance : norms[lane];
+    }
+    move[i] = direction * w[i] > 0 ? -distance : distance;
   });
   return kNorm == Norm::kL2 ? std::sqrt(SumOf(norms)) : *std::max_element(norms, norms + kLanes);
 }

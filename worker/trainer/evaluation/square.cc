@@ -153,10 +153,12 @@ void MoveMass(const Draw& draw, int64_t side, const ImageShape& image, const std
       d[first + c] = 0;
     }
   });
+  // From here on, what the window's pixels are multiplied by.
+  for (int64_t c = 0; c < image.channels; ++c) changed[c] = 1 / (kTiny + std::sqrt(changed[c]));
   ForEachOf(draw.changed, side, image, [&](int64_t at_y, int64_t at_x, int64_t first) {
     const double height = BumpAt(bump, side, draw.transposed, at_y - draw.changed.top, at_x - draw.changed.left);
     for (int64_t c = 0; c < image.channels; ++c) {
-      d[first + c] = static_cast<T>(height * Sign(draw.signs, c) + d[first + c] / (kTiny + std::sqrt(changed[c])));
+      d[first + c] = static_cast<T>(height * Sign(draw.signs, c) + d[first + c] * changed[c]);
       now[c] += square(first + c);
     }
   });
