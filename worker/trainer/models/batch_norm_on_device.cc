@@ -105,8 +105,13 @@ at::Tensor BatchNormOfBatch(const at::Tensor& x, const at::Tensor& scale, const 
     return BatchNormFunction::apply(x, scale, shift, pass, mean, variance);
   }
   pass->has_rows = true;
-  return at::batch_norm(x, scale, shift, mean, variance, /*training=*/true, /*momentum=*/1, kBatchNormEpsilon,
-                        /*cudnn_enabled=*/true);
+  // cuDNN writes 16 bytes at a time; the statistics of a model need not lie where it can.
+  const at::Tensor new_mean = at::zeros_like(mean), new_variance = at::zeros_like(variance);
+  at::Tensor out = at::batch_norm(x, scale, shift, new_mean, new_variance, /*training=*/true, /*momentum=*/1,
+                                  kBatchNormEpsilon, /*cudnn_enabled=*/true);
+  mean.copy_(new_mean);
+  variance.copy_(new_variance);
+  return out;
 }
 
 }  // namespace ham::trainer::device
