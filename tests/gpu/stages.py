@@ -79,7 +79,9 @@ class Run:
         self.end = time.monotonic() + options.seconds
         self.specs = BUNDLE / "specs" / "rehearsal" if self.rehearse else BUNDLE / "specs"
         self.data_root = self.prepare_data(options.data)
-        self.weights = None  # of a network with a usual share of hard rows, once there is one
+        # Of a network with a usual share of hard rows, once there is one: perhaps from a call before.
+        made = self.out / "ham.safetensors"
+        self.weights = made if made.exists() and not self.rehearse else None
         commit = (BUNDLE / "COMMIT").read_text().strip()
         self.results = {"commit": commit, "device": device, "rehearsal": self.rehearse,
                         "host": {"cpus": os.cpu_count(), "python": platform.python_version()},
