@@ -88,6 +88,12 @@ TEST(ComputeFiguresTest, CountsClassesWithRowsOnly) {
   EXPECT_EQ(figures.best_worst_gap.value, 1);
 }
 
+TEST(ComputeFiguresTest, ThirtyPercentOfTenClassesAreThree) {
+  const std::vector<int> rows(10, 10), robust = {9, 1, 9, 2, 9, 9, 6, 9, 9, 9};
+  EXPECT_DOUBLE_EQ(ComputeFigures(OutcomesOf(rows, robust), 10, 1, kOptions).worst_30_percent_robust_accuracy.value,
+                   0.3);
+}
+
 TEST(ComputeFiguresTest, NothingRobustHasNoNormalizedDeviation) {
   const EvaluationFigures figures = ComputeFigures(OutcomesOf({3, 3}, {0, 0}), 2, 1, kOptions);
   EXPECT_TRUE(std::isnan(figures.normalized_standard_deviation.value));
