@@ -23,6 +23,7 @@ Result Run(const GlobalOptions& global, const VersionOptions& options);
 Result Run(const GlobalOptions& global, const EvalShowOptions& options);
 Result Run(const GlobalOptions& global, const EvalDiffOptions& options);
 Result Run(const GlobalOptions& global, const EvalExportOptions& options);
+Result Run(const GlobalOptions& global, const EvalVerifyOptions& options);
 
 // The coordinator of the last login. InvalidArgument without one.
 absl::StatusOr<CoordinatorClient> Connect(const GlobalOptions& global);

@@ -93,6 +93,7 @@ struct AllOptions {
   EvalShowOptions eval_show;
   EvalDiffOptions eval_diff;
   EvalExportOptions eval_export;
+  EvalVerifyOptions eval_verify;
 };
 
 void AddLogin(CLI::App* app, CommandLine* line, LoginOptions* login) {
@@ -174,7 +175,7 @@ void AddSignedBy(CLI::App* app, std::optional<std::string>* signed_by) {
 }
 
 void AddEval(CLI::App* app, CommandLine* line, AllOptions* all) {
-  CLI::App* eval = app->add_subcommand("eval", "Records of evaluations: show, compare, export");
+  CLI::App* eval = app->add_subcommand("eval", "Records of evaluations: show, compare, verify, export");
   eval->fallthrough();
   eval->require_subcommand(1);
   CLI::App* show = AddCommand(eval, line, &all->eval_show, "show", "Check a record and show its figures");
@@ -194,6 +195,25 @@ void AddEval(CLI::App* app, CommandLine* line, AllOptions* all) {
       ->type_name("NAME");
   AddSignedBy(diff, &all->eval_diff.signed_by);
   AddOutput(diff, &all->eval_diff.output, /*yaml=*/false);
+
+  EvalVerifyOptions* verified = &all->eval_verify;
+  CLI::App* verify = AddCommand(eval, line, verified, "verify", "Attack the images of a record again: same outcomes?");
+  verify->add_option("RECORD", verified->record, "File of a record")->required();
+  verify->add_option("--weights", verified->weights, "The network's FILE.safetensors")->required();
+  verify->add_option("--trainer", verified->trainer,
+                     "Program that attacks (default: ham-trainer beside this one, ham-trainer-cuda for --device cuda)");
+  for (const auto& [flag, text] :
+       {std::pair("--data-root", "Folder with the data sets"), std::pair("--shard", "INDEX/COUNT: only a part"),
+        std::pair("--device", "cpu or cuda"), std::pair("--threads", "CPU threads")}) {
+    verify->add_option_function<std::string>(
+        flag,
+        [verified, flag = std::string(flag)](const std::string& value) {
+          verified->more.push_back(flag);
+          verified->more.push_back(value);
+        },
+        text);
+  }
+  AddSignedBy(verify, &verified->signed_by);
 
   EvalExportOptions* facts = &all->eval_export;
   CLI::App* exported = AddCommand(eval, line, facts, "export", "Print a record in the form of another tool");

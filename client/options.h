@@ -77,6 +77,13 @@ struct EvalDiffOptions {
   std::optional<std::string> signed_by;
   OutputFormat output = OutputFormat::kTable;
 };
+struct EvalVerifyOptions {
+  std::string record;
+  std::string weights;
+  std::string trainer;            // program that attacks; "": the one beside hamctl
+  std::vector<std::string> more;  // flags that it is handed as they are, with their values
+  std::optional<std::string> signed_by;
+};
 struct EvalExportOptions {
   std::string record;
   bool robustbench = false;  // the one form there is, asked for by name
@@ -86,9 +93,9 @@ struct EvalExportOptions {
   bool additional_data = false;
   std::optional<std::string> signed_by;
 };
-using Command =
-    std::variant<LoginOptions, SubmitOptions, ListOptions, GetOptions, WatchOptions, LogsOptions, CancelOptions,
-                 WorkersOptions, VersionOptions, EvalShowOptions, EvalDiffOptions, EvalExportOptions>;
+using Command = std::variant<LoginOptions, SubmitOptions, ListOptions, GetOptions, WatchOptions, LogsOptions,
+                             CancelOptions, WorkersOptions, VersionOptions, EvalShowOptions, EvalDiffOptions,
+                             EvalExportOptions, EvalVerifyOptions>;
 
 struct CommandLine {
   std::optional<int> exit_code;  // help or version was printed (0), or a flag was wrong (2, said on stderr)

@@ -131,6 +131,12 @@ class EvaluateTest(unittest.TestCase):
         result = run(*verify, "--shard", "1/3", "--batch", "16")
         self.assertEqual(result.returncode, 0, result.stderr)
         self.assertIn("30 of its 90 rows attacked again: all outcomes are equal", result.stdout)
+        by_hamctl = run(HAMCTL, "eval", "verify", self.path / "whole.json", "--weights", self.weights, "--shard", "2/9")
+        self.assertEqual(by_hamctl.returncode, 0, by_hamctl.stderr)
+        self.assertIn("10 of its 90 rows attacked again: all outcomes are equal", by_hamctl.stdout)
+        nowhere = run(HAMCTL, "eval", "verify", self.path / "whole.json", "--weights", self.weights, "--trainer", "/no")
+        self.assertEqual((nowhere.returncode, nowhere.stdout), (5, ""))
+        self.assertIn("cannot start /no: No such file or directory; name it by --trainer", nowhere.stderr)
         other = self.path / "other.safetensors"
         data = bytearray(self.weights.read_bytes())
         data[-1] ^= 1
