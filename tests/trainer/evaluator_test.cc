@@ -113,6 +113,45 @@ TEST_F(EvaluatorTest, DoesNotDependOnWorldSize) {
   }
 }
 
+// Some of more legs than one; some ranks run out of rows before others.
+TEST_F(EvaluatorTest, AutoAttackDoesNotDependOnWorldSize) {
+  std::vector<EvaluationAttack> attacks(4);
+  const AttackName names[] = {AttackName::kApgd, AttackName::kApgdTargeted, AttackName::kFabTargeted,
+                              AttackName::kSquare};
+  for (size_t a = 0; a < attacks.size(); ++a) {
+    attacks[a].name = names[a];
+    attacks[a].steps = names[a] == AttackName::kSquare ? 200 : 12;
+    attacks[a].targets = a == 1 || a == 2 ? 2 : 0;
+  }
+  const std::vector<AttackSuite> suites = {{"a", 0.15, attacks}, {"l2", 0.8, attacks, Norm::kL2}};
+  const EvaluationCounts one = Run(suites, 1, 60);
+  EXPECT_LT(Sum(one.robust[0]), Sum(one.clean));
+  EXPECT_LT(Sum(one.robust[1]), Sum(one.clean));
+  EXPECT_GT(Sum(one.robust[0]), 0);
+  for (int world_size : {2, 3}) {
+    const EvaluationCounts more = Run(suites, world_size, 60);
+    EXPECT_EQ(more.robust, one.robust);
+    EXPECT_EQ(more.passes, one.passes);
+  }
+}
+
+TEST(CheckAttacksTest, NamesTheAttackThatNeedsMoreClasses) {
+  EvaluationAttack attack;
+  EXPECT_TRUE(CheckAttacks("a", {attack}, 2).ok());
+  attack.loss = AttackLoss::kDlr;
+  EXPECT_TRUE(CheckAttacks("a", {attack}, 3).ok());
+  EXPECT_EQ(CheckAttacks("a", {{}, attack}, 2).message(),
+            "a[1] is pgd with the loss \"dlr\", which needs 3 classes; these are 2; use one with another loss");
+  attack.name = AttackName::kApgdTargeted;
+  attack.targets = 3;
+  EXPECT_TRUE(CheckAttacks("a", {attack}, 4).ok());
+  EXPECT_EQ(CheckAttacks("a", {attack}, 3).message(),
+            "a[0] is apgd-t with the loss \"dlr\", which needs 4 classes; these are 3; use one with another loss");
+  attack.targets = 4;
+  EXPECT_EQ(CheckAttacks("a", {attack}, 4).message(),
+            "a[0].targets is 4, of 4 classes; allowed is at most 3: all but the true one");
+}
+
 TEST_F(EvaluatorTest, ARowIsRobustWhereNoAttackBreaksIt) {
   // In both places of a suite, as start points depend on the place.
   const EvaluationAttack noise{AttackLoss::kCrossEntropy, 1, 0.12, 1, true};
