@@ -23,6 +23,7 @@
 #include "tests/interop/engine_step.h"
 #include "worker/trainer/data/dataset.h"
 #include "worker/trainer/evaluation/evaluator.h"
+#include "worker/trainer/freed_memory.h"
 #include "worker/trainer/weights_file.h"
 
 namespace ham::trainer {
@@ -122,6 +123,7 @@ absl::Status Dispatch(const std::vector<std::string>& arguments) {
 }  // namespace
 
 int main(int argc, char** argv) {
+  ham::trainer::KeepFreedMemory();
   try {
     const absl::Status status = Dispatch({argv + 1, argv + argc});
     if (status.ok()) return 0;

@@ -1,6 +1,4 @@
 // ham-trainer: one rank of a job. Starts alone (`--spec`) or under an agent (`--agent-fd`).
-#include <malloc.h>
-
 #include <cstdio>
 #include <filesystem>
 #include <fstream>
@@ -21,6 +19,7 @@
 #include "worker/trainer/data/inspect.h"
 #include "worker/trainer/evaluation/record_run.h"
 #include "worker/trainer/exception_status.h"
+#include "worker/trainer/freed_memory.h"
 #include "worker/trainer/gloo_collective.h"
 #include "worker/trainer/job_runner.h"
 #include "worker/trainer/models/model.h"
@@ -267,14 +266,6 @@ void AddEvaluate(CLI::App* app, EvaluationJob* job) {
   app->add_option("--record", job->record, "File to write; FILE.journal beside it is what a second call goes on from")
       ->required();
   app->add_flag("--json", job->json, "Progress as JSON lines");
-}
-
-// Tensors are freed and allocated anew all the time: memory that went back to the system in between would have to be
-// mapped and cleared again. On small networks that is a fifth of the time.
-void KeepFreedMemory() {
-  mallopt(M_MMAP_THRESHOLD, 32 << 20);
-  mallopt(M_TRIM_THRESHOLD, 1 << 30);
-  mallopt(M_TOP_PAD, 64 << 20);
 }
 
 int Main(int argc, char** argv) {
