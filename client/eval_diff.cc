@@ -1,9 +1,9 @@
 #include <deque>
 
 #include "client/commands.h"
-#include "client/evaluation_file.h"
 #include "client/evaluation_text.h"
 #include "proto/evaluation/comparison.h"
+#include "proto/evaluation/record_file.h"
 
 namespace ham::client {
 
@@ -11,7 +11,7 @@ Result Run(const GlobalOptions&, const EvalDiffOptions& options) {
   std::deque<RecordFile> files;  // stay where they are
   std::vector<NamedRecord> a, b;
   const auto read = [&](const std::string& path, std::vector<NamedRecord>* side) -> absl::Status {
-    absl::StatusOr<RecordFile> file = ReadEvaluation(path, options.signed_by);
+    absl::StatusOr<RecordFile> file = ReadRecordFile(path, options.signed_by);
     if (!file.ok()) return file.status();
     files.push_back(*std::move(file));
     side->push_back({path, &files.back().record});

@@ -1,12 +1,12 @@
 #include "absl/strings/str_cat.h"
 #include "client/commands.h"
-#include "client/evaluation_file.h"
 #include "client/robustbench.h"
+#include "proto/evaluation/record_file.h"
 
 namespace ham::client {
 
 Result Run(const GlobalOptions&, const EvalExportOptions& options) {
-  const absl::StatusOr<RecordFile> file = ReadEvaluation(options.record, options.signed_by);
+  const absl::StatusOr<RecordFile> file = ReadRecordFile(options.record, options.signed_by);
   if (!file.ok()) return file.status();
   const absl::StatusOr<std::string> text = RobustBenchJson(file->record, options);
   if (!text.ok()) {

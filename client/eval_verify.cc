@@ -7,7 +7,7 @@
 
 #include "absl/strings/str_format.h"
 #include "client/commands.h"
-#include "client/evaluation_file.h"
+#include "proto/evaluation/record_file.h"
 
 namespace ham::client {
 namespace {
@@ -25,7 +25,7 @@ std::string TrainerFor(const EvalVerifyOptions& options) {
 
 // The trainer takes this process over: what it prints and returns is the result.
 Result Run(const GlobalOptions&, const EvalVerifyOptions& options) {
-  const absl::StatusOr<RecordFile> file = ReadEvaluation(options.record, options.signed_by);
+  const absl::StatusOr<RecordFile> file = ReadRecordFile(options.record, options.signed_by);
   if (!file.ok()) return file.status();
   const std::string trainer = TrainerFor(options);
   std::vector<std::string> words = {trainer, "verify", options.record, "--weights", options.weights};

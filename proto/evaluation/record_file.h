@@ -1,5 +1,5 @@
 // Files of evaluation records, unsigned or signed: ham.v1.SignedEvaluationRecord in canonical JSON
-// (proto/ham/v1/evaluation.proto). Pure; any thread.
+// (proto/ham/v1/evaluation.proto). Any thread.
 #pragma once
 
 #include <cstddef>
@@ -34,5 +34,10 @@ absl::StatusOr<RecordFile> ParseRecordFile(const std::string& file);
 
 // Whether `file` is signed, and by `public_key` (base64) unless that is empty. FailedPrecondition if not.
 absl::Status RequireSigner(const RecordFile& file, const std::string& public_key);
+
+// Reads and checks a whole file; with `signed_by` that must have signed it (RequireSigner). NotFound if it cannot be
+// opened; all errors name it.
+absl::StatusOr<RecordFile> ReadRecordFile(const std::string& path,
+                                          const std::optional<std::string>& signed_by = std::nullopt);
 
 }  // namespace ham

@@ -266,5 +266,27 @@ TEST(ParseRecordFileTest, TheMostRowsAndClassesFit) {
   EXPECT_TRUE(ParseRecordFile(file).ok());
 }
 
+TEST(ReadRecordFileTest, ErrorsNameTheFile) {
+  const testing::TemporaryDirectory directory;
+  const std::string path = directory / "record.json";
+  const auto message = [&](const std::optional<std::string>& signed_by = std::nullopt) {
+    return std::string(ReadRecordFile(path, signed_by).status().message());
+  };
+  EXPECT_TRUE(absl::IsNotFound(ReadRecordFile(path, std::nullopt).status()));
+  EXPECT_TRUE(absl::StrContains(message(), path));
+  const std::string unsigned_file = UnsignedRecordFile(testing::MadeRecord());
+  testing::WriteTestFile(path, unsigned_file.substr(0, 100));
+  EXPECT_TRUE(absl::StrContains(message(), path + ": the record file is cut off")) << message();
+  testing::WriteTestFile(path, unsigned_file);
+  EXPECT_TRUE(ReadRecordFile(path, std::nullopt).ok());
+  EXPECT_TRUE(absl::StrContains(message(""), path + ": the record is unsigned"));
+  const SigningKey key = SigningKey::LoadOrCreate(directory / "key.pem").value();
+  testing::WriteTestFile(path, SignRecordFile(unsigned_file, key).value());
+  EXPECT_TRUE(ReadRecordFile(path, Base64Encode(key.public_key())).ok());
+  EXPECT_TRUE(absl::StrContains(message("another"), "not with another"));
+  EXPECT_TRUE(absl::IsFailedPrecondition(ReadRecordFile(path, "another").status()));
+  EXPECT_TRUE(absl::IsDataLoss(ReadRecordFile("/dev/zero", std::nullopt).status()));
+}
+
 }  // namespace
 }  // namespace ham

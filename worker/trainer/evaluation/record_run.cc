@@ -3,12 +3,10 @@
 #include <algorithm>
 #include <cstdio>
 #include <filesystem>
-#include <fstream>
 #include <functional>
 #include <iterator>
 #include <memory>
 #include <numeric>
-#include <sstream>
 #include <utility>
 
 #include <ATen/Parallel.h>
@@ -254,10 +252,9 @@ std::string RowDifferences(const EvaluationOutcomes& now, const EvaluationRecord
   for (size_t i = 0; i < places.size(); ++i) {
     const size_t row = places[i];
     std::string what;
-    const auto differ = [&](const char* name, auto a, auto b) {
-      if (a != b)
-        absl::StrAppendFormat(&what, "%s%s is %s, was %s", what.empty() ? "" : ", ", name, absl::StrCat(a),
-                              absl::StrCat(b));
+    const auto differ = [&what](const char* name, double is, double was) {
+      if (is == was) return;
+      absl::StrAppendFormat(&what, "%s%s is %.9g, was %.9g", what.empty() ? "" : ", ", name, is, was);
     };
     differ("clean_prediction", now.clean_predictions[i], then.clean_predictions[row]);
     differ("broken_by", now.broken_by[i], then.broken_by[row]);
@@ -280,14 +277,6 @@ absl::Status Say(const std::string& text) {
   return absl::UnavailableError("cannot write to standard output");
 }
 
-absl::StatusOr<std::string> ReadFile(const std::string& path) {
-  std::ifstream file(path, std::ios::binary);
-  if (!file) return absl::NotFoundError(absl::StrCat("cannot open ", path));
-  std::ostringstream text;
-  text << file.rdbuf();
-  return std::move(text).str();
-}
-
 }  // namespace
 
 absl::Status RunEvaluation(const EvaluationJob& job) {
@@ -307,11 +296,13 @@ absl::Status RunEvaluation(const EvaluationJob& job) {
   EvaluationRecord record = RecordOf(job, *prepared, inputs);
   EvaluationPlan plan(LabelsOf(inputs), static_cast<int32_t>(inputs.attacks.size()));
   EvaluationProgress progress(inputs.attacks, record.data.class_names);
-  auto journal = EvaluationJournal::Open(JournalOf(job), InputsDigest(record), [&](const FinishedBlock& finished) {
-    AddCosts(finished, &record);
-    progress.Add(finished);
-    return plan.Restore(finished.block, finished.outcomes);
-  });
+  auto journal =
+      EvaluationJournal::Open(JournalOf(job), InputsDigest(record), [&](const FinishedBlock& finished) -> absl::Status {
+        if (absl::Status restored = plan.Restore(finished.block, finished.outcomes); !restored.ok()) return restored;
+        AddCosts(finished, &record);
+        progress.Add(finished);
+        return absl::OkStatus();
+      });
   if (!journal.ok()) return journal.status();
   Stopwatch since_said;
   absl::Status status = WorkOff(job, *prepared, inputs, &plan, [&](const FinishedBlock& finished) -> absl::Status {
@@ -333,10 +324,8 @@ absl::Status RunEvaluation(const EvaluationJob& job) {
 }
 
 absl::Status VerifyRecord(const EvaluationJob& job) {
-  const auto text = ReadFile(job.record);
-  if (!text.ok()) return text.status();
-  const auto file = ParseRecordFile(*text);
-  if (!file.ok()) return absl::Status(file.status().code(), absl::StrCat(job.record, ": ", file.status().message()));
+  const auto file = ReadRecordFile(job.record);
+  if (!file.ok()) return file.status();
   const EvaluationRecord& record = file->record;
   EvaluationJob asked = job;
   asked.model = record.model.name;
