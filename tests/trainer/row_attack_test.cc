@@ -1,11 +1,19 @@
 #include "worker/trainer/evaluation/row_attack.h"
 
 #include <algorithm>
+#include <limits>
 #include <numeric>
 #include <vector>
 
 #include <ATen/Parallel.h>
+#include <ATen/TensorOperators.h>
+#include <ATen/ops/equal.h>
+#include <ATen/ops/full_like.h>
+#include <ATen/ops/remainder.h>
+#include <ATen/ops/tensor.h>
+#include <ATen/ops/zeros.h>
 #include <gtest/gtest.h>
+#include "absl/strings/str_cat.h"
 
 #include "tests/support/toy_images.h"
 #include "worker/trainer/device.h"
@@ -177,6 +185,41 @@ TEST_F(RowAttackTest, LegsAreAsManyWhateverBreaks) {
   rows.MakeLeg([this] { ++ticks_; });
   EXPECT_EQ(ticks_, 151);
   EXPECT_GT(rows.outcomes()[0].margin, 0);
+}
+
+TEST_F(RowAttackTest, APointOutsideTheBallIsAnError) {
+  Batch batch = GatherBatch(*images_, {right_[0], right_[1]});
+  EvaluationAttack attack = Attack(AttackName::kPgd, 1);
+  const auto status_of = [&] {
+    RowAttack rows(passes_, batch, attack, {Norm::kLinf, 0.01}, 5, 0);
+    rows.MakeLeg([] {});
+    EXPECT_TRUE(rows.outcomes()[1].broken);
+    return rows.status();
+  };
+  batch.labels = (batch.labels + 1).remainder(4);  // broken as they are
+  EXPECT_TRUE(status_of().ok());
+  batch.x[1].mul_(10);  // what an attack brings to [0, 1] is far from this
+  const absl::Status status = status_of();
+  EXPECT_EQ(status.code(), absl::StatusCode::kInternal);
+  EXPECT_NE(status.message().find(absl::StrCat("pgd broke image ", right_[1], " at a point outside")),
+            std::string::npos)
+      << status;
+}
+
+TEST_F(RowAttackTest, SaysWhatLiesOutsideABall) {
+  for (const Norm norm : {Norm::kLinf, Norm::kL2}) {
+    const Ball ball{norm, 0.1};
+    const at::Tensor clean = at::zeros({4, 1, 1, 2});
+    const at::Tensor x = clean.clone();
+    x[1][0][0][1] = norm == Norm::kLinf ? 0.1f : 0.08f;
+    x[1][0][0][0] = norm == Norm::kLinf ? 0.1f : 0.06f;
+    x[2][0][0][1] = 0.10001f;
+    x[3][0][0][1] = -0.0001f;
+    EXPECT_TRUE(at::equal(OutsideBall(ball, clean, x), at::tensor({false, false, true, true})));
+    x[0][0][0][0] = std::numeric_limits<float>::quiet_NaN();
+    EXPECT_TRUE(OutsideBall(ball, clean, x)[0].item<bool>());
+    EXPECT_TRUE(OutsideBall(ball, at::full_like(clean, 1), clean + 1.0001)[1].item<bool>());
+  }
 }
 
 // A device is asked which rows are broken after every tenth iteration only, and its loops are LibTorch's.

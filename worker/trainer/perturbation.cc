@@ -4,12 +4,23 @@
 #include <cmath>
 #include <vector>
 
+#include <ATen/TensorOperators.h>
+#include <ATen/ops/abs.h>
+#include <ATen/ops/all.h>
+#include <ATen/ops/amax.h>
+#include <ATen/ops/bitwise_and.h>
+#include <ATen/ops/ge.h>
+#include <ATen/ops/le.h>
+#include <ATen/ops/linalg_vector_norm.h>
+#include <ATen/ops/logical_not.h>
+
 #include "worker/trainer/device.h"
 
 namespace ham::trainer {
 namespace {
 
 constexpr float kNormalStart = 0.001f;
+constexpr double kSlack = 1e-6, kRelativeSlack = 1e-5;
 
 template <typename T>
 double Length(const T* values, int64_t count) {
@@ -118,6 +129,16 @@ at::Tensor StartNoise(const std::vector<uint32_t>& ids, const ImageShape& image,
 
 at::Tensor StartFrom(const at::Tensor& x, const at::Tensor& noise) {
   return x.clone().add_(ToDevice(noise, x.device())).clamp_(0, 1);
+}
+
+at::Tensor OutsideBall(const Ball& ball, const at::Tensor& clean, const at::Tensor& x) {
+  const at::Tensor moved = AsRows(x - clean);
+  const at::Tensor distance = ball.norm == Norm::kLinf ? at::amax(at::abs(moved), {1})
+                                                       : at::linalg_vector_norm(moved, 2, at::OptionalIntArrayRef({1}));
+  const at::Tensor within = at::le(distance, ball.radius * (1 + kRelativeSlack) + kSlack);
+  // A pixel that is NaN is in no range.
+  const at::Tensor in_range = at::bitwise_and(at::ge(AsRows(x), -kSlack), at::le(AsRows(x), 1 + kSlack));
+  return ToHost(at::logical_not(at::bitwise_and(within, at::all(in_range, 1))));
 }
 
 template <typename T>

@@ -31,6 +31,10 @@ at::Tensor StartNoise(const std::vector<uint32_t>& ids, const ImageShape& image,
 // Of that, what RandomStart() is where images lie on a device: clip01(x + noise), made there.
 at::Tensor StartFrom(const at::Tensor& x, const at::Tensor& noise);
 
+// [N] bool on the host: the images x that lie outside [0, 1], or further from `clean` than the ball's radius, by more
+// than rounding: 1e-6 and a hundred thousandth of the radius.
+at::Tensor OutsideBall(const Ball& ball, const at::Tensor& clean, const at::Tensor& x);
+
 // One step of projected gradient ascent on `rows` images of `pixels` numbers each; `clean` and `x` are in [0, 1].
 //   linf   x <- clip01(clip(x + step_size * sign(g), clean - radius, clean + radius)); sign(0) = 0
 //   l2     d = x + step_size * g / |g|_2 - clean;  x <- clip01(clean + d * min(1, radius / |d|_2));

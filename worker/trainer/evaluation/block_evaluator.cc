@@ -16,7 +16,7 @@ BlockEvaluator::BlockEvaluator(NetworkPasses& passes, const ParameterSet& weight
   passes_.Freeze(weights);
 }
 
-FinishedBlock BlockEvaluator::Run(const WorkBlock& block) {
+absl::StatusOr<FinishedBlock> BlockEvaluator::Run(const WorkBlock& block) {
   Stopwatch watch;
   const auto before = passes_.passed();
   std::vector<uint32_t> ids;
@@ -30,6 +30,7 @@ FinishedBlock BlockEvaluator::Run(const WorkBlock& block) {
     const EvaluationAttack& attack = inputs_.attacks[block.stage];
     RowAttack rows(passes_, batch, attack, inputs_.ball, inputs_.seed, static_cast<uint32_t>(block.stage));
     for (int leg = 0; leg < RowAttack::Legs(attack); ++leg) rows.MakeLeg(tick_);
+    if (!rows.status().ok()) return rows.status();
     out.outcomes = rows.outcomes();
   }
   out.seconds = watch.Elapsed();

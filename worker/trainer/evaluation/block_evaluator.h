@@ -5,6 +5,7 @@
 #include <functional>
 #include <vector>
 
+#include "absl/status/statusor.h"
 #include "worker/trainer/data/image_set.h"
 #include "worker/trainer/evaluation/evaluation_journal.h"
 #include "worker/trainer/network_passes.h"
@@ -30,8 +31,8 @@ class BlockEvaluator {
                  std::function<void()> tick);
 
   // Outcomes of the rows, in their order. A row's does not depend, to the last bit, on the block that it comes in (on a
-  // device, but for rounding).
-  FinishedBlock Run(const WorkBlock& block);
+  // device, but for rounding). Errors are RowAttack's.
+  absl::StatusOr<FinishedBlock> Run(const WorkBlock& block);
 
  private:
   std::vector<RowOutcome> RunClean(const Batch& batch) const;

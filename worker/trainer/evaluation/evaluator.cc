@@ -55,6 +55,7 @@ class Shard {
         if (absl::Status status = collective_.Barrier(); !status.ok()) return status;
         if (rows) rows->MakeLeg(tick_);
       }
+      if (rows && !rows->status().ok()) return rows->status();
       for (size_t row = 0; row < survives->size(); ++row) (*survives)[row] = !rows->outcomes()[row].broken;
       return absl::OkStatus();
     });

@@ -30,7 +30,7 @@ absl::Status CheckAttacks(const std::string& field, const std::vector<Evaluation
 // nothing before it in its suite has broken. The outcome of a row does not depend on world size or batches (on a
 // device, but for rounding): see RowAttack. `tick` is called after each attack step. Ranks stay within a leg of an
 // attack of each other, on a block of 128 rows on a host and 512 on a device, which must take no longer than the
-// collective's patience(). Freezes the weights. Errors are the collective's.
+// collective's patience(). Freezes the weights. Errors are the collective's and RowAttack's.
 absl::StatusOr<EvaluationCounts> Evaluate(NetworkPasses& passes, const ParameterSet& weights, const ImageSet& data,
                                           const std::vector<uint32_t>& rows, const std::vector<AttackSuite>& suites,
                                           uint64_t seed, Collective& collective, const std::function<void()>& tick);

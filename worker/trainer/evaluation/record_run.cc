@@ -17,6 +17,7 @@
 #include "absl/strings/str_join.h"
 #include "proto/atomic_file.h"
 #include "proto/evaluation/evaluation_plan.h"
+#include "proto/evaluation/outcome_warnings.h"
 #include "proto/evaluation/record_file.h"
 #include "proto/sha256.h"
 #include "proto/version.h"
@@ -28,6 +29,7 @@
 #include "worker/trainer/evaluation/attack_text.h"
 #include "worker/trainer/evaluation/block_evaluator.h"
 #include "worker/trainer/evaluation/evaluator.h"
+#include "worker/trainer/evaluation/model_checks.h"
 #include "worker/trainer/evaluation/progress_text.h"
 #include "worker/trainer/network_passes.h"
 #include "worker/trainer/precision.h"
@@ -214,9 +216,10 @@ absl::Status WorkOff(const EvaluationJob& job, const Prepared& prepared, const E
   BlockEvaluator evaluator(passes, *prepared.weights, inputs, [] {});
   const int64_t usual = prepared.accelerator == nullptr ? kBlockRowsOnHost : kBlockRowsOnDevice;
   while (const auto block = plan->Take(job.block_rows > 0 ? job.block_rows : usual)) {
-    const FinishedBlock finished = evaluator.Run(*block);
-    if (absl::Status status = CheckFinite(finished, inputs); !status.ok()) return status;
-    if (absl::Status status = finish(finished); !status.ok()) return status;
+    const absl::StatusOr<FinishedBlock> finished = evaluator.Run(*block);
+    if (!finished.ok()) return finished.status();
+    if (absl::Status status = CheckFinite(*finished, inputs); !status.ok()) return status;
+    if (absl::Status status = finish(*finished); !status.ok()) return status;
   }
   return absl::OkStatus();
 }
@@ -316,6 +319,9 @@ absl::Status RunEvaluation(const EvaluationJob& job) {
   });
   if (!status.ok()) return status;
   record.samples = plan.outcomes();
+  NetworkPasses passes(*prepared->model, *prepared->weights, prepared->accelerator.get());
+  record.warnings = NetworkWarnings(passes, *prepared->weights, prepared->weights_digest, inputs, record.samples);
+  for (EvaluationWarning& warning : OutcomeWarnings(record)) record.warnings.push_back(std::move(warning));
   auto made = MakeRecord(std::move(record));
   if (!made.ok()) return made.status();
   if (status = WriteFileAtomically(job.record, UnsignedRecordFile(*made), 0644); !status.ok()) return status;

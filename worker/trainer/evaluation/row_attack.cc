@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <functional>
 #include <limits>
 #include <numeric>
 #include <utility>
@@ -13,6 +14,7 @@
 #include <ATen/ops/nan_to_num.h>
 #include <ATen/ops/where.h>
 
+#include "absl/strings/str_format.h"
 #include "worker/trainer/attack_loss.h"
 #include "worker/trainer/device.h"
 #include "worker/trainer/device_ops.h"
@@ -26,27 +28,9 @@ namespace ham::trainer {
 namespace {
 
 constexpr double kInfinity = std::numeric_limits<double>::infinity();
-constexpr uint32_t kRestartsPerAttack = 128;  // more than a spec may ask for: keys of attacks do not overlap
 constexpr int kIterationsPerLeg = 128;
 // A device is asked which rows are broken after so many iterations: asking each time would make it wait for the host.
 constexpr int kIterationsPerQuestion = 10;
-
-std::unique_ptr<AttackRun> MakeRun(NetworkPasses& passes, const AttackedRows& rows, const EvaluationAttack& attack,
-                                   int restart) {
-  switch (attack.name) {
-    case AttackName::kApgd:
-      return std::make_unique<Apgd>(passes, rows, attack.loss, attack.steps, ApgdStart(rows));
-    case AttackName::kApgdTargeted:
-      return std::make_unique<Apgd>(passes, rows, AttackLoss::kTargetedDlr, attack.steps, ApgdStart(rows));
-    case AttackName::kFabTargeted:
-      return std::make_unique<FabTargeted>(passes, rows, attack.steps, restart);
-    case AttackName::kSquare:
-      return std::make_unique<Square>(passes, rows, attack.steps);
-    case AttackName::kPgd:
-      break;
-  }
-  return std::make_unique<PgdRun>(passes, rows, attack);
-}
 
 int RunsOf(const EvaluationAttack& attack) { return std::max(attack.targets, 1) * attack.restarts; }
 
@@ -70,6 +54,23 @@ float MarginOf(const at::Tensor& logits, int64_t row, int64_t label) {
     }
     return static_cast<float>(of_row[label] - other);
   });
+}
+
+std::unique_ptr<AttackRun> MakeAttackRun(NetworkPasses& passes, const AttackedRows& rows,
+                                         const EvaluationAttack& attack, int restart) {
+  switch (attack.name) {
+    case AttackName::kApgd:
+      return std::make_unique<Apgd>(passes, rows, attack.loss, attack.steps, ApgdStart(rows));
+    case AttackName::kApgdTargeted:
+      return std::make_unique<Apgd>(passes, rows, AttackLoss::kTargetedDlr, attack.steps, ApgdStart(rows));
+    case AttackName::kFabTargeted:
+      return std::make_unique<FabTargeted>(passes, rows, attack.steps, restart);
+    case AttackName::kSquare:
+      return std::make_unique<Square>(passes, rows, attack.steps);
+    case AttackName::kPgd:
+      break;
+  }
+  return std::make_unique<PgdRun>(passes, rows, attack);
 }
 
 RowAttack::RowAttack(NetworkPasses& passes, const Batch& batch, const EvaluationAttack& attack, const Ball& ball,
@@ -124,7 +125,7 @@ void RowAttack::StartRun() {
   best_margin_ = at::full({left_.rows()}, kInfinity, left_.x.options());
   judged_ = true;
   made_ = 0;
-  current_ = MakeRun(passes_, rows, attack_, run_ % attack_.restarts);
+  current_ = MakeAttackRun(passes_, rows, attack_, run_ % attack_.restarts);
 }
 
 void RowAttack::EndRun() {
@@ -178,8 +179,24 @@ void RowAttack::Judge(const std::vector<uint8_t>& asks) {
     }
   });
   best_margin_.copy_(margins);
+  CheckBall(keep);
   judged_ = std::find(asks.begin(), asks.end(), 0) == asks.end();
   LetGo(keep);
+}
+
+void RowAttack::CheckBall(const std::vector<uint8_t>& keep) {
+  std::vector<uint8_t> broken(keep.size());
+  std::transform(keep.begin(), keep.end(), broken.begin(), std::logical_not());
+  if (std::find(broken.begin(), broken.end(), 1) == broken.end()) return;
+  const Batch clean = SelectRows(left_, broken);
+  const at::Tensor outside = OutsideBall(ball_, clean.x, SelectRows(best_x_, broken));
+  const bool* const found =
+      std::find(outside.const_data_ptr<bool>(), outside.const_data_ptr<bool>() + clean.rows(), true);
+  const int64_t row = found - outside.const_data_ptr<bool>();
+  if (row == clean.rows()) return;
+  status_.Update(absl::InternalError(
+      absl::StrFormat("%s broke image %d at a point outside the ball of radius %g or [0, 1]: its outcomes do not count",
+                      AttackNameOf(attack_), clean.ids[row], ball_.radius)));
 }
 
 void RowAttack::LetGo(const std::vector<uint8_t>& keep) {

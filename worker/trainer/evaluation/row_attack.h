@@ -8,13 +8,22 @@
 
 #include <ATen/core/Tensor.h>
 
+#include "absl/status/status.h"
 #include "proto/evaluation/row_outcome.h"
 #include "worker/trainer/evaluation/attack_run.h"
 
 namespace ham::trainer {
 
+// Attack `place` of a suite draws from steps of keys from kRestartsPerAttack * place on: more than a spec may ask for,
+// so keys of attacks do not overlap.
+inline constexpr uint32_t kRestartsPerAttack = 128;
+
 // True logit minus largest other of row `row` of logits [N, K], on the host; -infinity where one is not finite.
 float MarginOf(const at::Tensor& logits, int64_t row, int64_t label);
+
+// The run of attack.name on these rows, which have targets if the attack is targeted.
+std::unique_ptr<AttackRun> MakeAttackRun(NetworkPasses& passes, const AttackedRows& rows,
+                                         const EvaluationAttack& attack, int restart);
 
 // Runs one after the other: for each target, by falling logits of the clean image (of equal ones the lower class
 // first), each restart. Rows that are broken take no part in what comes after. N: rows. One thread.
@@ -35,6 +44,9 @@ class RowAttack {
   // network to say, in the weights' own type; that of a broken row is where it broke.
   const std::vector<RowOutcome>& outcomes() const { return outcomes_; }
 
+  // Internal where a row broke at a point outside the ball or [0, 1]: the attack is at fault, and no outcome counts.
+  const absl::Status& status() const { return status_; }
+
  private:
   void StartRun();
   void EndRun();
@@ -43,6 +55,8 @@ class RowAttack {
   // Asks the original network at best_x_ for the rows that `asks` names, [rows left], and lets the broken ones go.
   void Judge(const std::vector<uint8_t>& asks);
   std::vector<uint8_t> Proposed();
+  // Of the rows left that broke at best_x_: whose `keep` is 0.
+  void CheckBall(const std::vector<uint8_t>& keep);
   void LetGo(const std::vector<uint8_t>& keep);
   int64_t LabelOf(size_t row) const;
 
@@ -61,6 +75,7 @@ class RowAttack {
   at::Tensor one_hot_;               // labels of the rows left, [N, K]
   bool judged_ = true;               // best_margin_ is of the original network
   std::vector<RowOutcome> outcomes_;
+  absl::Status status_;
 };
 
 }  // namespace ham::trainer
