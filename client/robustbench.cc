@@ -57,6 +57,11 @@ absl::StatusOr<std::string> RobustBenchJson(const EvaluationRecord& record, cons
                      "apgd-t, 100 x 9 targets; fab-t, 100 x 9 targets; square, 5000), but this record is of split ",
                      record.data.split, " under other attacks or settings: evaluate with those"));
   }
+  const std::vector<uint32_t>& rows = record.data.row_ids;
+  if (rows.front() != 0 || rows.back() + 1 != rows.size()) {
+    return absl::FailedPreconditionError(
+        "the record is of a part of the test images, such as a shard: evaluate the first ones without a gap");
+  }
   const std::string robust = PerCent(record.figures.robust_accuracy);
   const nlohmann::ordered_json json = {
       {"link", facts.link},

@@ -2,6 +2,8 @@
 
 #include <gtest/gtest.h>
 
+#include <numeric>
+
 #include <nlohmann/json.hpp>
 
 #include "tests/support/made_record.h"
@@ -15,6 +17,7 @@ using nlohmann::json;
 EvaluationRecord Standard() {
   EvaluationRecord inputs = testing::MadeInputs();
   inputs.data.name = "cifar-10";
+  std::iota(inputs.data.row_ids.begin(), inputs.data.row_ids.end(), 0);
   inputs.attacks.clear();
   for (const char* name : {"apgd", "apgd-t", "fab-t", "square"}) {
     RecordedAttack attack;

@@ -36,6 +36,13 @@ TEST(ParseAttacksTest, StandardIsAutoAttack) {
   EXPECT_EQ((*attacks)[3].steps, 5000);
 }
 
+TEST(ParseAttacksTest, StandardIsOneOfAList) {
+  const auto attacks = ParseAttacks("standard,pgd", kBall);
+  ASSERT_TRUE(attacks.ok()) << attacks.status();
+  ASSERT_EQ(attacks->size(), 5u);
+  EXPECT_EQ(attacks->back().name, AttackName::kPgd);
+}
+
 TEST(ParseAttacksTest, TakesOptions) {
   const auto attacks = ParseAttacks(
       "pgd:steps=50:loss=margin:step_size=0.02:random_start=false:judged_at=any,apgd-t:targets=3:restarts=2", kBall);
@@ -54,7 +61,8 @@ TEST(ParseAttacksTest, TakesOptions) {
 TEST(ParseAttacksTest, SaysWhatIsWrong) {
   for (const auto& [text, what] :
        {std::pair("autoattack", "--attacks has \"autoattack\"; allowed are standard, pgd"), std::pair("", "has \"\""),
-        std::pair("apgd,", "has \"\""), std::pair("pgd:step=5", "the option \"step=5\"; allowed are judged_at"),
+        std::pair("apgd,", "has \"\""), std::pair("standard,standard,standard,standard,pgd", "names 17 attacks"),
+        std::pair("pgd:step=5", "the option \"step=5\"; allowed are judged_at"),
         std::pair("pgd:name=apgd", "the option \"name=apgd\""), std::pair("pgd:steps", "steps"),
         std::pair("pgd:steps=0", "--attacks pgd.steps is 0"),
         std::pair("apgd:step_size=0.1", "--attacks apgd.step_size"),

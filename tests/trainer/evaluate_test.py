@@ -149,6 +149,13 @@ class EvaluateTest(unittest.TestCase):
         changed = self.path / "changed.json"
         changed.write_text(text.replace(margins, base64.b64encode(altered).decode()))
         self.expect_error("1 of 90 rows differ: image 0: margin is ", command=[TRAINER, "verify", changed, "--weights", self.weights])
+        for what, old, new in [("data.split is not that of", '"split":"test"', '"split":"train"'),
+                               ("data.class_names is not that of", '"Ankle boot"', '"Boot"'),
+                               ("model.extra_block is not that of", '"extra_block":false', '"extra_block":true'),
+                               ("data.row_ids reaches 4000000089", '"first_row":0', '"first_row":4000000000')]:
+            self.assertIn(old, text)
+            changed.write_text(text.replace(old, new))
+            self.expect_error(what, command=[TRAINER, "verify", changed, "--weights", self.weights])
         changed.write_text(text[:len(text) // 2])
         self.expect_error("changed.json: ", command=[TRAINER, "verify", changed, "--weights", self.weights])
 
@@ -162,6 +169,8 @@ class EvaluateTest(unittest.TestCase):
         self.expect_error("net.safetensors", "--model", "cnn-32-64")
         self.expect_error("cannot", "--record", self.path / "no" / "r.json")
         self.expect_error("built without CUDA", "--device", "cuda")
+        self.expect_error("whole.json exists; remove it or name another", "--record", self.path / "whole.json")
+        self.expect_error("exists; remove it or name another", "--record", self.path)
         cut = self.path / "cut.safetensors"
         cut.write_bytes(self.weights.read_bytes()[:-8])
         self.expect_error("cut.safetensors", "--weights", cut)

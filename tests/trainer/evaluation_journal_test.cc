@@ -85,6 +85,14 @@ TEST_F(EvaluationJournalTest, GoesOnFromAFileCutAnywhere) {
   }
 }
 
+TEST_F(EvaluationJournalTest, LeavesAFileOfSomethingElseAsItIs) {
+  for (const char* text : {"notes", "notes\n", "notes\nmore\n", "{\"inputs\":\"others\""}) {
+    SetText(text);
+    EXPECT_EQ(Read().status().code(), absl::StatusCode::kDataLoss) << text;
+    EXPECT_EQ(Text(), text);
+  }
+}
+
 TEST_F(EvaluationJournalTest, NamesALineThatWasChanged) {
   Write(3);
   std::string text = Text();
@@ -115,9 +123,9 @@ TEST_F(EvaluationJournalTest, SaysWhichLineThePlanRefuses) {
 }
 
 TEST_F(EvaluationJournalTest, SaysThatItCannotBeMade) {
-  EXPECT_FALSE(EvaluationJournal::Open(directory_ / "no/j", "inputs", [](const FinishedBlock&) {
-                 return absl::OkStatus();
-               }).ok());
+  const auto journal =
+      EvaluationJournal::Open(directory_ / "no/j", "inputs", [](const FinishedBlock&) { return absl::OkStatus(); });
+  EXPECT_EQ(journal.status().message(), "cannot open " + directory_ / "no/j" + ": No such file or directory");
 }
 
 }  // namespace

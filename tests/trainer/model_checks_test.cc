@@ -114,7 +114,8 @@ TEST_F(ModelChecksTest, ATrainedNetworkHasNoWarning) {
   SilentObserver observer;
   const auto local = MakeLocalCollective();
   const auto model = ToyModel();
-  const auto data = ChooseRows(spec.data, ToyImages(200, 1), images_);
+  const ImageSet train = ToyImages(200, 1);
+  const auto data = ChooseRows(spec.data, train, images_);
   Trainer trainer(spec, *model, *data, *local, observer);
   ASSERT_TRUE(trainer.Run().ok());
   for (const EvaluationAttack& attack :

@@ -215,7 +215,7 @@ TEST_F(RowAttackTest, SaysWhatLiesOutsideABall) {
     x[1][0][0][0] = norm == Norm::kLinf ? 0.1f : 0.06f;
     x[2][0][0][1] = 0.10001f;
     x[3][0][0][1] = -0.0001f;
-    EXPECT_TRUE(at::equal(OutsideBall(ball, clean, x), at::tensor({false, false, true, true})));
+    EXPECT_TRUE(at::equal(OutsideBall(ball, clean, x), at::tensor(std::vector<int>{0, 0, 1, 1}).to(at::kBool)));
     x[0][0][0][0] = std::numeric_limits<float>::quiet_NaN();
     EXPECT_TRUE(OutsideBall(ball, clean, x)[0].item<bool>());
     EXPECT_TRUE(OutsideBall(ball, at::full_like(clean, 1), clean + 1.0001)[1].item<bool>());
@@ -244,6 +244,22 @@ TEST_F(RowAttackTest, OnADeviceAsManyRowsBreak) {
     }
     EXPECT_LE(differ, 2) << AttackNameOf(attack) << " of " << host.size();
   }
+}
+
+// Rows that go wrong on the way and come back; a device is asked after ten points, and the last takes their place.
+TEST_F(RowAttackTest, OnADeviceNoPointOfPgdIsLost) {
+  EvaluationAttack attack = Attack(AttackName::kPgd, 7);
+  attack.step_size = 0.15;
+  const std::vector<RowOutcome> host = Run(right_, attack);
+  attack.judged_at = JudgedAt::kLast;
+  ASSERT_LT(Broken(Run(right_, attack)), Broken(host)) << "some come back";
+  attack.judged_at = JudgedAt::kAny;
+  const HostAsDevice as_device;
+  NetworkPasses passes(*model_, *weights_);
+  passes.Freeze(*weights_);
+  RowAttack rows(passes, GatherBatch(*images_, right_), attack, {Norm::kLinf, kRadius}, 5, 0);
+  rows.MakeLeg([] {});
+  for (size_t row = 0; row < host.size(); ++row) EXPECT_EQ(rows.outcomes()[row].broken, host[row].broken) << row;
 }
 
 // In bfloat16 a point is proposed where the network itself is still right, and overlooked where it is not.

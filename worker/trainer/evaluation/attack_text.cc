@@ -14,6 +14,8 @@ namespace {
 
 using nlohmann::json;
 
+constexpr size_t kMostAttacks = 16;  // as of a suite
+
 json DefaultsOf(const KnownAttack& known, const Ball& ball) {
   const bool sized = known.takes_steps_of_a_size();
   return {{"name", known.name},
@@ -59,7 +61,18 @@ absl::StatusOr<double> ParseDistance(const std::string& flag, const std::string&
 
 absl::StatusOr<std::vector<EvaluationAttack>> ParseAttacks(const std::string& text, const Ball& ball) {
   std::vector<EvaluationAttack> out;
-  const std::vector<std::string> parts = absl::StrSplit(text == "standard" ? "apgd,apgd-t,fab-t,square" : text, ',');
+  std::vector<std::string> parts;
+  for (const absl::string_view part : absl::StrSplit(text, ',')) {
+    if (part == "standard") {
+      parts.insert(parts.end(), {"apgd", "apgd-t", "fab-t", "square"});
+    } else {
+      parts.emplace_back(part);
+    }
+  }
+  if (parts.size() > kMostAttacks) {
+    return absl::InvalidArgumentError(
+        absl::StrFormat("--attacks names %d attacks; allowed are up to %d", parts.size(), kMostAttacks));
+  }
   for (const std::string& part : parts) {
     const std::vector<std::string> words = absl::StrSplit(part, ':');
     const KnownAttack* const known = FindAttack(words[0]);

@@ -23,6 +23,8 @@ constexpr size_t kDigestDigits = 16;
 
 std::string LineOf(const std::string& text) { return text + " " + Sha256Hex(text).substr(0, kDigestDigits) + "\n"; }
 
+std::string InputsText(const std::string& inputs_digest) { return json{{"inputs", inputs_digest}}.dump(); }
+
 // The text of a line, without what ends it; empty where it is not as LineOf() made it.
 std::string_view TextOf(std::string_view line) {
   if (line.size() < kDigestDigits + 1) return {};
@@ -70,7 +72,7 @@ absl::StatusOr<std::string> ReadAll(int fd, const std::string& path) {
     const ssize_t got = read(fd, buffer, sizeof buffer);
     if (got == 0) return out;
     if (got > 0) out.append(buffer, got);
-    if (got < 0 && errno != EINTR) return FileError("cannot read", path, errno);
+    if (got < 0 && errno != EINTR) return FileError("read", path, errno);
   }
 }
 
@@ -85,9 +87,12 @@ absl::Status ReadLines(const std::string& path, const std::string& text, const s
   *good = 0;
   for (int number = 1; *good < text.size(); ++number) {
     const size_t end = text.find('\n', *good);
-    if (end == std::string::npos) return absl::OkStatus();  // half written
+    if (end == std::string::npos) {  // half written; but a file of something else is not ours to cut
+      const bool ours = number > 1 || LineOf(InputsText(inputs_digest)).starts_with(text);
+      return ours ? absl::OkStatus() : Damaged(path, number);
+    }
     const std::string_view line = TextOf(std::string_view(text).substr(*good, end - *good));
-    if (line.empty()) return end + 1 == text.size() ? absl::OkStatus() : Damaged(path, number);
+    if (line.empty()) return number > 1 && end + 1 == text.size() ? absl::OkStatus() : Damaged(path, number);
     try {
       const json content = json::parse(line);
       if (number == 1) {
@@ -113,7 +118,7 @@ absl::StatusOr<EvaluationJournal> EvaluationJournal::Open(
     const std::string& path, const std::string& inputs_digest,
     const std::function<absl::Status(const FinishedBlock&)>& visit) {
   const int fd = open(path.c_str(), O_RDWR | O_CREAT | O_APPEND | O_CLOEXEC, 0644);
-  if (fd < 0) return FileError("cannot open", path, errno);
+  if (fd < 0) return FileError("open", path, errno);
   EvaluationJournal journal(path, fd);
   if (flock(fd, LOCK_EX | LOCK_NB) != 0) {
     return absl::FailedPreconditionError(
@@ -123,9 +128,9 @@ absl::StatusOr<EvaluationJournal> EvaluationJournal::Open(
   if (!text.ok()) return text.status();
   size_t good = 0;
   if (absl::Status status = ReadLines(path, *text, inputs_digest, visit, &good); !status.ok()) return status;
-  if (good < text->size() && ftruncate(fd, static_cast<off_t>(good)) != 0) return FileError("cannot cut", path, errno);
+  if (good < text->size() && ftruncate(fd, static_cast<off_t>(good)) != 0) return FileError("cut", path, errno);
   if (good == 0) {
-    absl::Status status = journal.AppendLine(json{{"inputs", inputs_digest}}.dump());
+    absl::Status status = journal.AppendLine(InputsText(inputs_digest));
     if (status.ok())
       status = SyncDirectory(path.find('/') == std::string::npos ? "." : path.substr(0, path.rfind('/') + 1));
     if (!status.ok()) return status;
@@ -147,10 +152,10 @@ absl::Status EvaluationJournal::AppendLine(const std::string& text) {
   for (size_t written = 0; written < line.size();) {
     const ssize_t count = write(fd_, line.data() + written, line.size() - written);
     if (count < 0 && errno == EINTR) continue;
-    if (count < 0) return FileError("cannot write", path_, errno);
+    if (count < 0) return FileError("write", path_, errno);
     written += count;
   }
-  return fdatasync(fd_) == 0 ? absl::OkStatus() : FileError("cannot sync", path_, errno);
+  return fdatasync(fd_) == 0 ? absl::OkStatus() : FileError("sync", path_, errno);
 }
 
 }  // namespace ham::trainer

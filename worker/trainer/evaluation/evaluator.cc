@@ -14,8 +14,6 @@
 namespace ham::trainer {
 namespace {
 
-constexpr int64_t kBlockRowsOnHost = 128, kBlockRowsOnDevice = 512;
-
 // Rows of one rank under one set of weights.
 class Shard {
  public:

@@ -20,6 +20,7 @@
 #include "proto/evaluation/outcome_warnings.h"
 #include "proto/evaluation/record_file.h"
 #include "proto/sha256.h"
+#include "proto/utf8.h"
 #include "proto/version.h"
 #include "worker/trainer/accelerator.h"
 #include "worker/trainer/checkpoint.h"
@@ -39,7 +40,6 @@
 namespace ham::trainer {
 namespace {
 
-constexpr int64_t kBlockRowsOnHost = 128, kBlockRowsOnDevice = 512;
 constexpr double kSecondsBetweenLines = 5;
 
 // All that an evaluation works on.
@@ -165,7 +165,8 @@ EvaluationRecord RecordOf(const EvaluationJob& job, const Prepared& prepared, co
     out.model.normalization_mean = normalization->mean;
     out.model.normalization_standard_deviation = normalization->standard_deviation;
   }
-  out.model.source = std::filesystem::path(job.weights).filename();
+  const std::string source = std::filesystem::path(job.weights).filename();
+  if (IsUtf8(source)) out.model.source = source;
   out.data = {job.data, "test", prepared.images.digest, job.image_size, prepared.images.class_names, inputs.ids};
   out.threat = {NormName(inputs.ball.norm), inputs.ball.radius};
   for (const EvaluationAttack& attack : inputs.attacks) out.attacks.push_back(RecordOf(attack));
@@ -184,11 +185,12 @@ std::string InputsDigest(const EvaluationRecord& record) {
     attacks.push_back({attack.name, attack.loss, attack.steps, attack.step_size, attack.restarts, attack.targets,
                        attack.random_start, attack.judged_at});
   }
-  return Sha256Hex(nlohmann::json({record.model.name, record.model.weights_digest, record.model.activation,
-                                   record.model.normalization_mean, record.model.normalization_standard_deviation,
-                                   record.data.digest, record.data.row_ids, record.threat.norm, record.threat.epsilon,
-                                   attacks, record.precision, record.device, record.seed, record.build_id})
-                       .dump());
+  return Sha256Hex(
+      nlohmann::json({record.model.name, record.model.weights_digest, record.model.activation,
+                      record.model.normalization_mean, record.model.normalization_standard_deviation, record.data.name,
+                      record.data.image_size, record.data.digest, record.data.row_ids, record.threat.norm,
+                      record.threat.epsilon, attacks, record.precision, record.device, record.seed, record.build_id})
+          .dump());
 }
 
 absl::Status CheckFinite(const FinishedBlock& finished, const EvaluationInputs& inputs) {
@@ -275,6 +277,28 @@ std::string RowDifferences(const EvaluationOutcomes& now, const EvaluationRecord
 
 std::string JournalOf(const EvaluationJob& job) { return job.record + ".journal"; }
 
+// A record is never written over: it may be another network's.
+absl::Status CheckFree(const EvaluationJob& job) {
+  if (!std::filesystem::exists(job.record) || std::filesystem::exists(JournalOf(job))) return absl::OkStatus();
+  return absl::AlreadyExistsError(absl::StrCat(job.record, " exists; remove it or name another by --record"));
+}
+
+// What of the record is not so of this network and these images; "" if all is.
+std::string OtherThan(const EvaluationRecord& now, const EvaluationRecord& then, const std::vector<int32_t>& labels,
+                      const std::vector<size_t>& places) {
+  if (now.model.extra_block != then.model.extra_block) return "model.extra_block";
+  if (now.model.normalization_mean != then.model.normalization_mean) return "model.normalization_mean";
+  if (now.model.normalization_standard_deviation != then.model.normalization_standard_deviation) {
+    return "model.normalization_standard_deviation";
+  }
+  if (now.data.split != then.data.split) return "data.split";
+  if (now.data.class_names != then.data.class_names) return "data.class_names";
+  for (size_t i = 0; i < places.size(); ++i) {
+    if (labels[i] != then.samples.labels[places[i]]) return "samples.labels";
+  }
+  return "";
+}
+
 absl::Status Say(const std::string& text) {
   if (std::printf("%s", text.c_str()) >= 0 && std::fflush(stdout) == 0) return absl::OkStatus();
   return absl::UnavailableError("cannot write to standard output");
@@ -292,6 +316,7 @@ absl::Status RunEvaluation(const EvaluationJob& job) {
   auto prepared = Prepare(job);
   if (!prepared.ok()) return prepared.status();
   if (auto status = CheckAttacks("--attacks", *attacks, prepared->model->classes()); !status.ok()) return status;
+  if (auto status = CheckFree(job); !status.ok()) return status;
   auto ids = RowsOf(job, prepared->images);
   if (!ids.ok()) return ids.status();
   const EvaluationInputs inputs{prepared->images, *std::move(ids), *std::move(attacks), ball, job.seed};
@@ -325,7 +350,8 @@ absl::Status RunEvaluation(const EvaluationJob& job) {
   auto made = MakeRecord(std::move(record));
   if (!made.ok()) return made.status();
   if (status = WriteFileAtomically(job.record, UnsignedRecordFile(*made), 0644); !status.ok()) return status;
-  std::filesystem::remove(JournalOf(job));
+  std::error_code kept;  // a journal of a finished record does no harm
+  std::filesystem::remove(JournalOf(job), kept);
   return job.json ? absl::OkStatus() : Say(absl::StrCat(SummaryOf(*made), "record          ", job.record, "\n"));
 }
 
@@ -355,14 +381,23 @@ absl::Status VerifyRecord(const EvaluationJob& job) {
   std::vector<EvaluationAttack> attacks;
   for (const RecordedAttack& recorded : record.attacks) {
     const auto attack = AttackOf(recorded, ball);
-    if (!attack.ok()) return attack.status();
+    if (!attack.ok()) return absl::DataLossError(absl::StrCat(job.record, ": ", attack.status().message()));
     attacks.push_back(*attack);
   }
   const auto places = ShardOf(record.data.row_ids.size(), job);
   if (!places.ok()) return places.status();
+  if (record.data.row_ids.back() >= prepared->images.rows) {
+    return absl::DataLossError(absl::StrFormat("%s: data.row_ids reaches %d, %s has %d test images", job.record,
+                                               record.data.row_ids.back(), record.data.name, prepared->images.rows));
+  }
   std::vector<uint32_t> ids;
   for (const size_t place : *places) ids.push_back(record.data.row_ids[place]);
   const EvaluationInputs inputs{prepared->images, std::move(ids), std::move(attacks), ball, record.seed};
+  const std::string other = OtherThan(RecordOf(asked, *prepared, inputs), record, LabelsOf(inputs), *places);
+  if (!other.empty()) {
+    return absl::DataLossError(absl::StrFormat("%s: %s is not that of %s and the test images of %s", job.record, other,
+                                               job.weights, record.data.name));
+  }
   EvaluationPlan plan(LabelsOf(inputs), static_cast<int32_t>(inputs.attacks.size()));
   absl::Status status = WorkOff(asked, *prepared, inputs, &plan, [&](const FinishedBlock& finished) {
     return plan.Finish(finished.block, finished.outcomes);

@@ -36,10 +36,10 @@ int RunsOf(const EvaluationAttack& attack) { return std::max(attack.targets, 1) 
 
 int LegsOfRun(const EvaluationAttack& attack) { return (attack.steps + kIterationsPerLeg) / kIterationsPerLeg; }
 
-// Largest other logit below the true one, [N]; -infinity where a logit is not a number.
+// Largest other logit below the true one, [N]; 0 where a logit is not a number: proposed, but any other point is
+// better.
 at::Tensor Margins(const at::Tensor& logits, const at::Tensor& one_hot) {
-  return at::nan_to_num(AttackLossValues(AttackLoss::kMargin, logits, one_hot), kInfinity, kInfinity, -kInfinity)
-      .neg_();
+  return at::nan_to_num(AttackLossValues(AttackLoss::kMargin, logits, one_hot), 0, kInfinity, -kInfinity).neg_();
 }
 
 }  // namespace
@@ -103,7 +103,8 @@ void RowAttack::MakeLeg(const std::function<void()>& tick) {
     Take(current_->Next());
     ++made_;
     tick();
-    const bool asks = OnHost(left_.x) || made_ % kIterationsPerQuestion == 0;
+    // Before the last point too: that of PGD takes the place of all before it.
+    const bool asks = OnHost(left_.x) || made_ % kIterationsPerQuestion == 0 || made_ + 1 == current_->iterations();
     if (asks && !judged_) Judge(Proposed());
   }
   if (leg_ == LegsOfRun(attack_) || left_.rows() == 0) EndRun();
