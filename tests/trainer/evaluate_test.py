@@ -33,6 +33,12 @@ def run(*command, cwd=None):
     return subprocess.run([str(word) for word in command], capture_output=True, text=True, cwd=cwd)
 
 
+def wait_for_lines(process, journal, count):
+    """Until the journal has so many lines, or the process that writes it has ended."""
+    while process.poll() is None and (not journal.exists() or journal.read_bytes().count(b"\n") < count):
+        time.sleep(0.002)
+
+
 class EvaluateTest(unittest.TestCase):
     @classmethod
     def setUpClass(cls):
@@ -104,8 +110,7 @@ class EvaluateTest(unittest.TestCase):
         for lines in 3, 6, 9, 12:
             process = subprocess.Popen([str(word) for word in self.command("killed.json", "--batch", "20")],
                                        stdout=subprocess.DEVNULL)
-            while process.poll() is None and (not journal.exists() or journal.read_bytes().count(b"\n") < lines):
-                time.sleep(0.002)
+            wait_for_lines(process, journal, lines)
             process.send_signal(signal.SIGKILL)
             process.wait()
             self.assertFalse(record.exists())
@@ -118,8 +123,7 @@ class EvaluateTest(unittest.TestCase):
         process = subprocess.Popen([str(word) for word in self.command("bad.json", "--batch", "5")],
                                    stdout=subprocess.DEVNULL)
         journal = self.path / "bad.json.journal"
-        while not journal.exists() or journal.read_bytes().count(b"\n") < 2:
-            time.sleep(0.002)
+        wait_for_lines(process, journal, 2)
         self.expect_error("another evaluation has")
         process.kill()
         process.wait()

@@ -17,7 +17,7 @@ namespace {
 
 // As tensor, but with `rows` rows; not initialised.
 at::Tensor NewLike(const at::Tensor& tensor, int64_t rows) {
-  if (tensor.dim() == 4) return NewImages(rows, {tensor.size(1), tensor.size(2), tensor.size(3)}, tensor.options());
+  if (tensor.dim() == 4) return NewImages(rows, ShapeOf(tensor), tensor.options());
   assert(tensor.is_contiguous());
   std::vector<int64_t> sizes = tensor.sizes().vec();
   sizes[0] = rows;
@@ -96,7 +96,7 @@ Batch GatherAugmented(const ImageSet& data, const std::vector<uint32_t>& ids, co
 Batch Converted(Batch batch, const at::TensorOptions& options) {
   const at::ScalarType type = c10::typeMetaToScalarType(options.dtype());
   if (batch.x.scalar_type() != type) {
-    at::Tensor x = NewImages(batch.rows(), {batch.x.size(1), batch.x.size(2), batch.x.size(3)}, type);
+    at::Tensor x = NewImages(batch.rows(), ShapeOf(batch.x), type);
     x.copy_(batch.x);
     batch.x = std::move(x);
     if (batch.targets.defined()) batch.targets = batch.targets.to(type);

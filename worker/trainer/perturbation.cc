@@ -105,7 +105,7 @@ void L2Step(const T* clean, const T* gradient, int64_t pixels, double radius, do
 }  // namespace
 
 at::Tensor RandomStart(const Batch& batch, const Ball& ball, RandomKey key, StartDistribution distribution) {
-  const ImageShape image{batch.x.size(1), batch.x.size(2), batch.x.size(3)};
+  const ImageShape image = ShapeOf(batch.x);
   if (!OnHost(batch.x)) return StartFrom(batch.x, StartNoise(batch.ids, image, ball, key, distribution));
   at::Tensor out = batch.x.clone();
   VisitReal(out.scalar_type(), [&]<typename T>(T) {

@@ -5,11 +5,13 @@
 
 #include <cstdint>
 #include <functional>
+#include <optional>
 
 #include <ATen/core/Tensor.h>
 
 #include "absl/status/statusor.h"
 #include "worker/trainer/batch.h"
+#include "worker/trainer/device_ops.h"
 #include "worker/trainer/network_passes.h"
 #include "worker/trainer/perturbation.h"
 #include "worker/trainer/train_spec.h"
@@ -22,6 +24,20 @@ struct TrainingModeAttack {
   Collective* collective = nullptr;  // null: one rank
   ParameterSet* batch = nullptr;     // scratch
   ParameterSet* weights = nullptr;   // whose running statistics move: the attacked ones
+};
+
+// Steps of projected gradient ascent in the ball around the same images, on a host or on a device.
+class AscentStep {
+ public:
+  AscentStep(const Ball& ball, double step_size, const at::Tensor& clean);
+  // x <- the next point. gradient: of these images, as x.
+  void Take(const at::Tensor& gradient, at::Tensor x) const;
+
+ private:
+  const Ball ball_;
+  const double step_size_;
+  const at::Tensor clean_;
+  std::optional<device::Projection> projection_;  // on a device
 };
 
 struct Ascent {

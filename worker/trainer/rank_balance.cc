@@ -76,7 +76,7 @@ class RowFormat {
     return static_cast<char*>(tensor.data_ptr()) + row * RowBytes(tensor);
   }
   static at::Tensor NewImagesLike(const at::Tensor& images, int64_t rows) {
-    return NewImages(rows, {images.size(1), images.size(2), images.size(3)}, images.scalar_type());
+    return NewImages(rows, ShapeOf(images), images.scalar_type());
   }
 
   const int64_t image_bytes_, target_bytes_;

@@ -193,7 +193,7 @@ absl::Status WriteLogits(const std::string& name, const std::string& file, const
     return absl::InvalidArgumentError(absl::StrCat(
         images, ": it must hold a tensor \"images\" of 4 dimensions, N, C, H, W, of floating-point numbers"));
   }
-  const ImageShape shape{x->second.size(1), x->second.size(2), x->second.size(3)};
+  const ImageShape shape = ShapeOf(x->second);
   const absl::StatusOr<LoadedModel> loaded = LoadModel(name, file, {.image = shape});
   if (!loaded.ok()) return loaded.status();
   at::Tensor pixels = NewImages(x->second.size(0), shape);

@@ -30,8 +30,6 @@ constexpr double kMomentum = 0.25;
 constexpr double kRaisedShare = 0.75;
 constexpr double kTiny = 1e-12;  // keeps a length of 0 from dividing
 
-ImageShape ShapeOf(const at::Tensor& images) { return {images.size(1), images.size(2), images.size(3)}; }
-
 // Of one image; `T` arithmetic in the order of the reference, so that iterates are those of it to the last bits.
 template <typename T>
 void LinfMomentumStep(const T* clean, const T* gradient, const T* previous, int64_t count, T radius, T step_size,
@@ -173,7 +171,7 @@ AttackRun::Points Apgd::Next() {
     best_loss_ = loss.clone();
     best_x_ = point_.x.clone();
     best_gradient_ = there.gradient.clone();
-    schedule_.emplace_back(steps_, loss);
+    schedule_.emplace(steps_, loss);
     return {point_.x, there.logits, {}};
   }
   const at::Tensor better = at::gt(loss, best_loss_);
@@ -181,8 +179,8 @@ AttackRun::Points Apgd::Next() {
   ReplaceRows(better, point_.gradient, &best_gradient_);
   ReplaceRows(better, loss, &best_loss_);
   const Points out{point_.x, there.logits, {}};
-  if (schedule_[0].Count(loss)) {
-    const at::Tensor halved = schedule_[0].Halve(best_loss_);
+  if (schedule_->Count(loss)) {
+    const at::Tensor halved = schedule_->Halve(best_loss_);
     step_size_ = at::where(halved, step_size_ * 0.5, step_size_);
     point_.x = point_.x.clone();
     ReplaceRows(halved, best_x_, &point_.x);
@@ -204,7 +202,7 @@ void Apgd::Keep(const std::vector<uint8_t>& keep) {
        {&point_.x, &point_.previous, &point_.gradient, &step_size_, &best_loss_, &best_x_, &best_gradient_}) {
     if (tensor->defined()) *tensor = SelectRows(*tensor, keep);
   }
-  for (ApgdSchedule& schedule : schedule_) schedule.Keep(keep);
+  if (schedule_) schedule_->Keep(keep);
   Aim();
 }
 

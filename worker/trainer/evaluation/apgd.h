@@ -2,6 +2,7 @@
 #pragma once
 
 #include <cstdint>
+#include <optional>
 #include <vector>
 
 #include <ATen/core/Tensor.h>
@@ -70,7 +71,7 @@ class Apgd : public AttackRun {
   ApgdPoint point_;
   at::Tensor step_size_;                           // [N]
   at::Tensor best_loss_, best_x_, best_gradient_;  // where the loss was largest
-  std::vector<ApgdSchedule> schedule_;             // one, from the first point on
+  std::optional<ApgdSchedule> schedule_;           // from the first point on
 };
 
 }  // namespace ham::trainer

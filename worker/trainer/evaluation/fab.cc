@@ -118,7 +118,7 @@ void JudgeOnHost(const Ball& ball, const at::Tensor& wrong, const at::Tensor& cl
 
 at::Tensor StartAtRandom(const AttackedRows& rows) {
   const at::Tensor& clean = rows.batch.x;
-  at::Tensor noise = StartNoise(rows.batch.ids, {clean.size(1), clean.size(2), clean.size(3)}, rows.ball, rows.key);
+  at::Tensor noise = StartNoise(rows.batch.ids, ShapeOf(clean), rows.ball, rows.key);
   float* u = noise.data_ptr<float>();
   const int64_t pixels = noise.numel() / noise.size(0);
   const std::vector<float> zeros(pixels);

@@ -6,8 +6,8 @@
 
 #include <ATen/core/Tensor.h>
 
-#include "worker/trainer/device_ops.h"
 #include "worker/trainer/evaluation/attack_run.h"
+#include "worker/trainer/pgd_attack.h"
 #include "worker/trainer/train_spec.h"
 
 namespace ham::trainer {
@@ -30,7 +30,7 @@ class PgdRun : public AttackRun {
   const EvaluationAttack attack_;
   int done_ = 0;
   at::Tensor x_, gradient_;
-  std::optional<device::Projection> projection_;  // on a device
+  std::optional<AscentStep> step_;  // around the rows left
 };
 
 }  // namespace ham::trainer

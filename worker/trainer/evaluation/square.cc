@@ -39,8 +39,6 @@ constexpr int64_t kRowsPerThread = 16;
 constexpr int kIterationsPlanned = 64;
 constexpr int64_t kPlacesPlanned = 5;  // numbers before the signs
 
-ImageShape ShapeOf(const at::Tensor& images) { return {images.size(1), images.size(2), images.size(3)}; }
-
 RandomKey KeyOf(RandomKey key, uint32_t id) {
   key.purpose = RandomPurpose::kSquare;
   key.sample = id;
@@ -371,24 +369,9 @@ at::Tensor Square::CandidateOnDevice() {
 }
 
 void Square::Accept(const at::Tensor& candidates, const at::Tensor& values) {
-  if (!OnHost(best_)) {
-    const at::Tensor taken = at::bitwise_or(values > best_value_, values >= 0);
-    AsRows(best_).copy_(at::where(taken.unsqueeze(1), AsRows(candidates), AsRows(best_)));
-    best_value_ = at::where(taken, values, best_value_);
-    return;
-  }
-  VisitReal(best_.scalar_type(), [&]<typename T>(T) {
-    const int64_t pixels = best_.numel() / best_.size(0);
-    const T* from = candidates.const_data_ptr<T>();
-    T* to = best_.data_ptr<T>();
-    for (int64_t row = 0; row < best_.size(0); ++row, from += pixels, to += pixels) {
-      const T value = values.const_data_ptr<T>()[row];
-      T& best = best_value_.data_ptr<T>()[row];
-      if (!(value > best || value >= 0)) continue;
-      best = value;
-      std::copy_n(from, pixels, to);
-    }
-  });
+  const at::Tensor taken = at::bitwise_or(values > best_value_, values >= 0);
+  ReplaceRows(taken, candidates, &best_);
+  ReplaceRows(taken, values, &best_value_);
 }
 
 }  // namespace ham::trainer

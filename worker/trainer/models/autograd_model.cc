@@ -23,7 +23,7 @@ at::Tensor GradientOf(const at::Tensor& logits, const at::Tensor& leaf, const at
                       const LogitsGradient& loss) {
   const at::Tensor gradient = torch::autograd::grad({logits}, {leaf}, {loss(logits.detach())})[0];
   if (gradient.strides() == x.strides()) return gradient;
-  at::Tensor out = NewImages(x.size(0), {x.size(1), x.size(2), x.size(3)}, x.options());
+  at::Tensor out = NewImages(x.size(0), ShapeOf(x), x.options());
   out.copy_(gradient);
   return out;
 }

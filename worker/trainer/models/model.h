@@ -37,6 +37,9 @@ struct ImageShape {
 // LibTorch's own conversion would leave NCHW strides, and convolutions then take the slow path.
 at::Tensor NewImages(int64_t rows, const ImageShape& shape, const at::TensorOptions& options = at::kFloat);
 
+// Of images [N, C, H, W].
+inline ImageShape ShapeOf(const at::Tensor& images) { return {images.size(1), images.size(2), images.size(3)}; }
+
 // A tensor [N, ...] whose rows lie one after the other, as images of NewImages(): [N, elements of a row], the same
 // memory.
 at::Tensor AsRows(const at::Tensor& tensor);
