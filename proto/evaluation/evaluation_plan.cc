@@ -8,6 +8,14 @@
 
 namespace ham {
 
+std::vector<uint32_t> CheckedRows(const EvaluationOutcomes& outcomes) {
+  std::vector<uint32_t> rows;
+  for (uint32_t row = 0; row < outcomes.rows() && rows.size() < kCheckedRows; ++row) {
+    if (outcomes.CleanRight(row)) rows.push_back(row);
+  }
+  return rows;
+}
+
 EvaluationPlan::EvaluationPlan(std::vector<int32_t> labels, int32_t attacks) : attacks_(attacks), rows_(labels.size()) {
   outcomes_.clean_predictions = labels;
   outcomes_.attack_predictions = labels;
@@ -30,8 +38,7 @@ std::optional<WorkBlock> EvaluationPlan::Take(size_t most) {
   return block;
 }
 
-absl::Status EvaluationPlan::Check(const WorkBlock& block, const std::vector<RowOutcome>& outcomes,
-                                   State expected) const {
+absl::Status EvaluationPlan::Check(const WorkBlock& block, const std::vector<RowOutcome>& outcomes) const {
   if (block.rows.size() != outcomes.size()) {
     return absl::DataLossError(
         absl::StrFormat("a block of %d rows has %d outcomes", block.rows.size(), outcomes.size()));
@@ -39,7 +46,9 @@ absl::Status EvaluationPlan::Check(const WorkBlock& block, const std::vector<Row
   for (size_t i = 0; i < block.rows.size(); ++i) {
     const uint32_t row = block.rows[i];
     const bool in_order = i == 0 || row > block.rows[i - 1];
-    if (row >= rows_.size() || !in_order || rows_[row].state != expected || rows_[row].stage != block.stage) {
+    const bool is_stage = block.stage >= kCleanStage && block.stage < attacks_;
+    if (row >= rows_.size() || !in_order || !is_stage || rows_[row].stage < block.stage ||
+        (rows_[row].stage == block.stage && rows_[row].state == State::kDone)) {
       return absl::DataLossError(absl::StrFormat("row %d is not at stage %d", row, block.stage));
     }
     const RowOutcome& outcome = outcomes[i];
@@ -52,33 +61,25 @@ absl::Status EvaluationPlan::Check(const WorkBlock& block, const std::vector<Row
   return absl::OkStatus();
 }
 
-void EvaluationPlan::Apply(const WorkBlock& block, const std::vector<RowOutcome>& outcomes) {
-  for (size_t i = 0; i < block.rows.size(); ++i) {
-    const uint32_t row = block.rows[i];
-    const RowOutcome& outcome = outcomes[i];
-    if (block.stage == kCleanStage) {
-      outcomes_.clean_predictions[row] = outcome.prediction;
-    } else if (outcome.broken) {
-      outcomes_.broken_by[row] = block.stage;
-    }
-    outcomes_.attack_predictions[row] = outcome.prediction;
-    outcomes_.margins[row] = outcome.broken ? outcome.margin : std::min(outcomes_.margins[row], outcome.margin);
-    const bool ends = outcome.broken || block.stage + 1 == attacks_;
-    rows_[row] = {block.stage + 1, ends ? State::kDone : State::kWaits};
-    done_ += ends;
-  }
-}
-
 absl::Status EvaluationPlan::Finish(const WorkBlock& block, const std::vector<RowOutcome>& outcomes) {
-  if (absl::Status status = Check(block, outcomes, State::kUnderWork); !status.ok()) return status;
-  Apply(block, outcomes);
+  if (absl::Status status = Check(block, outcomes); !status.ok()) return status;
+  for (size_t i = 0; i < block.rows.size(); ++i) {
+    if (rows_[block.rows[i]].stage == block.stage) Advance(block.rows[i], block.stage, outcomes[i]);
+  }
   return absl::OkStatus();
 }
 
-absl::Status EvaluationPlan::Restore(const WorkBlock& block, const std::vector<RowOutcome>& outcomes) {
-  if (absl::Status status = Check(block, outcomes, State::kWaits); !status.ok()) return status;
-  Apply(block, outcomes);
-  return absl::OkStatus();
+void EvaluationPlan::Advance(uint32_t row, int32_t stage, const RowOutcome& outcome) {
+  if (stage == kCleanStage) {
+    outcomes_.clean_predictions[row] = outcome.prediction;
+  } else if (outcome.broken) {
+    outcomes_.broken_by[row] = stage;
+  }
+  outcomes_.attack_predictions[row] = outcome.prediction;
+  outcomes_.margins[row] = outcome.broken ? outcome.margin : std::min(outcomes_.margins[row], outcome.margin);
+  const bool ends = outcome.broken || stage + 1 == attacks_;
+  rows_[row] = {stage + 1, ends ? State::kDone : State::kWaits};
+  done_ += ends;
 }
 
 void EvaluationPlan::GiveBack(const WorkBlock& block) {

@@ -17,11 +17,27 @@
 namespace ham {
 
 inline constexpr int32_t kCleanStage = -1;  // the network alone; the others are numbers of attacks
+// Rows of a block.
+inline constexpr int64_t kBlockRowsOnHost = 128, kBlockRowsOnDevice = 512;
 
 struct WorkBlock {
   int32_t stage = kCleanStage;
   std::vector<uint32_t> rows;  // their places in the evaluation, ascending
+  bool operator==(const WorkBlock&) const = default;
 };
+
+// A block with what became of it.
+struct FinishedBlock {
+  WorkBlock block;
+  std::vector<RowOutcome> outcomes;  // one a row
+  double seconds = 0;
+  uint64_t forward_passes = 0;   // images
+  uint64_t gradient_passes = 0;  // likewise
+};
+
+// Rows on which the network itself is checked after the attacks: the first ones that it classifies right.
+inline constexpr uint32_t kCheckedRows = 128;
+std::vector<uint32_t> CheckedRows(const EvaluationOutcomes& outcomes);
 
 class EvaluationPlan {
  public:
@@ -30,13 +46,14 @@ class EvaluationPlan {
 
   // Up to `most` rows of the first stage that some wait for, which are then under work; none: all are, or are done.
   std::optional<WorkBlock> Take(size_t most);
-  // Outcomes of the rows of a block, in its order. DataLoss, and nothing changed, for rows that are not under work at
-  // this stage or an outcome that cannot be.
+  // Whether these can be outcomes of the rows of a block, in its order. DataLoss for rows that have not come to its
+  // stage and outcomes that cannot be.
+  absl::Status Check(const WorkBlock& block, const std::vector<RowOutcome>& outcomes) const;
+  // Takes them, whoever has these rows under work; rows that are through the stage stay as they are. Errors of Check,
+  // then nothing is changed.
   absl::Status Finish(const WorkBlock& block, const std::vector<RowOutcome>& outcomes);
   // Rows under work wait again.
   void GiveBack(const WorkBlock& block);
-  // As Take() and Finish() of rows that wait: for what was done before.
-  absl::Status Restore(const WorkBlock& block, const std::vector<RowOutcome>& outcomes);
 
   bool done() const { return done_ == rows_.size(); }
   // Rows that have not got through `stage` yet, those included that may be broken before.
@@ -50,8 +67,7 @@ class EvaluationPlan {
     int32_t stage = kCleanStage;  // next one, or the one under work
     State state = State::kWaits;
   };
-  absl::Status Check(const WorkBlock& block, const std::vector<RowOutcome>& outcomes, State expected) const;
-  void Apply(const WorkBlock& block, const std::vector<RowOutcome>& outcomes);
+  void Advance(uint32_t row, int32_t stage, const RowOutcome& outcome);
 
   const int32_t attacks_;
   std::vector<Row> rows_;

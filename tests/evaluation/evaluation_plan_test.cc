@@ -98,19 +98,30 @@ TEST(EvaluationPlanTest, RefusesWhatCannotBeAndStaysAsItIs) {
   refuses(block, {good[0], good[1]});
   refuses({0, block.rows}, good);
   refuses({kCleanStage, {0, 1, 6}}, good);
-  refuses({kCleanStage, {0, 1, 3}}, good);  // not handed out
+  refuses({2, block.rows}, good);  // no such attack
+  refuses({-2, block.rows}, good);
   refuses({kCleanStage, {0, 1, 1}}, good);
   refuses({kCleanStage, {1, 0, 2}}, good);
   refuses(block, {good[0], good[1], {true, 2, 0}});   // its label
   refuses(block, {good[0], good[1], {false, 1, 0}});  // not its label
   refuses(block, {good[0], good[1], {true, -2, 0}});
-  EXPECT_EQ(plan.Restore(block, good).code(), absl::StatusCode::kDataLoss) << "under work";
   EXPECT_EQ(plan.Left(kCleanStage), 6u);
   ASSERT_TRUE(plan.Finish(block, good).ok());
-  refuses(block, good);  // twice
-  plan.GiveBack(block);  // late
-  EXPECT_TRUE(plan.Restore({kCleanStage, {3, 4, 5}}, OutcomesOf({kCleanStage, {3, 4, 5}})).ok());
+  refuses({0, {0}}, OutcomesOf({0, {0}}));  // the network alone got it wrong
+}
+
+TEST(EvaluationPlanTest, TakesTheFirstOutcomeOfARow) {
+  EvaluationPlan plan = NewPlan(6);
+  const WorkBlock block = *plan.Take(3);
+  ASSERT_TRUE(plan.Finish(block, OutcomesOf(block)).ok());
+  plan.GiveBack(block);                             // late
+  const WorkBlock rest{kCleanStage, {2, 3, 4, 5}};  // not handed out; row 2 comes again
+  std::vector<RowOutcome> outcomes = OutcomesOf(rest);
+  outcomes[0] = {true, 1, -7};
+  ASSERT_TRUE(plan.Finish(rest, outcomes).ok());
   EXPECT_EQ(plan.Left(kCleanStage), 0u);
+  while (const auto next = plan.Take(6)) ASSERT_TRUE(plan.Finish(*next, OutcomesOf(*next)).ok());
+  ExpectOutcomes(plan.outcomes());
 }
 
 }  // namespace

@@ -88,7 +88,7 @@ class ModelChecksTest : public ::testing::Test {
     }
     const auto before = passes.passed();
     auto out = NetworkWarnings(passes, weights, digest.empty() ? ParametersDigest(weights.flat()) : digest,
-                               {images_, ids_, attacks_, ball_, 5}, outcomes);
+                               {images_, ids_, attacks_, ball_, 5}, CheckedRows(outcomes));
     for (int pass = 0; pass < kPasses; ++pass) passed_[pass] = passes.passed()[pass] - before[pass];
     return out;
   }

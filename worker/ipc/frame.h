@@ -12,18 +12,25 @@
 //                                                            its files lie beside it and stay until `checkpoint_done`
 //   store_set    {id, key, value}                            rendezvous; value is base64
 //   store_get    {id, key, timeout_seconds}                  waits until the key is set
+//   finding      {finding}                                   of an evaluation: an EvaluationFinding as protobuf JSON
 //   failed       {class, message}                            class is a FailureClass name; then exit status 1
 //   done         {}                                          then exit status 0
 // Agent to trainer:
 //   start        {build_id, job, attempt, rank, world_size, spec, data_root, work_dir, threads, resume_manifest,
-//                 interface, address, collective_timeout_seconds, collective_patience_seconds}
+//                 weights, interface, address, collective_timeout_seconds, collective_patience_seconds}
 //                                                            after hello. spec is the JobSpec as protobuf JSON with
 //                                                            proto field names and all primitive fields;
-//                                                            resume_manifest "" = from scratch. Traffic of a gang goes
+//                                                            resume_manifest "" = from scratch. weights: path of the
+//                                                            file of an evaluation's weights, else "". Traffic of a
+//                                                            gang goes
 //                                                            through `interface`, where that is "" from `address` of
 //                                                            this host, and where both are "" over loopback
 //   store_reply  {id, ok, value, error}                      value is base64
 //   checkpoint_done {manifest, ok, error}
+//   work         {blocks}                                    of an evaluation: WorkBlocks as protobuf JSON, all that
+//   are
+//                                                            to be done now, in this order; replaces what was said
+//                                                            before
 // End of stream means the other side is gone: the trainer then exits at once.
 #pragma once
 

@@ -15,14 +15,6 @@
 
 namespace ham::trainer {
 
-struct FinishedBlock {
-  WorkBlock block;
-  std::vector<RowOutcome> outcomes;
-  double seconds = 0;
-  uint64_t forward_passes = 0;   // images
-  uint64_t gradient_passes = 0;  // likewise
-};
-
 class EvaluationJournal {
  public:
   // Opens or makes `path` and calls visit(block) for each block in it; its errors end that. A last line that was half

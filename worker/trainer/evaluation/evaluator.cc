@@ -6,6 +6,7 @@
 #include <utility>
 
 #include "absl/strings/str_format.h"
+#include "proto/evaluation/evaluation_plan.h"
 #include "worker/trainer/batch.h"
 #include "worker/trainer/device.h"
 #include "worker/trainer/evaluation/row_attack.h"

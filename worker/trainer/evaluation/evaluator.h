@@ -14,9 +14,6 @@
 
 namespace ham::trainer {
 
-// Rows that are worked on at a time.
-inline constexpr int64_t kBlockRowsOnHost = 128, kBlockRowsOnDevice = 512;
-
 // Rows by class, over all ranks; all inner vectors have one entry a class.
 struct EvaluationCounts {
   std::vector<int64_t> rows;

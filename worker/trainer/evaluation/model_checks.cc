@@ -250,11 +250,9 @@ void NetworkChecks::CheckRise() {
 
 std::vector<EvaluationWarning> NetworkWarnings(NetworkPasses& passes, const ParameterSet& weights,
                                                const std::string& weights_digest, const EvaluationInputs& inputs,
-                                               const EvaluationOutcomes& outcomes) {
+                                               const std::vector<uint32_t>& rows) {
   std::vector<uint32_t> ids;
-  for (size_t row = 0; row < outcomes.rows() && ids.size() < kCheckedRows; ++row) {
-    if (outcomes.CleanRight(row)) ids.push_back(inputs.ids[row]);
-  }
+  for (const uint32_t row : rows) ids.push_back(inputs.ids[row]);
   passes.Freeze(weights);
   std::vector<EvaluationWarning> out;
   if (!ids.empty()) {

@@ -11,12 +11,10 @@
 
 namespace ham::trainer {
 
-inline constexpr int64_t kCheckedRows = 128;
-
-// Of the first kCheckedRows rows of `outcomes`, those of the inputs, that the network classifies right. A function of
-// the inputs alone. Freezes the weights; LibTorch's exceptions pass through. Takes, an image: 7 forward passes, 2
-// gradient passes, up to 42 in the large balls, and those of one run of the first attack (one target, one restart);
-// beside AutoAttack of 10,000 images no hundredth.
+// Of `rows` of the inputs, which the network classifies right (CheckedRows()). A function of these alone. Freezes the
+// weights; LibTorch's exceptions pass through. Takes, an image: 7 forward passes, 2 gradient passes, up to 42 in the
+// large balls, and those of one run of the first attack (one target, one restart); beside AutoAttack of 10,000 images
+// no hundredth.
 //
 // RANDOMIZED: 5 forward passes, and one in which the images lie in reverse, differ in a prediction, or by more than
 // 1e-4 in a row's logits divided by their length (that of AutoAttack's authors).
@@ -29,12 +27,12 @@ inline constexpr int64_t kCheckedRows = 128;
 // ROBUST_AT_LARGE_EPSILON: 20 steps of apgd leave more than a tenth of the images at 4 x epsilon, in linf at 32/255 at
 // least and 1 at most. Also where epsilon is much smaller than what the network was trained for: then this says nothing
 // against it.
-// LOSS_STILL_RISING: of the first pgd, apgd or apgd-t, more than 5 % of what the loss rises in all, it rises in the last
-// tenth of the steps. 10 % is a steady rise, so at half its mean pace: an attack that has found its maximum is far
+// LOSS_STILL_RISING: of the first pgd, apgd or apgd-t, more than 5 % of what the loss rises in all, it rises in the
+// last tenth of the steps. 10 % is a steady rise, so at half its mean pace: an attack that has found its maximum is far
 // below. The mean, over images that this run does not break, of the largest loss so far; not asked for fewer than 10
 // such images.
 std::vector<EvaluationWarning> NetworkWarnings(NetworkPasses& passes, const ParameterSet& weights,
                                                const std::string& weights_digest, const EvaluationInputs& inputs,
-                                               const EvaluationOutcomes& outcomes);
+                                               const std::vector<uint32_t>& rows);
 
 }  // namespace ham::trainer

@@ -323,10 +323,10 @@ absl::Status RunEvaluation(const EvaluationJob& job) {
 
   EvaluationRecord record = RecordOf(job, *prepared, inputs);
   EvaluationPlan plan(LabelsOf(inputs), static_cast<int32_t>(inputs.attacks.size()));
-  EvaluationProgress progress(inputs.attacks, record.data.class_names);
+  EvaluationProgress progress(record.attacks);
   auto journal =
       EvaluationJournal::Open(JournalOf(job), InputsDigest(record), [&](const FinishedBlock& finished) -> absl::Status {
-        if (absl::Status restored = plan.Restore(finished.block, finished.outcomes); !restored.ok()) return restored;
+        if (absl::Status restored = plan.Finish(finished.block, finished.outcomes); !restored.ok()) return restored;
         AddCosts(finished, &record);
         progress.Add(finished);
         return absl::OkStatus();
@@ -340,12 +340,14 @@ absl::Status RunEvaluation(const EvaluationJob& job) {
     progress.Add(finished);
     if (plan.Left(finished.block.stage) > 0 && since_said.Elapsed() < kSecondsBetweenLines) return absl::OkStatus();
     since_said.Lap();
-    return Say((job.json ? progress.Json(plan) : progress.Text(plan)) + "\n");
+    const auto& names = record.data.class_names;
+    return Say((job.json ? ProgressJson(plan, progress, names) : ProgressText(plan, progress, names)) + "\n");
   });
   if (!status.ok()) return status;
   record.samples = plan.outcomes();
   NetworkPasses passes(*prepared->model, *prepared->weights, prepared->accelerator.get());
-  record.warnings = NetworkWarnings(passes, *prepared->weights, prepared->weights_digest, inputs, record.samples);
+  record.warnings =
+      NetworkWarnings(passes, *prepared->weights, prepared->weights_digest, inputs, CheckedRows(record.samples));
   for (EvaluationWarning& warning : OutcomeWarnings(record)) record.warnings.push_back(std::move(warning));
   auto made = MakeRecord(std::move(record));
   if (!made.ok()) return made.status();
