@@ -231,7 +231,8 @@ std::vector<std::string> Coordinator::Impl::CheckInvariants() const {
     const size_t world_size = static_cast<size_t>(row.world_size);
     const bool whole = row.state == Job::STARTING || row.state == Job::RUNNING;
     const bool partial = row.state == Job::RECOVERING || row.state == Job::CANCELLING;
-    if (whole && row.gang.size() != world_size) broken.push_back(absl::StrCat(name, " holds a part of its gang"));
+    const bool complete = row.pool ? !row.gang.empty() && row.gang.size() <= world_size : row.gang.size() == world_size;
+    if (whole && !complete) broken.push_back(absl::StrCat(name, " holds a part of its gang"));
     if (!whole && !partial && !row.gang.empty()) broken.push_back(absl::StrCat(name, " waits or ended with slots"));
     if (partial && !globals_.restart_due && (row.gang.empty() || row.gang.size() > world_size)) {
       broken.push_back(absl::StrCat(name, " stops ", row.gang.size(), " ranks of ", row.world_size));
@@ -261,10 +262,14 @@ std::vector<std::string> Coordinator::Impl::CheckInvariants() const {
       succeeded += rank->second.succeeded ? 1 : 0;
     }
     if (ranks.size() != row.gang.size()) broken.push_back(absl::StrCat(name, " has a rank twice"));
+    if (row.pool && !ranks.empty() && *ranks.rbegin() >= row.next_rank) {
+      broken.push_back(absl::StrCat(name, " may give rank ", *ranks.rbegin(), " out again"));
+    }
     if (whole && (running != facts.running_ranks || succeeded != facts.succeeded_ranks)) {
       broken.push_back(absl::StrCat(name, " counts its ranks wrongly"));
     }
-    const bool queued = row.state == Job::QUEUED || (row.state == Job::RECOVERING && row.gang.empty());
+    const bool queued = row.state == Job::QUEUED || (row.state == Job::RECOVERING && row.gang.empty()) ||
+                        (whole && row.pool && row.gang.size() < world_size);
     if (queued != (queue_.count({row.submit_index, name}) == 1)) {
       broken.push_back(absl::StrCat(name, " and the queue disagree"));
     }

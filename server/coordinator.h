@@ -9,7 +9,7 @@
 // Thread rule: owned by one thread (CoordinatorLoop); not safe for any other.
 //
 // Invariants, checked by tests/simulation after each event:
-//   - a slot belongs to at most one attempt; an attempt holds all slots of its gang or none
+//   - a slot belongs to at most one attempt; an attempt holds all slots of its gang or none, a pool at least one
 //   - attempt numbers and worker sessions only grow; a job in a final state never changes again
 //   - a message that names a session or attempt which is not current changes nothing
 //
@@ -79,7 +79,9 @@ struct JobRow {
   std::string state_reason;
   std::string state_message;
   std::string creator;
-  // What the gang needs.
+  // What the gang needs. A pool (an evaluation) starts with 1 to world_size ranks that work by themselves: others join
+  // as slots become free, and the attempt goes on while one is left.
+  bool pool = false;
   int world_size = 1;
   std::string device;    // "cpu" or "cuda"
   std::string data_set;  // name that every worker of the gang must advertise with one digest
@@ -87,9 +89,13 @@ struct JobRow {
   // The newest attempt; 0 before the first. `gang` is empty unless it holds slots.
   int attempt = 0;
   std::vector<Placement> gang;
-  int failed_attempts = 0;  // since the last committed checkpoint moved on; compared with max_attempts
+  int next_rank = 0;  // of a pool: rank numbers of this attempt that were given out
+  // Since the last committed checkpoint, of a pool ranks lost since its last finished block; compared with
+  // max_attempts.
+  int failed_attempts = 0;
   ham::v1::FailureClass failure_class = ham::v1::FAILURE_CLASS_UNSPECIFIED;
   std::optional<ham::v1::Checkpoint> checkpoint;
+  std::string record_digest;  // of a pool that SUCCEEDED
   absl::Time create_time = absl::InfinitePast();
   absl::Time start_time = absl::InfinitePast();
   absl::Time end_time = absl::InfinitePast();
@@ -103,7 +109,7 @@ struct WorkerRow {
   int64_t session = 0;
 };
 
-// A state change or checkpoint, to be appended to the job's log.
+// A state change, or what happened within a state, to be appended to the job's log.
 struct EventRow {
   std::string job;
   int attempt = 0;
@@ -143,8 +149,19 @@ struct CheckpointCommitted {
   std::string job;
   ham::v1::Checkpoint checkpoint;  // .attempt is the sender's
 };
-// The stored spec of a job cannot be read: it fails, unless it has ended.
-struct JobUnreadable {
+// A rank of a pool has finished a block of work, and that is durable.
+struct WorkFinished {
+  int64_t session = 0;
+  std::string job;
+  int attempt = 0;
+};
+// The record of an evaluation is made and stored: a pool is done.
+struct EvaluationRecorded {
+  std::string job;
+  std::string record_digest;
+};
+// A job that cannot go on (its stored spec cannot be read, its ranks contradict each other) fails, unless it has ended.
+struct JobBroken {
   std::string job;
   std::string message;  // one sentence
 };
@@ -152,7 +169,7 @@ struct JobUnreadable {
 struct TimerFired {};
 
 using Event = std::variant<SubmitJob, CancelJob, WorkerRegistered, WorkerBeat, WorkerDisconnected, CheckpointCommitted,
-                           JobUnreadable, TimerFired>;
+                           WorkFinished, EvaluationRecorded, JobBroken, TimerFired>;
 
 // ---- effects -----------------------------------------------------------------------------------------------
 
@@ -204,8 +221,9 @@ class Coordinator {
   //   WorkerRegistered     ALREADY_EXISTS if a connected worker of another worker_id holds the name; ABORTED for an
   //                        incarnation that another one of this worker_id has replaced
   //   CheckpointCommitted  FAILED_PRECONDITION unless it is newer than the committed one, or the same
-  //   WorkerBeat, CheckpointCommitted, WorkerDisconnected   ABORTED when session or attempt is not current;
-  //                        a beat may name stale attempts: those ranks are ignored, the rest counts
+  //   EvaluationRecorded   FAILED_PRECONDITION unless the job is a pool at work, or has this record
+  //   WorkerBeat, CheckpointCommitted, WorkFinished, WorkerDisconnected   ABORTED when session or attempt is not
+  //                        current; a beat may name stale attempts: those ranks are ignored, the rest counts
   // `jitter` in [-1, 1] spreads a backoff that this event may start. Ends with scheduling if slots or queue changed.
   absl::Status Apply(const Event& event, Now now, double jitter);
 

@@ -17,6 +17,7 @@
 #include "absl/status/status.h"
 #include "absl/time/time.h"
 #include "server/coordinator.h"
+#include "server/scheduling_policy.h"
 
 namespace ham::server {
 
@@ -128,7 +129,9 @@ class Coordinator::Impl {
   absl::Status Handle(const WorkerBeat& event);
   absl::Status Handle(const WorkerDisconnected& event);
   absl::Status Handle(const CheckpointCommitted& event);
-  absl::Status Handle(const JobUnreadable& event);
+  absl::Status Handle(const WorkFinished& event);
+  absl::Status Handle(const EvaluationRecorded& event);
+  absl::Status Handle(const JobBroken& event);
   absl::Status Handle(const TimerFired& event);
 
   // Copy to the undo log at first touch in a batch; every mutation starts here.
@@ -139,6 +142,8 @@ class Coordinator::Impl {
   // -- a job's life (coordinator_jobs.cc)
   void Transition(const std::string& name, ham::v1::Job::State to, const std::string& reason,
                   const std::string& message, const std::string& actor);
+  // An event that leaves the state as it is.
+  void Note(const JobRow& row, const std::string& reason, const std::string& message, const std::string& actor);
   void RunRestart();
   void RankRunning(const RankKey& key, WorkerState& worker, RankFacts& facts);
   void RankExited(const RankKey& key, const std::string& worker_id, const ham::v1::RankExit& exit);
@@ -154,7 +159,8 @@ class Coordinator::Impl {
   bool IsOutOfAttempts(const JobRow& row) const;
   absl::Duration BackoffAfter(int failures) const;
   void DesiredChanged(WorkerState& worker);
-  // A queue entry exists for QUEUED jobs and for RECOVERING ones without a gang, until the event ends.
+  // A queue entry exists for QUEUED jobs, for pools at work that may grow, and for RECOVERING jobs without a gang,
+  // until the event ends.
   void IndexJob(const std::string& name);
   void UnindexJob(const std::string& name);
 
@@ -175,7 +181,12 @@ class Coordinator::Impl {
 
   // -- queue (coordinator_schedule.cc)
   void Schedule();
-  void StartAttempt(const std::string& name, const std::vector<Placement>& gang);
+  std::vector<FreeSlot> FreeSlots(std::vector<FreeSlot>* all) const;
+  std::optional<SlotGroup> GroupOf(const JobRow& row) const;
+  void StartAttempt(const std::string& name, const std::vector<FreeSlot>& slots);
+  void JoinPool(const std::string& name, const std::vector<FreeSlot>& slots);
+  // Gives the attempt these slots; the names of their workers.
+  std::string Place(JobRow& row, const std::vector<FreeSlot>& slots, int first_rank);
   void Wait(const JobRow& current, const std::string& reason, const std::string& message);
 
   const CoordinatorOptions options_;

@@ -51,9 +51,22 @@ void Coordinator::Impl::Transition(const std::string& name, Job::State to, const
   IndexJob(name);
 }
 
+void Coordinator::Impl::Note(const JobRow& row, const std::string& reason, const std::string& message,
+                             const std::string& actor) {
+  EventRow note{.job = row.name, .attempt = row.attempt, .event = {}, .time = now_.wall};
+  note.event.set_from_state(row.state);
+  note.event.set_to_state(row.state);
+  note.event.set_reason(reason);
+  note.event.set_message(message);
+  note.event.set_actor(actor);
+  pending_.events.push_back(std::move(note));
+}
+
 void Coordinator::Impl::IndexJob(const std::string& name) {
   const JobRow& row = jobs_.at(name);
-  if (row.state != Job::QUEUED && !(row.state == Job::RECOVERING && row.gang.empty())) return;
+  const bool waits = row.state == Job::QUEUED || (row.state == Job::RECOVERING && row.gang.empty());
+  const bool grows = row.pool && IsActive(row.state) && row.gang.size() < static_cast<size_t>(row.world_size);
+  if (!waits && !grows) return;
   const JobFacts& facts = facts_.at(name);
   queue_[{row.submit_index, name}] = {&row, &facts};
   const absl::Duration not_before = facts.not_before;
@@ -78,6 +91,8 @@ absl::Status Coordinator::Impl::Handle(const SubmitJob& event) {
   row.state_message = "Submitted.";
   row.attempt = 0;
   row.gang.clear();
+  row.next_rank = 0;
+  row.record_digest.clear();
   row.failed_attempts = 0;
   row.failure_class = ham::v1::FAILURE_CLASS_UNSPECIFIED;
   row.checkpoint.reset();
@@ -133,23 +148,46 @@ absl::Status Coordinator::Impl::Handle(const CheckpointCommitted& event) {
   row.checkpoint = checkpoint;
   row.failed_attempts = 0;
   TouchFacts(event.job).failure_streak = 0;
-  EventRow committed{.job = event.job, .attempt = row.attempt, .event = {}, .time = now_.wall};
-  committed.event.set_from_state(row.state);
-  committed.event.set_to_state(row.state);
-  committed.event.set_reason("CHECKPOINT_COMMITTED");
-  committed.event.set_message(
-      absl::StrCat("Checkpoint of iteration ", checkpoint.iteration(), ", epoch ", checkpoint.epoch(), "."));
   std::string actor = kCoordinator;
   for (const Placement& place : row.gang) {
     if (place.session == event.session) actor = workers_.at(place.worker_id).row.name;
   }
-  committed.event.set_actor(actor);
-  pending_.events.push_back(std::move(committed));
+  Note(row, "CHECKPOINT_COMMITTED",
+       absl::StrCat("Checkpoint of iteration ", checkpoint.iteration(), ", epoch ", checkpoint.epoch(), "."), actor);
   dirty_jobs_.insert(event.job);
   return absl::OkStatus();
 }
 
-absl::Status Coordinator::Impl::Handle(const JobUnreadable& event) {
+absl::Status Coordinator::Impl::Handle(const WorkFinished& event) {
+  if (absl::Status fence = CheckFence(event.session, event.job, event.attempt); !fence.ok()) return fence;
+  if (jobs_.at(event.job).failed_attempts == 0 && facts_.at(event.job).failure_streak == 0) return absl::OkStatus();
+  TouchJob(event.job).failed_attempts = 0;
+  TouchFacts(event.job).failure_streak = 0;
+  dirty_jobs_.insert(event.job);
+  return absl::OkStatus();
+}
+
+absl::Status Coordinator::Impl::Handle(const EvaluationRecorded& event) {
+  const JobRow* found = FindJob(event.job);
+  if (found == nullptr) return absl::NotFoundError(absl::StrCat("job ", event.job, " does not exist"));
+  if (found->state == Job::SUCCEEDED && found->record_digest == event.record_digest) return absl::OkStatus();
+  if (!found->pool || !IsActive(found->state)) {
+    return absl::FailedPreconditionError(
+        absl::StrCat("job ", event.job, " is ", Job::State_Name(found->state), " and takes no record"));
+  }
+  TouchJob(event.job).record_digest = event.record_digest;
+  AnnounceGang(*found);
+  if (found->state == Job::STARTING) {
+    Transition(event.job, Job::RUNNING, "WORK_DONE", "Its ranks have done all of the work.", kCoordinator);
+  }
+  Transition(event.job, Job::SUCCEEDED, "COMPLETED", "All images are evaluated; the record is made.", kCoordinator);
+  for (const Placement& place : std::vector<Placement>(found->gang)) {
+    Release({event.job, found->attempt, place.rank}, place.worker_id, false);
+  }
+  return absl::OkStatus();
+}
+
+absl::Status Coordinator::Impl::Handle(const JobBroken& event) {
   const JobRow* found = FindJob(event.job);
   if (found == nullptr || IsFinal(found->state)) return absl::OkStatus();
   const Cause cause = {.failure_class = ham::v1::USER,
@@ -174,7 +212,7 @@ void Coordinator::Impl::RunRestart() {
   std::vector<std::string> starting;
   std::vector<std::string> gone;
   for (const auto& [name, row] : jobs_) {
-    if (row.state == Job::STARTING) starting.push_back(name);
+    if (row.state == Job::STARTING && !row.pool) starting.push_back(name);
     const bool stopping = row.state == Job::CANCELLING || row.state == Job::RECOVERING;
     if (stopping && row.gang.empty()) gone.push_back(name);
   }
@@ -193,7 +231,11 @@ void Coordinator::Impl::RankRunning(const RankKey& key, WorkerState& worker, Ran
   facts.running = true;
   const int running = ++TouchFacts(key.job).running_ranks;
   const JobRow& row = jobs_.at(key.job);
-  if (row.state == Job::STARTING && running == row.world_size) {
+  if (row.state != Job::STARTING) return;
+  if (row.pool) {
+    Transition(key.job, Job::RUNNING, "RANK_RUNNING",
+               absl::StrCat("Rank ", key.rank, " of attempt ", row.attempt, " runs."), worker.row.name);
+  } else if (running == row.world_size) {
     Transition(key.job, Job::RUNNING, "ALL_RANKS_RUNNING",
                absl::StrCat("All ", row.world_size, " ranks of attempt ", row.attempt, " run."), worker.row.name);
   }
@@ -203,7 +245,8 @@ void Coordinator::Impl::RankExited(const RankKey& key, const std::string& worker
   WorkerState& worker = TouchWorker(worker_id);
   RankFacts& facts = worker.ranks.at(key);
   if (facts.succeeded) return;
-  if (!exit.success()) {
+  // A pool is told when it is done.
+  if (!exit.success() || jobs_.at(key.job).pool) {
     const ham::v1::FailureClass failure_class =
         exit.failure_class() == ham::v1::FAILURE_CLASS_UNSPECIFIED ? ham::v1::TRAINER_CRASH : exit.failure_class();
     LoseRanks(worker_id, {key},
@@ -265,11 +308,14 @@ void Coordinator::Impl::NoteUserFailure(const std::string& name, const Cause& ca
 void Coordinator::Impl::Release(const RankKey& key, const std::string& worker_id, bool proven) {
   WorkerState& worker = TouchWorker(worker_id);
   const int slot = worker.ranks.at(key).slot;
+  UnindexJob(key.job);
+  if (jobs_.at(key.job).pool && worker.ranks.at(key).running) --TouchFacts(key.job).running_ranks;
   worker.ranks.erase(key);
   DesiredChanged(worker);
   if (!proven) worker.stale[key] = {.slot = slot, .undesired_since = worker.desired_version};
   JobRow& row = TouchJob(key.job);
   std::erase_if(row.gang, [&key](const Placement& place) { return place.rank == key.rank; });
+  IndexJob(key.job);
   dirty_jobs_.insert(key.job);
   globals_.schedule_due = true;
 }
@@ -296,9 +342,11 @@ void Coordinator::Impl::DesiredChanged(WorkerState& worker) {
 
 void Coordinator::Impl::FailAttempt(const std::string& name, const Cause& cause) {
   if (cause.counts) CountFailure(name, cause);
-  AnnounceGang(jobs_.at(name));
-  ReleaseSucceeded(name);
   const JobRow& row = jobs_.at(name);
+  if (row.pool && !row.gang.empty() && !IsOutOfAttempts(row))
+    return Note(row, cause.reason, cause.message, cause.actor);
+  AnnounceGang(row);
+  ReleaseSucceeded(name);
   if (!row.gang.empty() || !IsOutOfAttempts(row)) {
     Transition(name, Job::RECOVERING, cause.reason, cause.message, cause.actor);
   }
@@ -306,6 +354,7 @@ void Coordinator::Impl::FailAttempt(const std::string& name, const Cause& cause)
 }
 
 void Coordinator::Impl::CountFailure(const std::string& name, const Cause& cause) {
+  UnindexJob(name);
   JobRow& row = TouchJob(name);
   JobFacts& facts = TouchFacts(name);
   if (cause.failure_class != ham::v1::PREEMPTED) ++row.failed_attempts;  // an agent was told to stop: nobody's fault
@@ -317,6 +366,8 @@ void Coordinator::Impl::CountFailure(const std::string& name, const Cause& cause
   if (facts.failure_streak >= 2) {
     facts.not_before = now_.steady + BackoffAfter(facts.failure_streak) * (1.0 + 0.2 * jitter_);
   }
+  IndexJob(name);
+  dirty_jobs_.insert(name);
 }
 
 absl::Duration Coordinator::Impl::BackoffAfter(int failures) const {
@@ -348,7 +399,10 @@ void Coordinator::Impl::FinishIfGone(const std::string& name, const Cause& cause
       Transition(name, Job::FAILED, "USER", last, kCoordinator);
     } else {
       Transition(name, Job::FAILED, "ATTEMPTS_EXHAUSTED",
-                 absl::StrCat(row.failed_attempts, " attempts failed without a new checkpoint; the last one: ", last),
+                 absl::StrCat(row.failed_attempts,
+                              row.pool ? " ranks were lost without a finished block"
+                                       : " attempts failed without a new checkpoint",
+                              "; the last one: ", last),
                  kCoordinator);
     }
     return;

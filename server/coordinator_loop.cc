@@ -363,7 +363,7 @@ absl::StatusOr<std::string> CoordinatorLoop::ApplyCreate(const NewJob& job) {
 
 void CoordinatorLoop::Apply(Event event, Done done) {
   const bool durable = std::holds_alternative<CancelJob>(event) || std::holds_alternative<CheckpointCommitted>(event) ||
-                       std::holds_alternative<JobUnreadable>(event);
+                       std::holds_alternative<JobBroken>(event);
   auto shared = std::make_shared<const Event>(std::move(event));
   Post({.run = [this, shared, done]() -> Completion {
           const absl::Status status = ApplyEvent(*shared);
@@ -469,7 +469,7 @@ void CoordinatorLoop::SendDesired(const std::string& worker_id) {
         unsent_.insert(worker_id);  // with the next batch
         return;
       }
-      Apply(JobUnreadable{rank.job, problem}, [this, worker_id](const absl::Status& status) {
+      Apply(JobBroken{rank.job, problem}, [this, worker_id](const absl::Status& status) {
         if (!status.ok()) unsent_.insert(worker_id);
       });
       continue;

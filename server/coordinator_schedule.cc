@@ -20,12 +20,45 @@ void Coordinator::Impl::Schedule() {
   rows.reserve(queue_.size());
   for (const auto& [key, entry] : queue_) {
     if (entry.facts->not_before > now_.steady) continue;
-    rows.push_back(entry.row);
-    queue.push_back({entry.row->name, entry.row->world_size, entry.row->device, entry.row->data_set});
+    const JobRow& row = *entry.row;
+    QueuedJob job{row.name, row.world_size, row.device, row.data_set, row.pool};
+    if (!row.gang.empty()) {
+      job.group = GroupOf(row);
+      if (!job.group) continue;
+      job.world_size -= static_cast<int>(row.gang.size());
+    }
+    rows.push_back(&row);
+    queue.push_back(std::move(job));
   }
   if (queue.empty()) return;
-  std::vector<FreeSlot> free;
   std::vector<FreeSlot> all;
+  const std::vector<FreeSlot> free = FreeSlots(&all);
+  const struct Schedule plan = policy_->Plan(queue, free, all);
+  std::set<std::pair<std::string, int>> taken;
+  for (const Grant& grant : plan.grants) {
+    const JobRow& row = jobs_.at(grant.job);
+    const size_t most = static_cast<size_t>(row.world_size) - row.gang.size();
+    const bool fits = row.pool ? !grant.slots.empty() && grant.slots.size() <= most : grant.slots.size() == most;
+    Require(fits && queue_.count({row.submit_index, grant.job}) == 1,
+            absl::StrCat("the policy granted a wrong gang to ", grant.job));
+    for (const FreeSlot& slot : grant.slots) {
+      Require(taken.insert({slot.worker_id, slot.index}).second, "the policy granted a slot twice");
+    }
+    if (row.gang.empty()) {
+      StartAttempt(grant.job, grant.slots);
+    } else {
+      JoinPool(grant.job, grant.slots);
+    }
+  }
+  size_t next = 0;  // refusals usually come in the order of the queue
+  for (const Refusal& refusal : plan.refusals) {
+    while (next < rows.size() && rows[next]->name != refusal.job) ++next;
+    Wait(next < rows.size() ? *rows[next] : jobs_.at(refusal.job), refusal.reason, refusal.message);
+  }
+}
+
+std::vector<FreeSlot> Coordinator::Impl::FreeSlots(std::vector<FreeSlot>* all) const {
+  std::vector<FreeSlot> free;
   for (const auto& [name, id] : worker_by_name_) {
     const WorkerState& worker = workers_.at(id);
     if (!worker.connected || worker.unreachable) continue;
@@ -42,53 +75,65 @@ void Coordinator::Impl::Schedule() {
     for (const ham::v1::Slot& registered : worker.registration->slots) {
       slot.index = registered.index();
       slot.device = registered.device();
-      all.push_back(slot);
+      all->push_back(slot);
       if (occupied.count(-1) == 0 && occupied.count(slot.index) == 0) free.push_back(slot);
     }
   }
-  const struct Schedule plan = policy_->Plan(queue, free, all);
-  std::set<std::pair<std::string, int>> taken;
-  for (const Grant& grant : plan.grants) {
-    const JobRow& row = jobs_.at(grant.job);
-    Require(static_cast<int>(grant.slots.size()) == row.world_size && queue_.count({row.submit_index, grant.job}) == 1,
-            absl::StrCat("the policy granted a wrong gang to ", grant.job));
-    std::vector<Placement> gang;
-    for (const FreeSlot& slot : grant.slots) {
-      Require(taken.insert({slot.worker_id, slot.index}).second, "the policy granted a slot twice");
-      gang.push_back({.rank = static_cast<int>(gang.size()),
-                      .worker_id = slot.worker_id,
-                      .session = workers_.at(slot.worker_id).row.session,
-                      .slot = slot.index});
-    }
-    StartAttempt(grant.job, gang);
-  }
-  size_t next = 0;  // refusals usually come in the order of the queue
-  for (const Refusal& refusal : plan.refusals) {
-    while (next < rows.size() && rows[next]->name != refusal.job) ++next;
-    Wait(next < rows.size() ? *rows[next] : jobs_.at(refusal.job), refusal.reason, refusal.message);
-  }
+  return free;
 }
 
-void Coordinator::Impl::StartAttempt(const std::string& name, const std::vector<Placement>& gang) {
+// What the ranks that the job has run on; nullopt while none of their workers has said it to this process.
+std::optional<SlotGroup> Coordinator::Impl::GroupOf(const JobRow& row) const {
+  for (const Placement& place : row.gang) {
+    const auto& registration = workers_.at(place.worker_id).registration;
+    if (registration == nullptr) continue;
+    for (const ham::v1::DataSet& data_set : registration->data_sets) {
+      if (data_set.name() == row.data_set) return SlotGroup{data_set.digest(), registration->build_id};
+    }
+  }
+  return std::nullopt;
+}
+
+std::string Coordinator::Impl::Place(JobRow& row, const std::vector<FreeSlot>& slots, int first_rank) {
+  std::set<std::string> names;
+  for (size_t i = 0; i < slots.size(); ++i) {
+    WorkerState& worker = TouchWorker(slots[i].worker_id);
+    const int rank = first_rank + static_cast<int>(i);
+    row.gang.push_back(
+        {.rank = rank, .worker_id = slots[i].worker_id, .session = worker.row.session, .slot = slots[i].index});
+    DesiredChanged(worker);
+    worker.ranks[{row.name, row.attempt, rank}] = {.slot = slots[i].index, .desired_since = worker.desired_version};
+    globals_.lease_check_at = std::min(globals_.lease_check_at, worker.heard + options_.lease);
+    names.insert(worker.row.name);
+  }
+  row.next_rank = first_rank + static_cast<int>(slots.size());
+  return absl::StrJoin(names, ", ");
+}
+
+void Coordinator::Impl::StartAttempt(const std::string& name, const std::vector<FreeSlot>& slots) {
   UnindexJob(name);
   JobRow& row = TouchJob(name);
   JobFacts& facts = TouchFacts(name);
   ++row.attempt;
-  row.gang = gang;
+  row.gang.clear();
   facts.running_ranks = 0;
   facts.succeeded_ranks = 0;
   facts.not_before = absl::ZeroDuration();
   facts.start_checkpoint = row.checkpoint;
-  std::set<std::string> names;
-  for (const Placement& place : gang) {
-    WorkerState& worker = TouchWorker(place.worker_id);
-    DesiredChanged(worker);
-    worker.ranks[{name, row.attempt, place.rank}] = {.slot = place.slot, .desired_since = worker.desired_version};
-    globals_.lease_check_at = std::min(globals_.lease_check_at, worker.heard + options_.lease);
-    names.insert(worker.row.name);
-  }
-  Transition(name, Job::STARTING, "GANG_PLACED",
-             absl::StrCat("Attempt ", row.attempt, " starts on ", absl::StrJoin(names, ", "), "."), "coordinator");
+  const std::string names = Place(row, slots, 0);
+  Transition(name, Job::STARTING, "GANG_PLACED", absl::StrCat("Attempt ", row.attempt, " starts on ", names, "."),
+             "coordinator");
+}
+
+void Coordinator::Impl::JoinPool(const std::string& name, const std::vector<FreeSlot>& slots) {
+  UnindexJob(name);
+  JobRow& row = TouchJob(name);
+  const std::string names = Place(row, slots, row.next_rank);
+  Note(row, "RANKS_JOINED",
+       absl::StrCat(slots.size(), slots.size() == 1 ? " rank joins on " : " ranks join on ", names, "."),
+       "coordinator");
+  dirty_jobs_.insert(name);
+  IndexJob(name);
 }
 
 // The job has no gang this round; writes only what changed.

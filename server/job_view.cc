@@ -33,6 +33,7 @@ void FillJob(const JobRow& row, ham::v1::Job* job) {
   if (row.start_time != absl::InfinitePast()) *job->mutable_start_time() = ToTimestamp(row.start_time);
   if (row.end_time != absl::InfinitePast()) *job->mutable_end_time() = ToTimestamp(row.end_time);
   if (row.checkpoint) *job->mutable_checkpoint() = *row.checkpoint;
+  job->set_record_digest(row.record_digest);
 }
 
 ham::v1::Worker ToWorker(const WorkerView& view) {

@@ -12,8 +12,7 @@
 namespace ham::server {
 namespace {
 
-using GroupKey = std::pair<std::string, std::string>;  // (digest, build_id)
-using Groups = std::map<GroupKey, std::vector<const FreeSlot*>>;
+using Groups = std::map<SlotGroup, std::vector<const FreeSlot*>>;
 using Kind = std::pair<std::string, std::string>;  // (device, data set)
 
 // The digest a slot's worker has of a data set; "" for jobs that need none.
@@ -62,9 +61,15 @@ std::vector<FreeSlot> Pick(const Groups& groups, size_t count) {
   return picked;
 }
 
+// "2 cpu slots", "a cpu slot".
+std::string NeedOf(const QueuedJob& job) {
+  if (job.pool) return absl::StrCat("a ", job.device, " slot");
+  return absl::StrCat(job.world_size, " ", job.device, " slots");
+}
+
 std::string NoWorkerFits(const QueuedJob& job, size_t largest) {
-  const std::string needs = absl::StrCat("Needs ", job.world_size, " ", job.device, " slots with data set ",
-                                         job.data_set, " of one digest and one build; ");
+  const std::string needs =
+      absl::StrCat("Needs ", NeedOf(job), " with data set ", job.data_set, " of one digest and one build; ");
   if (largest == 0) return absl::StrCat(needs, "no connected worker has any.");
   return absl::StrCat(needs, "the largest gang that the connected workers could hold is ", largest, ".");
 }
@@ -80,24 +85,27 @@ Schedule SubmitOrderGangs::Plan(const std::vector<QueuedJob>& queue, const std::
   bool blocked = false;
   for (const QueuedJob& job : queue) {
     const Kind kind = {job.device, job.data_set};
-    const size_t count = static_cast<size_t>(job.world_size);
+    const size_t most = static_cast<size_t>(job.world_size);
+    const size_t fewest = job.pool ? 1 : most;
     auto [fit, unknown] = largest.try_emplace(kind, 0);
     if (unknown) fit->second = LargestGang(GroupSlots(kind, all));
-    if (count > fit->second) {
+    if (!job.group && fewest > fit->second) {
       plan.refusals.push_back({job.name, "NO_WORKER_FITS", NoWorkerFits(job, fit->second)});
       continue;
     }
+    if (blocked && job.group) continue;
     if (blocked) {
       plan.refusals.push_back({job.name, "BEHIND_EARLIER_JOB", "Waits behind an earlier job that waits for slots."});
       continue;
     }
-    const Groups groups = GroupSlots(kind, left);
-    std::vector<FreeSlot> picked = Pick(groups, count);
+    Groups groups = GroupSlots(kind, left);
+    if (job.group) std::erase_if(groups, [&job](const auto& entry) { return entry.first != *job.group; });
+    std::vector<FreeSlot> picked = Pick(groups, std::clamp(LargestGang(groups), fewest, most));
+    if (picked.empty() && job.group) continue;
     if (picked.empty()) {
       blocked = true;
       plan.refusals.push_back({job.name, "WAITING_FOR_SLOTS",
-                               absl::StrCat("Needs ", job.world_size, " ", job.device, " slots; ", LargestGang(groups),
-                                            " are free together.")});
+                               absl::StrCat("Needs ", NeedOf(job), "; ", LargestGang(groups), " are free together.")});
       continue;
     }
     std::set<std::pair<std::string, int>> taken;

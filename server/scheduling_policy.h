@@ -1,17 +1,23 @@
 // Which queued job gets which slots now. A pure function, replaceable as a whole.
 #pragma once
 
+#include <optional>
 #include <string>
+#include <utility>
 #include <vector>
 
 namespace ham::server {
 
-// A queued job that may start now (its backoff is over).
+using SlotGroup = std::pair<std::string, std::string>;  // (digest of the data set, build_id)
+
+// A queued job that may start now (its backoff is over), or a pool at work that may grow.
 struct QueuedJob {
   std::string name;
-  int world_size = 1;
+  int world_size = 1;  // slots that it needs; of a pool, at most
   std::string device;
   std::string data_set;
+  bool pool = false;                              // takes as many as it can get, one at least
+  std::optional<SlotGroup> group = std::nullopt;  // of a pool at work: only such slots, and it does not wait for them
 };
 
 // A free slot of a connected worker.
@@ -38,7 +44,7 @@ struct Refusal {
 
 struct Schedule {
   std::vector<Grant> grants;
-  std::vector<Refusal> refusals;  // every job of the queue without a grant
+  std::vector<Refusal> refusals;  // every job of the queue without a grant, but for pools at work
 };
 
 class SchedulingPolicy {
@@ -53,7 +59,8 @@ class SchedulingPolicy {
 // Submit order, all or nothing, no overtaking: a job that could fit on the connected slots but does not now blocks
 // those behind it; a job that cannot fit on them at all (NO_WORKER_FITS) does not block. A gang uses slots of one
 // device, one build_id and one digest of its data set; the group with most free slots first (ties: smallest
-// digest, then build_id); within it the workers with most free slots first (fewest hosts), ties by name, index.
+// digest, then build_id); within it the workers with most free slots first (fewest hosts), ties by name, index. A pool
+// at work grows in its place of the queue.
 class SubmitOrderGangs : public SchedulingPolicy {
  public:
   Schedule Plan(const std::vector<QueuedJob>& queue, const std::vector<FreeSlot>& free,

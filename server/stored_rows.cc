@@ -15,6 +15,9 @@ std::string SerializeJobRow(const JobRow& row) {
   job.set_world_size(row.world_size);
   job.set_device(row.device);
   job.set_data_set(row.data_set);
+  job.set_pool(row.pool);
+  job.set_next_rank(row.next_rank);
+  job.set_record_digest(row.record_digest);
   job.set_max_attempts(row.max_attempts);
   job.set_attempt(row.attempt);
   for (const Placement& place : row.gang) {
@@ -46,6 +49,9 @@ bool ParseJobRow(const std::string& bytes, JobRow* row) {
   row->world_size = job.world_size();
   row->device = job.device();
   row->data_set = job.data_set();
+  row->pool = job.pool();
+  row->next_rank = job.next_rank();
+  row->record_digest = job.record_digest();
   row->max_attempts = job.max_attempts();
   row->attempt = job.attempt();
   for (const stored::Placement& place : job.gang()) {

@@ -154,17 +154,17 @@ TEST_F(CoreTest, CancelsARankThatItsWorkerWasNeverToldOf) {
 TEST_F(CoreTest, FailsAJobWhoseSpecCannotBeRead) {
   RunPair();
   Submit("queued", 9);
-  Must(JobUnreadable{"j", "Its spec is damaged."});
+  Must(JobBroken{"j", "Its spec is damaged."});
   EXPECT_EQ(State("j"), Job::RECOVERING);
   EXPECT_THAT(DesiredOf("a"), IsEmpty());
   Beat("a", {});
   Beat("b", {});
   EXPECT_EQ(State("j"), Job::FAILED);
   EXPECT_EQ(Row("j").state_message, "Its spec is damaged.");
-  Must(JobUnreadable{"queued", "Its spec is damaged."});
+  Must(JobBroken{"queued", "Its spec is damaged."});
   EXPECT_EQ(State("queued"), Job::FAILED);
-  Must(JobUnreadable{"queued", "Again."});
-  Must(JobUnreadable{"unknown", "Again."});
+  Must(JobBroken{"queued", "Again."});
+  Must(JobBroken{"unknown", "Again."});
   EXPECT_EQ(Row("queued").state_message, "Its spec is damaged.");
 }
 

@@ -41,6 +41,9 @@ JobRow FullRow() {
   row.creator = "admin";
   row.world_size = 2;
   row.device = "cpu";
+  row.pool = true;
+  row.next_rank = 5;
+  row.record_digest = "def";
   row.data_set = "fashion-mnist";
   row.max_attempts = 9;
   row.attempt = 4;
@@ -64,6 +67,9 @@ void ExpectEqual(const JobRow& a, const JobRow& b) {
   EXPECT_EQ(a.creator, b.creator);
   EXPECT_EQ(a.world_size, b.world_size);
   EXPECT_EQ(a.device, b.device);
+  EXPECT_EQ(a.pool, b.pool);
+  EXPECT_EQ(a.next_rank, b.next_rank);
+  EXPECT_EQ(a.record_digest, b.record_digest);
   EXPECT_EQ(a.data_set, b.data_set);
   EXPECT_EQ(a.max_attempts, b.max_attempts);
   EXPECT_EQ(a.attempt, b.attempt);

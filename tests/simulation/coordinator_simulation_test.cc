@@ -23,11 +23,26 @@ TEST(CoordinatorSimulation, KeepsItsPromisesAndEndsEveryJob) {
   for (const std::string& sentence : world.violations()) ADD_FAILURE() << "seed " << g_seed << ", " << sentence;
   EXPECT_TRUE(ended) << "seed " << g_seed << ": " << world.Unfinished();
   // The walk went where it should.
-  for (const char* what :
-       {"agent crashes", "broken connections", "coordinator starts", "store failures", "stale beats",
-        "fenced checkpoints", "event COORDINATOR_RESTARTED", "requests while the store fails", "partitions",
-        "timers in a freeze", "ranks whose lease ended", "old checkpoints", "event WORKER_LOST", "event TRAINER_CRASH",
-        "event BACKOFF", "jobs SUCCEEDED", "jobs FAILED", "jobs CANCELLED"}) {
+  for (const char* what : {"agent crashes",
+                           "broken connections",
+                           "coordinator starts",
+                           "store failures",
+                           "stale beats",
+                           "fenced checkpoints",
+                           "event COORDINATOR_RESTARTED",
+                           "requests while the store fails",
+                           "partitions",
+                           "timers in a freeze",
+                           "ranks whose lease ended",
+                           "old checkpoints",
+                           "event WORKER_LOST",
+                           "event TRAINER_CRASH",
+                           "event BACKOFF",
+                           "event RANKS_JOINED",
+                           "pools done",
+                           "jobs SUCCEEDED",
+                           "jobs FAILED",
+                           "jobs CANCELLED"}) {
     EXPECT_GT(statistics[what], 0) << "seed " << g_seed << ": never met: " << what;
   }
 }

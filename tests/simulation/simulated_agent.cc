@@ -36,7 +36,7 @@ std::vector<ObservedRank> SimulatedAgent::Observed() const {
     rank.set_attempt(std::get<1>(id));
     rank.set_rank(std::get<2>(id));
     rank.set_state(process.state);
-    rank.mutable_progress()->set_collective_sequence(process.iteration);
+    if (process.collective) rank.mutable_progress()->set_collective_sequence(process.iteration);
     if (!process.alive()) *rank.mutable_exit() = process.exit;
     observed.push_back(std::move(rank));
   }
@@ -78,6 +78,7 @@ std::optional<std::string> SimulatedAgent::TakeDesired(int64_t version, const st
 
 bool SimulatedAgent::TickProcess(Process& process, absl::Duration now, const TrainerFaults& faults,
                                  std::mt19937_64& random, Gang gang) {
+  process.collective = gang != Gang::kPool;
   if (!process.alive()) return false;
   if (now >= process.stop_at) {
     process.state = ObservedRank::EXITED;
@@ -101,6 +102,10 @@ bool SimulatedAgent::TickProcess(Process& process, absl::Duration now, const Tra
     process.state = ObservedRank::EXITED;
     process.exit.set_exit_code(1);
     process.exit.set_failure_class(ham::v1::INFRASTRUCTURE);
+    return false;
+  }
+  if (gang == Gang::kPool) {
+    ++process.iteration;
     return false;
   }
   // Ranks end by themselves, one after the other, once the last iteration is done.

@@ -27,6 +27,7 @@ struct Process {
   ham::v1::ObservedRank::State state = ham::v1::ObservedRank::STARTING;
   ham::v1::RankExit exit;
   int64_t iteration = 0;
+  bool collective = false;  // iterations are collectives
   bool desired = true;
   absl::Duration stop_at = absl::InfiniteDuration();  // SIGTERM was sent; gone then
   bool alive() const { return state != ham::v1::ObservedRank::EXITED; }
@@ -37,6 +38,7 @@ enum class Gang {
   kRuns,    // all ranks run: collectives complete
   kBroken,  // some do not: collectives time out in the end
   kDone,    // the last collective is over: a rank has ended with success
+  kPool,    // there is none: the rank works by itself until it is stopped
 };
 
 // What goes wrong by chance, each a probability a second.

@@ -16,6 +16,7 @@ namespace {
 
 constexpr absl::Duration kLease = absl::Seconds(15);
 constexpr int kMaxJobs = 900;  // checks after each event look at all jobs
+constexpr int64_t kPoolBlocks = 20;
 
 }  // namespace
 
@@ -322,11 +323,16 @@ void World::CheckLeases(const std::map<std::string, server::JobRow>& before) {
 void World::CheckRow(const server::JobRow& row) {
   const size_t world_size = static_cast<size_t>(row.world_size);
   if (row.state == Job::STARTING || row.state == Job::RUNNING) {
-    Check(row.gang.size() == world_size, absl::StrCat(row.name, " has a part of its gang"));
+    Check(row.pool ? !row.gang.empty() && row.gang.size() <= world_size : row.gang.size() == world_size,
+          absl::StrCat(row.name, " has a part of its gang"));
   }
   const auto logged = log_state_.find(row.name);
   Check(logged != log_state_.end() && logged->second == row.state, absl::StrCat(row.name, " changed without an event"));
-  if (row.state == Job::SUCCEEDED) {
+  if (row.state == Job::SUCCEEDED && row.pool) {
+    Check(pool_work_[row.name] >= kPoolBlocks && row.record_digest == "r",
+          absl::StrCat(row.name, " succeeded without its record"));
+    ++counts_["pools done"];
+  } else if (row.state == Job::SUCCEEDED) {
     Check(ended_well_[std::make_pair(row.name, row.attempt)].size() == world_size,
           absl::StrCat(row.name, " succeeded though not all of its ranks did"));
   }
@@ -335,6 +341,17 @@ void World::CheckRow(const server::JobRow& row) {
   }
   const auto old = stored_jobs_.find(row.name);
   if (old == stored_jobs_.end()) return;
+  if (row.pool && row.attempt == old->second.attempt) {
+    for (const server::Placement& place : row.gang) {
+      const auto& before = old->second.gang;
+      Check(place.rank >= old->second.next_rank || std::any_of(before.begin(), before.end(),
+                                                               [&](const server::Placement& was) {
+                                                                 return was.rank == place.rank &&
+                                                                        was.worker_id == place.worker_id;
+                                                               }),
+            absl::StrCat(row.name, " gave rank ", place.rank, " out twice"));
+    }
+  }
   Check(!IsFinal(old->second.state), absl::StrCat(row.name, " changed after its end"));
   Check(row.attempt >= old->second.attempt, absl::StrCat("the attempt of ", row.name, " fell"));
   const int64_t done = row.checkpoint ? row.checkpoint->iteration() : 0;
@@ -347,7 +364,8 @@ std::string World::Describe() const {
   std::string text = absl::StrCat(absl::FormatDuration(core_->NextTimer()), "\n");
   for (const auto& [name, row] : core_->jobs()) {
     absl::StrAppend(&text, name, " ", row.submit_index, " ", row.state, " ", row.state_reason, " ", row.state_message,
-                    " ", row.creator, " ", row.world_size, " ", row.device, " ", row.data_set);
+                    " ", row.creator, " ", row.pool, " ", row.world_size, " ", row.device, " ", row.data_set, " ",
+                    row.next_rank, " ", row.record_digest);
     absl::StrAppend(&text, " ", row.max_attempts, " ", row.attempt, " ", row.failed_attempts, " ", row.failure_class,
                     " ", row.checkpoint ? row.checkpoint->ShortDebugString() : "", " ",
                     absl::FormatTime(row.create_time), " ", absl::FormatTime(row.start_time), " ",
@@ -408,6 +426,7 @@ void World::AgentSecond(SimulatedAgent& agent) {
   if (agent.session == 0) return;
   AgentBeat(agent);
   AgentCheckpoints(agent);
+  AgentWork(agent);
 }
 
 void World::AgentConnect(SimulatedAgent& agent) {
@@ -450,7 +469,8 @@ void World::AgentBeat(SimulatedAgent& agent) {
 
 void World::AgentCheckpoints(SimulatedAgent& agent) {
   for (const auto& [id, process] : agent.processes) {
-    if (process.state != ObservedRank::RUNNING || std::get<2>(id) != 0 || Chance(random_) >= 0.1) continue;
+    const bool saves = std::get<2>(id) == 0 && !IsPool(std::get<0>(id));
+    if (process.state != ObservedRank::RUNNING || !saves || Chance(random_) >= 0.1) continue;
     server::CheckpointCommitted commit;
     commit.session = agent.session;
     commit.job = std::get<0>(id);
@@ -459,6 +479,30 @@ void World::AgentCheckpoints(SimulatedAgent& agent) {
     commit.checkpoint.set_manifest_digest(absl::StrCat(std::get<1>(id), "/", process.iteration));
     At(now_ + Latency(), [this, commit, term = term_] {
       if (term == term_ && core_ != nullptr) Deliver({.event = commit, .reply = nullptr});
+    });
+  }
+}
+
+bool World::IsPool(const std::string& job) const { return stored_jobs_.at(job).pool; }
+
+// Ranks of pools finish blocks; who finishes the last one leads to the record, of which the core may hear twice, or
+// late.
+void World::AgentWork(SimulatedAgent& agent) {
+  for (const auto& [id, process] : agent.processes) {
+    const std::string& job = std::get<0>(id);
+    if (process.state != ObservedRank::RUNNING || !IsPool(job) || Chance(random_) >= 0.2) continue;
+    const server::WorkFinished work = {agent.session, job, std::get<1>(id)};
+    At(now_ + Latency(), [this, work, term = term_] {
+      if (term != term_ || core_ == nullptr) return;
+      Deliver({.event = work, .reply = [this, job = work.job](bool ok) {
+                 if (!ok || ++pool_work_[job] < kPoolBlocks) return;
+                 const int copies = 1 + static_cast<int>(random_() % 2);
+                 for (int i = 0; i < copies; ++i) {
+                   At(now_ + Latency(), [this, job] {
+                     if (core_ != nullptr) Deliver({.event = server::EvaluationRecorded{job, "r"}, .reply = nullptr});
+                   });
+                 }
+               }});
     });
   }
 }
@@ -497,6 +541,7 @@ void World::BreakConnection(SimulatedAgent& agent) {
 
 Gang World::GangOf(const RankId& id, int world_size) const {
   const auto& [job, attempt, rank] = id;
+  if (IsPool(job)) return Gang::kPool;
   const auto done = ended_well_.find({job, attempt});
   if (done != ended_well_.end() && !done->second.empty()) return Gang::kDone;
   int running = 0;
@@ -547,7 +592,8 @@ void World::Submit() {
   // Now and then a client repeats itself because it got no answer.
   row.name = absl::StrCat("projects/default/jobs/j", Chance(random_) < 0.1 ? next_job_ : next_job_++);
   row.creator = "admin";
-  row.world_size = 1 + static_cast<int>(Chance(random_) * 4);
+  row.pool = Chance(random_) < 0.3;
+  row.world_size = 1 + static_cast<int>(Chance(random_) * (row.pool ? 8 : 4));
   row.device = Chance(random_) < 0.03 ? "cuda" : "cpu";
   row.data_set = "fashion-mnist";
   row.max_attempts = 1 + static_cast<int>(Chance(random_) * 8);

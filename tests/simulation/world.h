@@ -71,6 +71,8 @@ class World {
   void AgentConnect(SimulatedAgent& agent);
   void AgentBeat(SimulatedAgent& agent);
   void AgentCheckpoints(SimulatedAgent& agent);
+  void AgentWork(SimulatedAgent& agent);
+  bool IsPool(const std::string& job) const;
   void SendDesired(SimulatedAgent& agent);
   void BreakConnection(SimulatedAgent& agent);
   Gang GangOf(const RankId& id, int world_size) const;
@@ -111,6 +113,7 @@ class World {
   // The model.
   std::set<std::string> acknowledged_;
   std::set<std::string> cancel_requested_;
+  std::map<std::string, int64_t> pool_work_;                         // durable blocks of each
   std::map<std::pair<std::string, int>, std::set<int>> ended_well_;  // (job, attempt) to ranks
   int64_t next_job_ = 1;
   int64_t next_connection_ = 1;

@@ -1,0 +1,234 @@
+// Pools: evaluations, whose ranks come and go.
+#include "tests/server/core_fixture.h"
+
+namespace ham::server {
+namespace {
+
+using ham::v1::Job;
+using ham::v1::ObservedRank;
+using ::testing::Contains;
+using ::testing::ElementsAre;
+using ::testing::HasSubstr;
+using ::testing::IsEmpty;
+using ::testing::Not;
+using ::testing::SizeIs;
+
+class CorePoolsTest : public CoreTest {
+ protected:
+  void SubmitPool(const std::string& name, int most, int max_attempts = 5) {
+    JobRow row = NewJob(name, most, max_attempts);
+    row.pool = true;
+    Must(SubmitJob{row});
+  }
+  std::vector<int> Ranks(const std::string& job) const {
+    std::vector<int> ranks;
+    for (const Placement& place : Row(job).gang) ranks.push_back(place.rank);
+    return ranks;
+  }
+  // A pool of up to four ranks, two of which run, on workers a and b of one slot each.
+  void RunTwo(int max_attempts = 5) {
+    Register("a", 1);
+    Register("b", 1);
+    SubmitPool("e", 4, max_attempts);
+    Beat("a", {Rank("e", 1, 0, ObservedRank::RUNNING)});
+    Beat("b", {Rank("e", 1, 1, ObservedRank::RUNNING)});
+    ASSERT_EQ(State("e"), Job::RUNNING);
+    ASSERT_THAT(Ranks("e"), ElementsAre(0, 1));
+  }
+  WorkFinished Work(const std::string& worker) {
+    return {core_->FindWorker("id-" + worker)->session, "e", Row("e").attempt};
+  }
+};
+
+TEST_F(CorePoolsTest, StartsWithTheSlotsThereAreAndGrows) {
+  SubmitPool("e", 3);
+  EXPECT_EQ(Row("e").state_reason, "NO_WORKER_FITS");
+  EXPECT_THAT(Row("e").state_message, HasSubstr("Needs a cpu slot with"));
+  Register("a", 1);
+  EXPECT_EQ(State("e"), Job::STARTING);
+  EXPECT_THAT(DesiredOf("a"), ElementsAre("e/1/0@0"));
+  Beat("a", {Rank("e", 1, 0, ObservedRank::RUNNING)});
+  EXPECT_EQ(State("e"), Job::RUNNING);
+  Register("b", 4);
+  EXPECT_THAT(DesiredOf("b"), ElementsAre("e/1/1@0", "e/1/2@1"));
+  EXPECT_THAT(log_["e"], Contains("RUNNING>RUNNING RANKS_JOINED"));
+  EXPECT_THAT(Ranks("e"), ElementsAre(0, 1, 2));
+}
+
+TEST_F(CorePoolsTest, GrowsOnlyByTheSameDataAndBuild) {
+  Register("a", 1);
+  SubmitPool("e", 4);
+  WorkerRegistered other = Registration("b", 1);
+  other.registration.mutable_data_sets(0)->set_digest("d2");
+  Must(other);
+  other = Registration("c", 1);
+  other.registration.set_build_id("b2");
+  Must(other);
+  EXPECT_THAT(Ranks("e"), ElementsAre(0));
+  Register("d", 1);
+  EXPECT_THAT(DesiredOf("d"), ElementsAre("e/1/1@0"));
+}
+
+TEST_F(CorePoolsTest, DoesNotGrowPastAJobThatWaits) {
+  Register("a", 2);
+  Submit("single");
+  SubmitPool("e", 4);
+  Submit("pair", 2);
+  EXPECT_THAT(Ranks("e"), ElementsAre(0));
+  Register("b", 1);  // a place in the queue: the pool came first
+  EXPECT_THAT(Ranks("e"), ElementsAre(0, 1));
+  Submit("triple", 3);
+  JobRow late = NewJob("late", 2);
+  late.pool = true;
+  Must(SubmitJob{late});
+  Register("c", 1);
+  EXPECT_THAT(Ranks("e"), ElementsAre(0, 1, 2));
+  Register("d", 1);
+  EXPECT_THAT(Ranks("e"), ElementsAre(0, 1, 2, 3));
+  Register("f", 1);  // kept for the pair
+  EXPECT_EQ(State("pair"), Job::QUEUED);
+  EXPECT_EQ(Row("late").state_reason, "BEHIND_EARLIER_JOB");
+}
+
+TEST_F(CorePoolsTest, GoesOnWithoutALostRankAndNeverUsesItsNumberAgain) {
+  RunTwo();
+  Beat("a", {Exited("e", 1, 0, false)});
+  EXPECT_EQ(State("e"), Job::RUNNING);
+  EXPECT_EQ(Row("e").attempt, 1);
+  EXPECT_EQ(Row("e").failed_attempts, 1);
+  EXPECT_THAT(log_["e"], Contains("RUNNING>RUNNING TRAINER_CRASH"));
+  EXPECT_THAT(Ranks("e"), ElementsAre(1, 2)) << "the first loss is made good at once";
+  EXPECT_THAT(DesiredOf("a"), ElementsAre("e/1/2@0"));
+  Beat("a", {Exited("e", 1, 2, false)});
+  EXPECT_THAT(Ranks("e"), ElementsAre(1)) << "backs off";
+  Pass(absl::Seconds(7), [this] {
+    Beat("a", {});
+    Beat("b", {Rank("e", 1, 1, ObservedRank::RUNNING)});
+  });
+  EXPECT_THAT(Ranks("e"), ElementsAre(1, 3));
+  EXPECT_EQ(Row("e").attempt, 1);
+}
+
+TEST_F(CorePoolsTest, FailsOnceTooManyRanksAreLostWithoutAFinishedBlock) {
+  RunTwo(2);
+  Beat("a", {Exited("e", 1, 0, false)});
+  Must(Work("b"));
+  EXPECT_EQ(Row("e").failed_attempts, 0);
+  Beat("a", {Exited("e", 1, 2, false)});
+  EXPECT_EQ(State("e"), Job::RUNNING);
+  Pass(absl::Seconds(7), [this] {
+    Beat("a", {});
+    Beat("b", {Rank("e", 1, 1, ObservedRank::RUNNING)});
+  });
+  Beat("a", {Exited("e", 1, 3, false)});
+  EXPECT_EQ(State("e"), Job::RECOVERING);
+  EXPECT_THAT(DesiredOf("b"), IsEmpty());
+  Beat("b", {Exited("e", 1, 1, false, ham::v1::PREEMPTED)});
+  EXPECT_EQ(State("e"), Job::FAILED);
+  EXPECT_THAT(Row("e").state_message, HasSubstr("2 ranks were lost without a finished block"));
+}
+
+TEST_F(CorePoolsTest, StartsAnewWhenTheLastRankIsLost) {
+  RunTwo();
+  Register("a", 1, "i2");
+  EXPECT_EQ(State("e"), Job::RUNNING);
+  Register("b", 1, "i2");
+  EXPECT_EQ(Row("e").attempt, 1) << "a has a new rank";
+  Register("a", 1, "i3");
+  EXPECT_THAT(Ranks("e"), Not(Contains(2)));
+  Disconnect("a");
+  Disconnect("b");
+  Pass(absl::Minutes(1));
+  EXPECT_EQ(State("e"), Job::QUEUED);
+  Register("a", 1, "i4");
+  Pass(absl::Minutes(6), [this] { Beat("a", {}); });
+  EXPECT_EQ(Row("e").attempt, 2);
+  EXPECT_THAT(Ranks("e"), ElementsAre(0));
+}
+
+TEST_F(CorePoolsTest, FailsAtOnceForWhatIsTheUsersFault) {
+  RunTwo();
+  Beat("a", {Exited("e", 1, 0, false, ham::v1::USER)});
+  EXPECT_EQ(State("e"), Job::RECOVERING);
+  Beat("b", {});
+  EXPECT_EQ(State("e"), Job::FAILED);
+  EXPECT_EQ(Row("e").failure_class, ham::v1::USER);
+}
+
+TEST_F(CorePoolsTest, TakesARankThatEndsByItselfForLost) {
+  RunTwo();
+  Beat("a", {Exited("e", 1, 0, true)});
+  EXPECT_EQ(Row("e").failure_class, ham::v1::TRAINER_CRASH);
+  EXPECT_EQ(State("e"), Job::RUNNING);
+}
+
+TEST_F(CorePoolsTest, SucceedsWithItsRecordAndStopsItsRanks) {
+  RunTwo();
+  Submit("next");
+  Must(EvaluationRecorded{"e", "abc"});
+  EXPECT_EQ(State("e"), Job::SUCCEEDED);
+  EXPECT_EQ(Row("e").record_digest, "abc");
+  EXPECT_THAT(Row("e").gang, IsEmpty());
+  EXPECT_THAT(DesiredOf("a"), IsEmpty());
+  EXPECT_EQ(State("next"), Job::QUEUED) << "the slots are in use until the ranks are gone";
+  Beat("b", {});
+  EXPECT_EQ(State("next"), Job::STARTING);
+  Must(EvaluationRecorded{"e", "abc"});
+  EXPECT_EQ(Apply(EvaluationRecorded{"e", "other"}).code(), absl::StatusCode::kFailedPrecondition);
+  EXPECT_EQ(Apply(EvaluationRecorded{"next", "abc"}).code(), absl::StatusCode::kFailedPrecondition);
+  EXPECT_EQ(Apply(EvaluationRecorded{"unknown", "abc"}).code(), absl::StatusCode::kNotFound);
+}
+
+TEST_F(CorePoolsTest, SucceedsBeforeItIsSeenToRun) {
+  Register("a", 1);
+  SubmitPool("e", 1);
+  Must(EvaluationRecorded{"e", "abc"});
+  EXPECT_THAT(log_["e"], ElementsAre("STATE_UNSPECIFIED>QUEUED SUBMITTED", "QUEUED>STARTING GANG_PLACED",
+                                     "STARTING>RUNNING WORK_DONE", "RUNNING>SUCCEEDED COMPLETED"));
+}
+
+TEST_F(CorePoolsTest, TakesNoRecordOnceItIsBeingCancelled) {
+  RunTwo();
+  Must(CancelJob{"e", "admin"});
+  EXPECT_EQ(Apply(EvaluationRecorded{"e", "abc"}).code(), absl::StatusCode::kFailedPrecondition);
+  Beat("a", {});
+  Beat("b", {Exited("e", 1, 1, true)});
+  EXPECT_EQ(State("e"), Job::CANCELLED);
+}
+
+TEST_F(CorePoolsTest, FencesFinishedWork) {
+  RunTwo();
+  EXPECT_EQ(Apply(WorkFinished{99, "e", 1}).code(), absl::StatusCode::kAborted);
+  EXPECT_EQ(Apply(WorkFinished{1, "e", 2}).code(), absl::StatusCode::kAborted);
+  EXPECT_EQ(Apply(WorkFinished{1, "unknown", 1}).code(), absl::StatusCode::kAborted);
+}
+
+TEST_F(CorePoolsTest, OutlivesTheCoordinator) {
+  Register("a", 1);
+  Register("b", 1);
+  SubmitPool("e", 4);
+  ASSERT_EQ(State("e"), Job::STARTING);
+  Restart();
+  EXPECT_EQ(State("e"), Job::STARTING) << "its ranks need no rendezvous";
+  EXPECT_EQ(Row("e").attempt, 1);
+  Register("c", 1);
+  EXPECT_THAT(Ranks("e"), ElementsAre(0, 1)) << "nobody has said yet what it runs on";
+  Register("a", 1, "i1", {Rank("e", 1, 0, ObservedRank::RUNNING)});
+  EXPECT_EQ(State("e"), Job::RUNNING);
+  EXPECT_THAT(Ranks("e"), ElementsAre(0, 1, 2));
+  EXPECT_THAT(DesiredOf("c"), ElementsAre("e/1/2@0"));
+}
+
+TEST_F(CorePoolsTest, UndoesAJoinWithItsBatch) {
+  RunTwo();
+  ASSERT_TRUE(Apply(Registration("c", 1)).ok());
+  EXPECT_THAT(Ranks("e"), SizeIs(3));
+  core_->RollbackBatch();
+  EXPECT_THAT(core_->CheckInvariants(), IsEmpty());
+  EXPECT_THAT(Ranks("e"), ElementsAre(0, 1));
+  Register("c", 1);
+  EXPECT_THAT(Ranks("e"), ElementsAre(0, 1, 2));
+}
+
+}  // namespace
+}  // namespace ham::server
