@@ -10,6 +10,7 @@
 #include "absl/strings/str_join.h"
 #include "google/protobuf/unknown_field_set.h"
 #include "google/protobuf/util/json_util.h"
+#include "proto/evaluation/evaluation_record.h"
 #include "proto/extra_data_name.h"
 #include "proto/known_attacks.h"
 #include "proto/utf8.h"
@@ -18,6 +19,7 @@ namespace ham {
 namespace {
 
 using ham::v1::AttackSuite;
+using ham::v1::EvaluateSpec;
 using ham::v1::EvaluationAttack;
 using ham::v1::TrainSpec;
 
@@ -71,6 +73,11 @@ class Checker {
          absl::StrFormat("%s is \"%s\"; allowed is one of: %s", field, Shown(value), absl::StrJoin(allowed, ", ")));
   }
 
+  // Of a network's arithmetic, where `section` is "train" or "evaluate".
+  void Precision(const std::string& section, const std::string& value) {
+    OneOf(section + ".precision", value, {"fp32", "tf32", "fp64", "bf16"});
+  }
+
   void AttackLoss(const std::string& field, const std::string& value) {
     OneOf(field, value, {"cross_entropy", "margin", "dlr"});
   }
@@ -84,6 +91,12 @@ class Checker {
   std::vector<FieldViolation>* out_;
 };
 
+bool IsLowerHex(char c) { return (c >= 'a' && c <= 'f') || (c >= '0' && c <= '9'); }
+
+bool IsSha256(const std::string& text) {
+  return text.size() == 64 && std::all_of(text.begin(), text.end(), IsLowerHex);
+}
+
 bool IsPlainName(const std::string& text, size_t longest) {
   if (text.empty() || text.size() > longest) return false;
   for (char c : text) {
@@ -93,37 +106,48 @@ bool IsPlainName(const std::string& text, size_t longest) {
   return true;
 }
 
+bool IsJobName(const std::string& text) {
+  constexpr char kParent[] = "projects/default/jobs/";
+  return text.rfind(kParent, 0) == 0 && IsPlainName(text.substr(sizeof(kParent) - 1), 63);
+}
+
+// Data: DataSpec or TestDataSpec, at `path`.
+template <typename Data>
+void CheckDataSet(const std::string& path, const Data& data, Checker* check) {
+  const std::string field = path + ".name";
+  if (!data.has_name()) {
+    check->Fail(field, field + " is missing; give the name of a data set that workers have, for example fashion-mnist");
+  } else if (!IsPlainName(data.name(), 63)) {
+    check->Fail(field, absl::StrFormat("%s is \"%s\"; allowed are 1 to 63 letters, digits and '-' (a name, not a path)",
+                                       field, Shown(data.name())));
+  }
+}
+
+template <typename Data>
+void ResolveImageSize(const std::string& path, Data* data, Checker* check) {
+  const std::string field = path + ".image_size";
+  const int size = DefaultsOf(data->name()).image_size;
+  if (!data->has_image_size()) data->set_image_size(size);
+  if (size == 0 && data->image_size() != 0) {
+    check->Fail(field, absl::StrFormat("%s is %d; the images of \"%s\" have one size, leave it out", field,
+                                       data->image_size(), Shown(data->name())));
+  }
+  if (size != 0 && data->image_size() != 32 && data->image_size() != 160) {
+    check->Fail(field, absl::StrFormat("%s is %d; allowed is 32 or 160", field, data->image_size()));
+  }
+}
+
 void ResolveData(TrainSpec* train, Checker* check) {
   auto* data = train->mutable_data();
-  if (!data->has_name()) {
-    check->Fail("train.data.name",
-                "train.data.name is missing; give the name of a data set that workers have, "
-                "for example fashion-mnist");
-  } else {
-    if (!IsPlainName(data->name(), 63)) {
-      check->Fail("train.data.name",
-                  absl::StrFormat("train.data.name is \"%s\"; allowed are 1 to 63 letters, digits and '-' (a name, "
-                                  "not a path)",
-                                  Shown(data->name())));
-    }
-  }
+  CheckDataSet("train.data", *data, check);
   if (!data->has_train_rows()) data->set_train_rows(0);
   if (!data->has_test_rows()) data->set_test_rows(2000);
   check->Int("train.data.train_rows", data->train_rows(), 0, kMaxRows);
   check->Int("train.data.test_rows", data->test_rows(), 0, kMaxRows);
   if (!data->has_validation_share()) data->set_validation_share(0.02);
   check->Real("train.data.validation_share", data->validation_share(), 0, 0.5, false, false);
+  ResolveImageSize("train.data", data, check);
   const DataSetDefaults defaults = DefaultsOf(data->name());
-  if (!data->has_image_size()) data->set_image_size(defaults.image_size);
-  if (defaults.image_size == 0 && data->image_size() != 0) {
-    check->Fail("train.data.image_size",
-                absl::StrFormat("train.data.image_size is %d; the images of \"%s\" have one size, leave it out",
-                                data->image_size(), Shown(data->name())));
-  }
-  if (defaults.image_size != 0 && data->image_size() != 32 && data->image_size() != 160) {
-    check->Fail("train.data.image_size",
-                absl::StrFormat("train.data.image_size is %d; allowed is 32 or 160", data->image_size()));
-  }
   auto* augmentation = data->mutable_augmentation();
   if (!augmentation->has_crop_padding()) augmentation->set_crop_padding(defaults.crop_padding);
   if (!augmentation->has_padding()) augmentation->set_padding("zero");
@@ -165,23 +189,28 @@ void ResolveExtra(TrainSpec* train, Checker* check) {
   }
 }
 
-void ResolveModel(TrainSpec* train, Checker* check) {
-  auto* model = train->mutable_model();
+// All but its normalization.
+void ResolveModel(const std::string& path, ham::v1::ModelSpec* model, Checker* check) {
   if (!model->has_name()) model->set_name("cnn-16-32");
   if (!model->has_activation()) model->set_activation("relu");
   if (!model->has_extra_block()) model->set_extra_block(false);
   check->OneOf(
-      "train.model.name", model->name(),
+      path + ".name", model->name(),
       {"cnn-16-32", "cnn-32-64", "cnn-wong-kolter", "preact-resnet-18", "resnet-18", "wrn-28-10", "wrn-34-10"});
-  if (!model->has_normalization()) model->set_normalization("none");
-  check->OneOf("train.model.activation", model->activation(), {"relu", "silu"});
-  check->OneOf("train.model.normalization", model->normalization(), {"none", "data_set"});
+  check->OneOf(path + ".activation", model->activation(), {"relu", "silu"});
   if (model->extra_block() && model->name().rfind("wrn-", 0) != 0) {
-    check->Fail("train.model.extra_block",
-                absl::StrFormat("train.model.extra_block is true, but model \"%s\" has no such block; remove it or set "
-                                "train.model.name to wrn-28-10 or wrn-34-10",
-                                Shown(model->name())));
+    check->Fail(path + ".extra_block",
+                absl::StrFormat("%s.extra_block is true, but model \"%s\" has no such block; remove it or set %s.name "
+                                "to wrn-28-10 or wrn-34-10",
+                                path, Shown(model->name()), path));
   }
+}
+
+void ResolveTrainedModel(TrainSpec* train, Checker* check) {
+  auto* model = train->mutable_model();
+  ResolveModel("train.model", model, check);
+  if (!model->has_normalization()) model->set_normalization("none");
+  check->OneOf("train.model.normalization", model->normalization(), {"none", "data_set"});
 }
 
 void ResolveStages(TrainSpec* train, Checker* check) {
@@ -400,7 +429,7 @@ void ResolveTraining(TrainSpec* train, Checker* check) {
   check->Int("train.batch_size", train->batch_size(), 1, 65536);
   check->Real("train.ema_decay", train->ema_decay(), 0, 1, false, true);
   check->Real("train.label_smoothing", train->label_smoothing(), 0, 1, false, true);
-  check->OneOf("train.precision", train->precision(), {"fp32", "tf32", "fp64", "bf16"});
+  check->Precision("train", train->precision());
   check->OneOf("train.batch_norm", train->batch_norm(), {"synchronized", "local"});
   check->Int("train.swa_start_epoch", train->swa_start_epoch(), 0, train->epochs());
   if (train->swa_start_epoch() > 0 && train->ema_decay() > 0) {
@@ -493,6 +522,27 @@ void ResolveEvaluationAttack(const std::string& path, const AttackSuite& suite, 
   }
 }
 
+// `usual`: what norm and epsilon are by default.
+void ResolveSuite(const std::string& at, const ham::v1::AttackOptions& usual, AttackSuite* suite, Checker* check) {
+  if (!suite->has_norm()) suite->set_norm(usual.norm());
+  check->OneOf(at + ".norm", suite->norm(), {"linf", "l2"});
+  if (!suite->has_epsilon()) {
+    suite->set_epsilon(suite->norm() == usual.norm() ? usual.epsilon() : DefaultEpsilon(suite->norm()));
+  }
+  check->Distance(at + ".epsilon", suite->epsilon(), suite->norm());
+  if (!IsPlainName(suite->name(), 32)) {
+    check->Fail(at + ".name", absl::StrFormat("%s.name is \"%s\"; allowed are 1 to 32 letters, digits and '-'", at,
+                                              Shown(suite->name())));
+  }
+  if (suite->attacks_size() < 1 || suite->attacks_size() > 16) {
+    check->Int(at + ".attacks (count)", suite->attacks_size(), 1, 16);
+    return;
+  }
+  for (int a = 0; a < suite->attacks_size(); ++a) {
+    ResolveEvaluationAttack(absl::StrCat(at, ".attacks[", a, "]"), *suite, suite->mutable_attacks(a), check);
+  }
+}
+
 void ResolveSuites(const std::string& field, const ham::v1::AttackOptions& training,
                    google::protobuf::RepeatedPtrField<AttackSuite>* suites, std::set<std::string>* names,
                    Checker* check) {
@@ -503,25 +553,10 @@ void ResolveSuites(const std::string& field, const ham::v1::AttackOptions& train
   for (int s = 0; s < suites->size(); ++s) {
     AttackSuite* suite = suites->Mutable(s);
     const std::string at = absl::StrCat(field, "[", s, "]");
-    if (!suite->has_norm()) suite->set_norm(training.norm());
-    check->OneOf(at + ".norm", suite->norm(), {"linf", "l2"});
-    if (!suite->has_epsilon()) {
-      suite->set_epsilon(suite->norm() == training.norm() ? training.epsilon() : DefaultEpsilon(suite->norm()));
-    }
-    check->Distance(at + ".epsilon", suite->epsilon(), suite->norm());
-    if (!IsPlainName(suite->name(), 32)) {
-      check->Fail(at + ".name", absl::StrFormat("%s.name is \"%s\"; allowed are 1 to 32 letters, digits and '-'", at,
-                                                Shown(suite->name())));
-    } else if (!names->insert(suite->name()).second) {
+    ResolveSuite(at, training, suite, check);
+    if (IsPlainName(suite->name(), 32) && !names->insert(suite->name()).second) {
       check->Fail(at + ".name", absl::StrFormat("%s.name is \"%s\", which another suite has; give each its own name",
                                                 at, suite->name()));
-    }
-    if (suite->attacks_size() < 1 || suite->attacks_size() > 16) {
-      check->Int(at + ".attacks (count)", suite->attacks_size(), 1, 16);
-      continue;
-    }
-    for (int a = 0; a < suite->attacks_size(); ++a) {
-      ResolveEvaluationAttack(absl::StrCat(at, ".attacks[", a, "]"), *suite, suite->mutable_attacks(a), check);
     }
   }
 }
@@ -542,34 +577,129 @@ void ResolveEvaluation(TrainSpec* train, Checker* check) {
   ResolveSuites("train.evaluation.final_suites", attack, evaluation->mutable_final_suites(), &names, check);
 }
 
-void ResolveResources(TrainSpec* train, Checker* check) {
-  auto* resources = train->mutable_resources();
+// Of `section`, "train" or "evaluate".
+void ResolveResources(const std::string& section, const std::string& precision, ham::v1::ResourceSpec* resources,
+                      Checker* check) {
+  const std::string path = section + ".resources";
   if (!resources->has_world_size()) resources->set_world_size(1);
   if (!resources->has_device()) resources->set_device("cpu");
   if (!resources->has_threads_per_rank()) resources->set_threads_per_rank(1);
-  check->Int("train.resources.world_size", resources->world_size(), 1, 4096);
-  check->OneOf("train.resources.device", resources->device(), {"cpu", "cuda"});
-  if (train->precision() == "tf32" && resources->device() == "cpu") {
-    check->Fail("train.precision",
-                "train.precision is \"tf32\", which only GPUs have; set it to fp32 or train.resources.device to cuda");
+  check->Int(path + ".world_size", resources->world_size(), 1, 4096);
+  check->OneOf(path + ".device", resources->device(), {"cpu", "cuda"});
+  if (precision == "tf32" && resources->device() == "cpu") {
+    check->Fail(section + ".precision",
+                absl::StrFormat("%s.precision is \"tf32\", which only GPUs have; set it to fp32 or %s.device to cuda",
+                                section, path));
   }
-  check->Int("train.resources.threads_per_rank", resources->threads_per_rank(), 1, 1024);
-  if (resources->world_size() > train->batch_size() && train->batch_size() > 0) {
+  check->Int(path + ".threads_per_rank", resources->threads_per_rank(), 1, 1024);
+}
+
+void ResolveRetry(const std::string& section, ham::v1::RetrySpec* retry, Checker* check) {
+  if (!retry->has_max_attempts()) retry->set_max_attempts(5);
+  check->Int(section + ".retry.max_attempts", retry->max_attempts(), 1, 1000);
+}
+
+// After resources.
+void ResolveRanks(TrainSpec* train, Checker* check) {
+  const ham::v1::ResourceSpec& resources = train->resources();
+  if (resources.world_size() > train->batch_size() && train->batch_size() > 0) {
     check->Fail("train.resources.world_size",
                 absl::StrFormat("train.resources.world_size is %d; allowed is at most train.batch_size, which is %d",
-                                resources->world_size(), train->batch_size()));
+                                resources.world_size(), train->batch_size()));
   }
   if (!train->has_accumulation_steps()) train->set_accumulation_steps(1);
-  const int rank_rows = std::max(1, train->batch_size() / std::max(1, resources->world_size()));
+  const int rank_rows = std::max(1, train->batch_size() / std::max(1, resources.world_size()));
   if (train->accumulation_steps() < 1 || train->accumulation_steps() > rank_rows) {
     check->Fail("train.accumulation_steps",
                 absl::StrFormat("train.accumulation_steps is %d; allowed is 1 to train.batch_size / "
                                 "train.resources.world_size, which is %d",
                                 train->accumulation_steps(), rank_rows));
   }
-  auto* retry = train->mutable_retry();
-  if (!retry->has_max_attempts()) retry->set_max_attempts(5);
-  check->Int("train.retry.max_attempts", retry->max_attempts(), 1, 1000);
+}
+
+void ResolveTrain(TrainSpec* train, Checker* check) {
+  ResolveData(train, check);
+  ResolveTrainedModel(train, check);
+  ResolveTraining(train, check);
+  ResolveExtra(train, check);
+  ResolveClassBias(train, check);
+  ResolveAttack(train, check);
+  ResolveMethod(train, check);
+  CheckMixedLabels(*train, check);
+  ResolveOptimizer(train, check);
+  ResolveCheckpoint(train, check);
+  ResolveEvaluation(train, check);
+  ResolveResources("train", train->precision(), train->mutable_resources(), check);
+  ResolveRanks(train, check);
+  ResolveRetry("train", train->mutable_retry(), check);
+}
+
+// Whether model and data are still to come from a job.
+bool AwaitsJob(const EvaluateSpec& evaluate) { return evaluate.weights().empty() && !evaluate.job().empty(); }
+
+void ResolveEvaluated(EvaluateSpec* evaluate, Checker* check) {
+  if (!evaluate->has_weights()) evaluate->set_weights("");
+  if (!evaluate->has_job()) evaluate->set_job("");
+  if (evaluate->weights().empty() && evaluate->job().empty()) {
+    check->Fail("evaluate.weights",
+                "evaluate.weights is missing; hand their file to hamctl submit with --weights FILE, or name a training "
+                "job in evaluate.job");
+  } else if (!evaluate->weights().empty() && !IsSha256(evaluate->weights())) {
+    check->Fail(
+        "evaluate.weights",
+        absl::StrFormat("evaluate.weights is \"%s\"; allowed is the SHA-256 of a file that the coordinator has, "
+                        "64 of [0-9a-f]",
+                        Shown(evaluate->weights())));
+  }
+  if (!evaluate->job().empty() && !IsJobName(evaluate->job())) {
+    check->Fail("evaluate.job", absl::StrFormat("evaluate.job is \"%s\"; allowed is the name of a job, "
+                                                "projects/default/jobs/JOB",
+                                                Shown(evaluate->job())));
+  }
+}
+
+void ResolveEvaluatedModel(EvaluateSpec* evaluate, Checker* check) {
+  auto* model = evaluate->mutable_model();
+  if (model->has_normalization() && model->normalization() != "none") {
+    check->Fail("evaluate.model.normalization",
+                absl::StrFormat("evaluate.model.normalization is \"%s\", but the weights say it themselves; remove it",
+                                Shown(model->normalization())));
+  }
+  if (AwaitsJob(*evaluate)) return;
+  ResolveModel("evaluate.model", model, check);
+  // So that the resolved form is complete and resolves to itself.
+  if (!model->has_normalization()) model->set_normalization("none");
+}
+
+void ResolveTestData(EvaluateSpec* evaluate, Checker* check) {
+  auto* data = evaluate->mutable_data();
+  if (!AwaitsJob(*evaluate) || data->has_name()) CheckDataSet("evaluate.data", *data, check);
+  if (!data->has_rows()) data->set_rows(0);
+  check->Int("evaluate.data.rows", data->rows(), 0, kMostRecordRows);
+  if (!AwaitsJob(*evaluate)) ResolveImageSize("evaluate.data", data, check);
+}
+
+void ResolveEvaluatedSuite(AttackSuite* suite, Checker* check) {
+  if (!suite->has_name()) suite->set_name("autoattack");
+  if (suite->attacks_size() == 0) {
+    for (const char* name : {"apgd", "apgd-t", "fab-t", "square"}) suite->add_attacks()->set_name(name);
+  }
+  ham::v1::AttackOptions usual;
+  usual.set_norm("linf");
+  usual.set_epsilon(DefaultEpsilon("linf"));
+  ResolveSuite("evaluate.suite", usual, suite, check);
+}
+
+void ResolveEvaluate(EvaluateSpec* evaluate, Checker* check) {
+  ResolveEvaluatedModel(evaluate, check);
+  ResolveEvaluated(evaluate, check);
+  ResolveTestData(evaluate, check);
+  ResolveEvaluatedSuite(evaluate->mutable_suite(), check);
+  if (!evaluate->has_precision()) evaluate->set_precision("fp32");
+  check->Precision("evaluate", evaluate->precision());
+  if (!evaluate->has_seed()) evaluate->set_seed(0);
+  ResolveResources("evaluate", evaluate->precision(), evaluate->mutable_resources(), check);
+  ResolveRetry("evaluate", evaluate->mutable_retry(), check);
 }
 
 }  // namespace
@@ -577,23 +707,13 @@ void ResolveResources(TrainSpec* train, Checker* check) {
 std::vector<FieldViolation> ResolveJobSpec(ham::v1::JobSpec* spec) {
   std::vector<FieldViolation> violations;
   Checker check(&violations);
-  if (!spec->has_train()) {
-    check.Fail("train", "train is missing; a job spec needs a section train");
-    return violations;
+  if (spec->has_train()) {
+    ResolveTrain(spec->mutable_train(), &check);
+  } else if (spec->has_evaluate()) {
+    ResolveEvaluate(spec->mutable_evaluate(), &check);
+  } else {
+    check.Fail("train", "a job spec needs a section train or evaluate");
   }
-  TrainSpec* train = spec->mutable_train();
-  ResolveData(train, &check);
-  ResolveModel(train, &check);
-  ResolveTraining(train, &check);
-  ResolveExtra(train, &check);
-  ResolveClassBias(train, &check);
-  ResolveAttack(train, &check);
-  ResolveMethod(train, &check);
-  CheckMixedLabels(*train, &check);
-  ResolveOptimizer(train, &check);
-  ResolveCheckpoint(train, &check);
-  ResolveEvaluation(train, &check);
-  ResolveResources(train, &check);
   return violations;
 }
 

@@ -20,7 +20,8 @@ struct FieldViolation {
 };
 
 // Fills in every absent option, then checks every range. Returns the violations in field order, empty when
-// the spec is good; the spec is then complete: no optional field is absent. Pure; any thread.
+// the spec is good; the spec is then complete: no optional field is absent, but those of model and data that are still
+// to come from EvaluateSpec.job, where that is named without weights. Pure; any thread.
 std::vector<FieldViolation> ResolveJobSpec(ham::v1::JobSpec* spec);
 
 // Paths of unknown fields at any depth ("train.#99"), empty if there are none.

@@ -129,6 +129,17 @@ absl::Status SetScalar(const YAML::Node& node, const std::string& path, const Fi
   }
 }
 
+// Two members of a oneof would replace one another.
+absl::Status CheckAlone(const std::string& path, const FieldDescriptor* field, const Message& message) {
+  const auto* group = field->real_containing_oneof();
+  const auto* reflection = message.GetReflection();
+  if (group == nullptr || !reflection->HasOneof(message, group) || reflection->HasField(message, field)) {
+    return absl::OkStatus();
+  }
+  const std::string& other = reflection->GetOneofFieldDescriptor(message, group)->name();
+  return absl::InvalidArgumentError(absl::StrFormat("%s stands beside %s; a job has one of them", path, other));
+}
+
 absl::Status FillMessage(const YAML::Node& node, const std::string& path, int depth, Message* message);
 
 absl::Status FillField(const YAML::Node& node, const std::string& path, int depth, const FieldDescriptor* field,
@@ -167,7 +178,8 @@ absl::Status FillMessage(const YAML::Node& node, const std::string& path, int de
       return UnknownKey(path, key, message->GetDescriptor());
     }
     if (!seen.insert(key).second) return absl::InvalidArgumentError(at + " stands twice; keep one");
-    const absl::Status status = FillField(entry.second, at, depth, field, message);
+    absl::Status status = CheckAlone(at, field, *message);
+    if (status.ok()) status = FillField(entry.second, at, depth, field, message);
     if (!status.ok()) return status;
   }
   return absl::OkStatus();
@@ -234,6 +246,7 @@ absl::Status FindField(const std::string& path, Message** message, const FieldDe
     *field = (*message)->GetDescriptor()->FindFieldByName(keys[i]);
     if (*field == nullptr) return UnknownKey(above, keys[i], (*message)->GetDescriptor());
     above = Join(above, keys[i]);
+    if (const absl::Status status = CheckAlone(above, *field, **message); !status.ok()) return status;
     if (i + 1 == keys.size()) break;
     if ((*field)->is_repeated() || (*field)->cpp_type() != FieldDescriptor::CPPTYPE_MESSAGE) {
       return absl::InvalidArgumentError(absl::StrFormat("%s has no keys below it; set %s as a whole", above, above));

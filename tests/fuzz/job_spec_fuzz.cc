@@ -48,6 +48,15 @@ std::vector<std::string> Seeds() {
   checkpoint: {every_iterations: 100, keep_every_epochs: 5}
   accumulation_steps: 4
 )",
+          R"(evaluate:
+  model: {name: preact-resnet-18}
+  weights: 0123456789abcdef0123456789abcdef0123456789abcdef0123456789abcdef
+  data: {name: cifar-10, rows: 1000}
+  suite: {name: strong, norm: l2, epsilon: 1/2, attacks: [{name: apgd}, {name: apgd-t, targets: 3}]}
+  precision: fp64
+  resources: {world_size: 4}
+)",
+          "evaluate: {job: projects/default/jobs/j1, data: {rows: 7}}",
           "train:\n  data:\n    name: \"a\\u00e9\"\n  method: {name: pgd-at}\n",
           "%YAML 1.2\n---\ntrain: !!map {}\n...\n",
           ",",
@@ -70,6 +79,7 @@ void TryInput(const std::string& input) {
   Check(again.SerializeAsString() == spec.SerializeAsString(), "a resolved spec resolves to itself");
   const absl::StatusOr<nlohmann::json> json = ParseStrictJson(MessageToJson(spec));
   Check(json.ok(), "a resolved spec can be sent to a trainer");
+  if (!spec.has_train()) return;
   const absl::Status taken = trainer::ParseTrainSpec(*json).status();
   Check(taken.ok(), "the trainer takes what the coordinator took: " + taken.ToString());
 }

@@ -15,11 +15,19 @@
 namespace ham {
 namespace {
 
+using E = ham::v1::EvaluateSpec;
 using T = ham::v1::TrainSpec;
 
 ham::v1::JobSpec Minimal() {
   ham::v1::JobSpec spec;
   spec.mutable_train()->mutable_data()->set_name("fashion-mnist");
+  return spec;
+}
+
+ham::v1::JobSpec MinimalEvaluation() {
+  ham::v1::JobSpec spec;
+  spec.mutable_evaluate()->set_weights(std::string(64, 'a'));
+  spec.mutable_evaluate()->mutable_data()->set_name("fashion-mnist");
   return spec;
 }
 
@@ -37,8 +45,9 @@ void ExpectComplete(const google::protobuf::Message& message, const std::string&
       }
       continue;
     }
-    EXPECT_TRUE(reflection->HasField(message, field)) << path << " was left without a value";
-    if (is_message) ExpectComplete(reflection->GetMessage(message, field), path);
+    const bool other_kind = field->real_containing_oneof() != nullptr && !reflection->HasField(message, field);
+    EXPECT_TRUE(other_kind || reflection->HasField(message, field)) << path << " was left without a value";
+    if (is_message && !other_kind) ExpectComplete(reflection->GetMessage(message, field), path);
   }
 }
 
@@ -49,6 +58,55 @@ TEST(ResolveJobSpec, FillsEveryOption) {
   EXPECT_EQ(spec.train().attack().epsilon(), 8.0 / 255.0);
   EXPECT_EQ(spec.train().method().name(), "ham");
   EXPECT_EQ(spec.train().evaluation().suites(0).name(), "pgd-20");
+}
+
+TEST(ResolveJobSpec, AnEvaluationIsAutoAttackByDefault) {
+  ham::v1::JobSpec spec = MinimalEvaluation();
+  EXPECT_TRUE(ResolveJobSpec(&spec).empty());
+  ExpectComplete(spec, "spec");
+  const E& evaluate = spec.evaluate();
+  EXPECT_EQ(evaluate.suite().name(), "autoattack");
+  EXPECT_EQ(evaluate.suite().norm(), "linf");
+  EXPECT_EQ(evaluate.suite().epsilon(), 8.0 / 255.0);
+  std::vector<std::string> names;
+  for (const auto& attack : evaluate.suite().attacks()) names.push_back(attack.name());
+  EXPECT_EQ(names, (std::vector<std::string>{"apgd", "apgd-t", "fab-t", "square"}));
+  EXPECT_EQ(evaluate.suite().attacks(1).targets(), 9);
+  EXPECT_EQ(evaluate.suite().attacks(3).steps(), 5000);
+  EXPECT_EQ(evaluate.model().name(), "cnn-16-32");
+  EXPECT_EQ(evaluate.model().normalization(), "none");
+  EXPECT_EQ(evaluate.data().rows(), 0);
+  EXPECT_EQ(evaluate.precision(), "fp32");
+  EXPECT_EQ(evaluate.resources().world_size(), 1);
+  EXPECT_EQ(evaluate.retry().max_attempts(), 5);
+  EXPECT_EQ(evaluate.job(), "");
+}
+
+TEST(ResolveJobSpec, AnEvaluationsEpsilonFollowsItsNorm) {
+  ham::v1::JobSpec spec = MinimalEvaluation();
+  spec.mutable_evaluate()->mutable_suite()->set_norm("l2");
+  spec.mutable_evaluate()->mutable_suite()->add_attacks();
+  ASSERT_TRUE(ResolveJobSpec(&spec).empty());
+  EXPECT_EQ(spec.evaluate().suite().epsilon(), 0.5);
+  ASSERT_EQ(spec.evaluate().suite().attacks_size(), 1);
+  EXPECT_EQ(spec.evaluate().suite().attacks(0).step_size(), 0.05);
+}
+
+// CreateJob still has them to fill in.
+TEST(ResolveJobSpec, OfAJobToEvaluateModelAndDataStayAbsent) {
+  ham::v1::JobSpec spec;
+  spec.mutable_evaluate()->set_job("projects/default/jobs/j1");
+  ASSERT_TRUE(ResolveJobSpec(&spec).empty());
+  EXPECT_FALSE(spec.evaluate().model().has_name());
+  EXPECT_FALSE(spec.evaluate().data().has_name());
+  EXPECT_FALSE(spec.evaluate().data().has_image_size());
+  EXPECT_EQ(spec.evaluate().weights(), "");
+  EXPECT_EQ(spec.evaluate().precision(), "fp32");
+  spec.mutable_evaluate()->set_weights(std::string(64, 'a'));
+  spec.mutable_evaluate()->mutable_data()->set_name("imagenette");
+  ASSERT_TRUE(ResolveJobSpec(&spec).empty());
+  ExpectComplete(spec, "spec");
+  EXPECT_EQ(spec.evaluate().data().image_size(), 32);
 }
 
 TEST(ResolveJobSpec, OptionsAreOffByDefault) {
@@ -258,8 +316,29 @@ ham::v1::JobSpec OtherValues() {
   return spec;
 }
 
+ham::v1::JobSpec OtherEvaluation() {
+  ham::v1::JobSpec spec = MinimalEvaluation();
+  E* evaluate = spec.mutable_evaluate();
+  evaluate->set_job("projects/default/jobs/j1");
+  evaluate->mutable_model()->set_name("wrn-28-10");
+  evaluate->mutable_model()->set_extra_block(true);
+  evaluate->mutable_data()->set_name("imagenette");
+  evaluate->mutable_data()->set_rows(200000);
+  evaluate->mutable_data()->set_image_size(160);
+  evaluate->mutable_suite()->set_name("strong");
+  evaluate->mutable_suite()->set_norm("l2");
+  evaluate->mutable_suite()->add_attacks()->set_name("apgd-t");
+  evaluate->set_precision("tf32");
+  evaluate->set_seed(7);
+  evaluate->mutable_resources()->set_device("cuda");
+  evaluate->mutable_resources()->set_world_size(4096);
+  evaluate->mutable_retry()->set_max_attempts(1);
+  return spec;
+}
+
 TEST(ResolveJobSpec, AResolvedSpecResolvesToItself) {
-  std::vector<ham::v1::JobSpec> specs = {Minimal(), Minimal(), Minimal(), OtherValues()};
+  std::vector<ham::v1::JobSpec> specs = {Minimal(),     Minimal(),           Minimal(),
+                                         OtherValues(), MinimalEvaluation(), OtherEvaluation()};
   specs[1].mutable_train()->mutable_method()->set_name("pgd-at");
   specs[1].mutable_train()->mutable_data()->mutable_augmentation()->set_cutmix(0.5);
   specs[2].mutable_train()->set_swa_start_epoch(3);
@@ -279,14 +358,21 @@ TEST(ResolveJobSpec, RefusesAnEmptySpec) {
   const auto violations = ResolveJobSpec(&spec);
   ASSERT_EQ(violations.size(), 1u);
   EXPECT_EQ(violations[0].field, "train");
+  EXPECT_EQ(violations[0].description, "a job spec needs a section train or evaluate");
 }
 
-struct Case {
+template <typename Spec>
+struct CaseOf {
   std::string field;
-  std::function<void(ham::v1::TrainSpec*)> change;
+  std::function<void(Spec*)> change;
 };
+using Case = CaseOf<T>;
+using EvaluateCase = CaseOf<E>;
 
-void PrintTo(const Case& tested, std::ostream* out) { *out << tested.field; }
+template <typename Spec>
+void PrintTo(const CaseOf<Spec>& tested, std::ostream* out) {
+  *out << tested.field;
+}
 
 class OutOfRange : public testing::TestWithParam<Case> {};
 
@@ -550,6 +636,66 @@ std::vector<Case> Cases() {
 }
 
 INSTANTIATE_TEST_SUITE_P(Fields, OutOfRange, testing::ValuesIn(Cases()));
+
+class EvaluateOutOfRange : public testing::TestWithParam<EvaluateCase> {};
+
+TEST_P(EvaluateOutOfRange, IsNamedWithItsFieldAndAllowedRange) {
+  ham::v1::JobSpec spec = MinimalEvaluation();
+  GetParam().change(spec.mutable_evaluate());
+  const auto violations = ResolveJobSpec(&spec);
+  ASSERT_EQ(violations.size(), 1u);
+  EXPECT_EQ(violations[0].field, GetParam().field);
+  EXPECT_NE(violations[0].description.find(GetParam().field), std::string::npos);
+}
+
+INSTANTIATE_TEST_SUITE_P(
+    Fields, EvaluateOutOfRange,
+    testing::Values(
+        EvaluateCase{"evaluate.model.name", [](E* e) { e->mutable_model()->set_name("resnet"); }},
+        EvaluateCase{"evaluate.model.activation", [](E* e) { e->mutable_model()->set_activation("gelu"); }},
+        EvaluateCase{"evaluate.model.extra_block", [](E* e) { e->mutable_model()->set_extra_block(true); }},
+        EvaluateCase{"evaluate.model.normalization", [](E* e) { e->mutable_model()->set_normalization("data_set"); }},
+        EvaluateCase{"evaluate.model.normalization",
+                     [](E* e) {
+                       e->clear_weights();
+                       e->set_job("projects/default/jobs/j1");
+                       e->mutable_model()->set_normalization("data_set");
+                     }},
+        EvaluateCase{"evaluate.weights", [](E* e) { e->clear_weights(); }},
+        EvaluateCase{"evaluate.weights", [](E* e) { e->set_weights(std::string(64, 'A')); }},
+        EvaluateCase{"evaluate.weights", [](E* e) { e->set_weights(std::string(63, 'a')); }},
+        EvaluateCase{"evaluate.weights", [](E* e) { e->set_weights("model.safetensors"); }},
+        EvaluateCase{"evaluate.job", [](E* e) { e->set_job("j1"); }},
+        EvaluateCase{"evaluate.job", [](E* e) { e->set_job("projects/default/jobs/"); }},
+        EvaluateCase{"evaluate.job", [](E* e) { e->set_job("projects/default/jobs/../x"); }},
+        EvaluateCase{"evaluate.data.name", [](E* e) { e->mutable_data()->clear_name(); }},
+        EvaluateCase{"evaluate.data.name", [](E* e) { e->mutable_data()->set_name("../etc/passwd"); }},
+        EvaluateCase{"evaluate.data.name",
+                     [](E* e) {
+                       e->clear_weights();
+                       e->set_job("projects/default/jobs/j1");
+                       e->mutable_data()->set_name("a b");
+                     }},
+        EvaluateCase{"evaluate.data.rows", [](E* e) { e->mutable_data()->set_rows(-1); }},
+        EvaluateCase{"evaluate.data.rows", [](E* e) { e->mutable_data()->set_rows(200001); }},
+        EvaluateCase{"evaluate.data.image_size", [](E* e) { e->mutable_data()->set_image_size(32); }},
+        EvaluateCase{"evaluate.suite.name", [](E* e) { e->mutable_suite()->set_name("a/b"); }},
+        EvaluateCase{"evaluate.suite.norm", [](E* e) { e->mutable_suite()->set_norm("l1"); }},
+        EvaluateCase{"evaluate.suite.epsilon", [](E* e) { e->mutable_suite()->set_epsilon(8); }},
+        EvaluateCase{"evaluate.suite.attacks[0].name",
+                     [](E* e) { e->mutable_suite()->add_attacks()->set_name("fab"); }},
+        EvaluateCase{"evaluate.suite.attacks (count)",
+                     [](E* e) {
+                       for (int i = 0; i < 17; ++i) e->mutable_suite()->add_attacks();
+                     }},
+        EvaluateCase{"evaluate.precision", [](E* e) { e->set_precision("fp16"); }},
+        EvaluateCase{"evaluate.precision", [](E* e) { e->set_precision("tf32"); }},
+        EvaluateCase{"evaluate.resources.world_size", [](E* e) { e->mutable_resources()->set_world_size(0); }},
+        EvaluateCase{"evaluate.resources.world_size", [](E* e) { e->mutable_resources()->set_world_size(4097); }},
+        EvaluateCase{"evaluate.resources.device", [](E* e) { e->mutable_resources()->set_device("tpu"); }},
+        EvaluateCase{"evaluate.resources.threads_per_rank",
+                     [](E* e) { e->mutable_resources()->set_threads_per_rank(0); }},
+        EvaluateCase{"evaluate.retry.max_attempts", [](E* e) { e->mutable_retry()->set_max_attempts(0); }}));
 
 TEST(FindUnknownFields, NamesThemAtAnyDepth) {
   ham::v1::JobSpec spec = Minimal();

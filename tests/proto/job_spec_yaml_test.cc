@@ -39,6 +39,19 @@ TEST(ParseJobSpecYaml, ReadsEveryKindOfField) {
   EXPECT_FALSE(train.has_epochs());
 }
 
+TEST(ParseJobSpecYaml, ReadsAnEvaluation) {
+  const auto spec = ParseJobSpecYaml(R"(
+evaluate:
+  data: {name: fashion-mnist, rows: 100}
+  suite: {epsilon: 8/255, attacks: [{name: apgd}]}
+)");
+  ASSERT_TRUE(spec.ok()) << spec.status();
+  EXPECT_EQ(spec->evaluate().suite().epsilon(), 8.0 / 255.0);
+  EXPECT_EQ(spec->evaluate().suite().attacks(0).name(), "apgd");
+  EXPECT_EQ(spec->evaluate().data().rows(), 100);
+  EXPECT_FALSE(spec->evaluate().has_weights());
+}
+
 TEST(SetJobSpecField, ReplacesOneFieldASectionOrAList) {
   auto spec = ParseJobSpecYaml(kGood);
   ASSERT_TRUE(spec.ok()) << spec.status();
@@ -64,9 +77,11 @@ TEST(SetJobSpecField, NamesWhatIsWrong) {
       {"train.seed", "", "the value of train.seed holds 0 YAML documents"},
       {"train.seed", "[", "the value of train.seed is not valid YAML"},
       {"train.epochs", "many", "train.epochs is \"many\""},
+      {"train.seed", "1", "train stands beside evaluate; a job has one of them"},
   };
   for (const auto& [path, value, expected] : cases) {
     ham::v1::JobSpec spec;
+    if (std::string(expected).find("beside") != std::string::npos) spec.mutable_evaluate();
     const absl::Status status = SetJobSpecField(path, value, &spec);
     EXPECT_EQ(status.code(), absl::StatusCode::kInvalidArgument) << path;
     EXPECT_NE(std::string(status.message()).find(expected), std::string::npos) << status;
@@ -92,6 +107,7 @@ INSTANTIATE_TEST_SUITE_P(
     Cases, BadYaml,
     ::testing::Values(
         Case{"train: {attack: {epsilonn: 1}}", "did you mean train.attack.epsilon?"},
+        Case{"train: {}\nevaluate: {}", "evaluate stands beside train; a job has one of them"},
         Case{"trian: {}", "did you mean train?"}, Case{"train: {epochs: many}", "train.epochs is \"many\""},
         Case{"train: {epochs: 1.5}", "a whole number"}, Case{"train: {epochs: 99999999999}", "below 2^31"},
         Case{"train: {seed: -1}", "train.seed is \"-1\""},

@@ -4,8 +4,8 @@
   tests/readme/readme_tables.py [--write] [--bin DIR] [--readme FILE]
 
 Between `<!-- NAME: ... -->` and `<!-- end of NAME -->` README holds the tables of models (`ham-trainer models`), data
-sets (`ham-trainer data list`), what GPUs reached (tests/gpu/results) and options: the fields of TrainSpec in job.proto, with what the comments there say and
-the defaults that `hamctl submit --dry-run` resolves. Without --write prints the difference and exits with status 1
+sets (`ham-trainer data list`), what GPUs reached (tests/gpu/results) and options: the fields of TrainSpec and
+EvaluateSpec in job.proto, with what the comments there say and the defaults that `hamctl submit --dry-run` resolves. Without --write prints the difference and exits with status 1
 where README says something else; --write replaces the tables. DIR (default build/bin) holds the two programs.
 """
 import argparse
@@ -22,6 +22,7 @@ sys.path.insert(0, str(ROOT / "tests" / "benchmark"))
 import gpu_figures  # noqa: E402
 
 SMALLEST_SPEC = "train: {data: {name: fashion-mnist}}"
+SMALLEST_EVALUATION = "evaluate: {weights: %s, data: {name: fashion-mnist}}" % ("0" * 64)
 
 
 class TableError(Exception):
@@ -192,12 +193,26 @@ def option_rows(messages, name, path, resolved, met):
     return rows
 
 
-def options_table(proto, resolved):
-    rows = option_rows(parse_messages(proto), "TrainSpec", "", resolved["train"], set())
+def folded(kind, smallest, rows):
     count = sum(row[0].startswith("`") for row in rows)
-    return (f"<details><summary>All {count} options of a job, under <code>train</code></summary>\n\n"
-            f"Defaults as `{SMALLEST_SPEC}` gets them.\n\n" + table(["option", "default", "what it is"], rows) +
+    return (f"<details><summary>All {count} options of {kind}</summary>\n\n"
+            f"Defaults as `{smallest}` gets them.\n\n" + table(["option", "default", "what it is"], rows) +
             "\n\n</details>")
+
+
+def options_tables(proto, trained, evaluated):
+    """Both kinds of jobs; what an evaluation has in common with a training is explained there."""
+    messages, met = parse_messages(proto), set()
+    train = option_rows(messages, "TrainSpec", "", trained["train"], met)
+    shared = [[f"`{field.name}`", f"as `train.{shared_with}`", in_short(field.comment)]
+              for field in messages["EvaluateSpec"].fields if field.type in met
+              for shared_with in [next((other.name for other in messages["TrainSpec"].fields
+                                        if other.type == field.type), "evaluation.suites[]")]]
+    evaluate = option_rows(messages, "EvaluateSpec", "", evaluated["evaluate"], met)
+    return "\n\n".join([
+        folded("a training, under <code>train</code>", SMALLEST_SPEC, train),
+        folded("an evaluation, under <code>evaluate</code>", SMALLEST_EVALUATION.replace("0" * 64, "SHA256"),
+               shared + evaluate)])
 
 
 def models_table(models):
@@ -230,8 +245,9 @@ def tables(programs):
         "GPU": gpu_table(),
         "models": models_table(output_of([trainer, "models", "--json"])),
         "data sets": data_sets_table(output_of([trainer, "data", "list", "--json"])),
-        "options": options_table((ROOT / "proto/ham/v1/job.proto").read_text(),
-                                 output_of([hamctl, "submit", "--dry-run", "-", "-o", "json"], SMALLEST_SPEC)),
+        "options": options_tables((ROOT / "proto/ham/v1/job.proto").read_text(),
+                                  *(output_of([hamctl, "submit", "--dry-run", "-", "-o", "json"], spec)
+                                    for spec in (SMALLEST_SPEC, SMALLEST_EVALUATION))),
     }
 
 
