@@ -81,6 +81,15 @@ std::string FilterHash(const ham::v1::ListJobsRequest& request) {
   return Sha256Hex(absl::StrCat(request.parent(), "|", absl::StrJoin(states, ","))).substr(0, 8);
 }
 
+// Spec: TrainSpec or EvaluateSpec.
+template <typename Spec>
+void FillNeeds(const Spec& spec, JobRow* row) {
+  row->world_size = spec.resources().world_size();
+  row->device = spec.resources().device();
+  row->data_set = spec.data().name();
+  row->max_attempts = spec.retry().max_attempts();
+}
+
 }  // namespace
 
 absl::StatusOr<NewJob> CheckCreateJob(const ham::v1::CreateJobRequest& request, const std::string& creator,
@@ -102,13 +111,14 @@ absl::StatusOr<NewJob> CheckCreateJob(const ham::v1::CreateJobRequest& request, 
   job.content.labels.insert(request.labels().begin(), request.labels().end());
   job.request_id = request.request_id();
   job.request_hash = HashOf(request);
-  const ham::v1::TrainSpec& train = job.content.spec.train();
   job.row.name = absl::StrCat(kProject, "/jobs/j", id);
   job.row.creator = creator;
-  job.row.world_size = train.resources().world_size();
-  job.row.device = train.resources().device();
-  job.row.data_set = train.data().name();
-  job.row.max_attempts = train.retry().max_attempts();
+  job.row.pool = job.content.spec.has_evaluate();
+  if (job.row.pool) {
+    FillNeeds(job.content.spec.evaluate(), &job.row);
+  } else {
+    FillNeeds(job.content.spec.train(), &job.row);
+  }
   return job;
 }
 

@@ -44,6 +44,29 @@ TEST(JobRequest, RefusesLongTextInAnAnswerThatReachesTheClient) {
   ExpectReachesTheClient(WatchTokens("e").Read("projects/default/jobs/j", "a" + kEuros).status());
 }
 
+TEST(JobRequest, AnEvaluationIsAPoolWithNeedsOfItsOwn) {
+  ham::v1::CreateJobRequest create;
+  create.set_parent("projects/default");
+  auto* evaluate = create.mutable_spec()->mutable_evaluate();
+  evaluate->set_weights(std::string(64, 'a'));
+  evaluate->mutable_data()->set_name("svhn");
+  evaluate->mutable_resources()->set_world_size(7);
+  evaluate->mutable_resources()->set_device("cuda");
+  evaluate->mutable_retry()->set_max_attempts(2);
+  const absl::StatusOr<NewJob> job = CheckCreateJob(create, "admin", "1");
+  ASSERT_TRUE(job.ok()) << job.status();
+  EXPECT_TRUE(job->row.pool);
+  EXPECT_EQ(job->row.world_size, 7);
+  EXPECT_EQ(job->row.device, "cuda");
+  EXPECT_EQ(job->row.data_set, "svhn");
+  EXPECT_EQ(job->row.max_attempts, 2);
+  EXPECT_EQ(job->content.spec.evaluate().suite().name(), "autoattack");
+  evaluate->clear_weights();
+  const absl::StatusOr<NewJob> refused = CheckCreateJob(create, "admin", "1");
+  ASSERT_EQ(FieldViolationsOf(refused.status()).size(), 1u);
+  EXPECT_EQ(FieldViolationsOf(refused.status())[0].field, "spec.evaluate.weights");
+}
+
 TEST(CheckpointManifest, RefusesCountersThatNoTrainerWrites) {
   const auto parse = [](const std::string& iteration, const std::string& epoch) {
     return ParseCheckpointManifest(R"({"files": [], "iteration": )" + iteration + R"(, "epoch": )" + epoch + "}")
