@@ -144,6 +144,32 @@ class AgentTest : public ::testing::Test {
     const auto found = seen.records.find({JobName(id), 1, 0});
     return found == seen.records.end() ? kNone : found->second;
   }
+  // A rank of an evaluation by weights of these bytes, with blocks of such stages.
+  ham::v1::Assignment Evaluation(const std::string& id, const std::string& weights, const std::vector<int>& stages,
+                                 int rows = 1) {
+    ham::v1::Assignment assignment = MakeAssignment(id);
+    assignment.mutable_spec()->mutable_evaluate()->set_weights(Sha256Hex(weights));
+    for (const int stage : stages) {
+      ham::v1::WorkBlock* block = assignment.add_blocks();
+      block->set_stage(stage);
+      for (int row = 0; row < rows; ++row) block->add_rows(static_cast<uint32_t>(row));
+    }
+    return assignment;
+  }
+  void HoldWeights(const std::string& weights) {
+    ASSERT_TRUE(coordinator_.artifacts()->Put(Sha256Hex(weights), 0, weights).ok());
+    ASSERT_TRUE(coordinator_.artifacts()->Commit(Sha256Hex(weights), static_cast<int64_t>(weights.size())).ok());
+  }
+  static std::vector<std::string> Findings(const Seen& seen, const std::string& id) {
+    std::vector<std::string> out;
+    for (const ham::v1::SpooledRecord& record : RecordsOf(seen, id)) {
+      if (record.has_finding()) out.push_back(record.finding().inputs());
+    }
+    return out;
+  }
+  bool AwaitFindings(const std::string& id, const std::vector<std::string>& wanted) {
+    return coordinator_.Await([&](const Seen& seen) { return Findings(seen, id) == wanted; });
+  }
   // Sequences grow by one from 1, and iterations from 1 to `metrics`.
   static void ExpectWhole(const std::vector<ham::v1::SpooledRecord>& records, int metrics) {
     int found = 0;
@@ -365,6 +391,94 @@ TEST_F(AgentTest, AMissingCheckpointIsInfrastructure) {
   const ham::v1::RankExit exit = ExitOf("resumes");
   EXPECT_EQ(exit.failure_class(), ham::v1::INFRASTRUCTURE);
   EXPECT_NE(exit.message().find("cannot fetch the checkpoint"), std::string::npos) << exit.message();
+}
+
+TEST_F(AgentTest, ARankOfAnEvaluationGetsItsWeightsAndEachListOfWork) {
+  HoldWeights("weights");
+  coordinator_.Desire({Evaluation("evaluates", "weights", {-1, 0})});
+  StartAgent();
+  EXPECT_TRUE(AwaitFindings("evaluates", {"weights", "-1 0"}));
+  EXPECT_TRUE(AwaitState("evaluates", ObservedRank::RUNNING));
+  coordinator_.Desire({Evaluation("evaluates", "weights", {0, 1})});
+  EXPECT_TRUE(AwaitFindings("evaluates", {"weights", "-1 0", "0 1"}));
+  coordinator_.Desire({Evaluation("evaluates", "weights", {})});
+  EXPECT_TRUE(AwaitFindings("evaluates", {"weights", "-1 0", "0 1", ""}));
+  for (const auto& record : coordinator_.seen().records[{JobName("evaluates"), 1, 0}]) EXPECT_TRUE(record.has_time());
+  coordinator_.Desire({});
+  EXPECT_TRUE(AwaitGone("evaluates"));
+}
+
+TEST_F(AgentTest, OfListsThatComeBeforeTheTrainerTheNewestIsHandedOn) {
+  HoldWeights("weights");
+  absl::Notification release;
+  coordinator_.Change([&](Script* script) {
+    script->on_download = [&](ham::v1::DownloadArtifactResponse*) {
+      release.WaitForNotification();
+      return grpc::Status::OK;
+    };
+  });
+  coordinator_.Desire({Evaluation("evaluates", "weights", {-1, 0})});
+  StartAgent();
+  ASSERT_TRUE(AwaitState("evaluates", ObservedRank::STARTING));
+  coordinator_.Desire({Evaluation("evaluates", "weights", {3})});
+  coordinator_.Desire({Evaluation("evaluates", "weights", {4, 5}), MakeAssignment("waits", 1)});
+  ASSERT_TRUE(AwaitState("waits", ObservedRank::RUNNING));
+  release.Notify();
+  EXPECT_TRUE(AwaitFindings("evaluates", {"weights", "4 5"}));
+  coordinator_.Stop();  // its calls use what stands here
+}
+
+// Lists longer than its socket holds, to a trainer that does not read: the agent does all else meanwhile.
+TEST_F(AgentTest, ASlowTrainerKeepsNobodyWaitingAndGetsTheNewestList) {
+  HoldWeights("weights");
+  constexpr int kRows = 200'000;
+  coordinator_.Desire({Evaluation("dawdles", "weights", {0}, kRows)});
+  StartAgent();
+  ASSERT_TRUE(AwaitFindings("dawdles", {"weights"}));
+  for (int list = 1; list < 5; ++list) coordinator_.Desire({Evaluation("dawdles", "weights", {list}, kRows)});
+  coordinator_.Desire({Evaluation("dawdles", "weights", {5}, kRows), MakeAssignment("works", 1)});
+  EXPECT_TRUE(ExitOf("works").success());
+  WriteTestFile(config_.data_root + "/go", "");
+  ASSERT_TRUE(coordinator_.Await([](const Seen& seen) { return Findings(seen, "dawdles").back() == "5"; }));
+  EXPECT_LE(Findings(coordinator_.seen(), "dawdles").size(), 3);  // what its weights hold, the first list, the newest
+}
+
+TEST_F(AgentTest, ATrainerThatWorkCannotBeHandedToIsEnded) {
+  HoldWeights("weights");
+  coordinator_.Desire({Evaluation("shuts", "weights", {0})});
+  StartAgent();
+  ASSERT_TRUE(AwaitFindings("shuts", {"weights"}));
+  coordinator_.Desire({Evaluation("shuts", "weights", {1})});  // the first list may have come before it shut
+  EXPECT_EQ(ExitOf("shuts").failure_class(), ham::v1::TRAINER_CRASH);
+}
+
+TEST_F(AgentTest, FindingsWhoseAnswerWasLostAreSentAgain) {
+  const std::string weights(3 << 20, 'w');  // the longest record that comes
+  HoldWeights(weights);
+  coordinator_.Change([](Script* script) { script->answers_to_lose = 2; });
+  coordinator_.Desire({Evaluation("evaluates", weights, {-1, 0})});
+  StartAgent();
+  EXPECT_TRUE(AwaitFindings("evaluates", {weights, "-1 0"}));
+  EXPECT_TRUE(coordinator_.Await([](const Seen& seen) { return seen.repeated_records > 0; }));
+}
+
+TEST_F(AgentTest, WithoutItsWeightsARankDoesNotStart) {
+  coordinator_.Desire({Evaluation("evaluates", "weights", {-1})});
+  StartAgent();
+  const ham::v1::RankExit missing = ExitOf("evaluates");
+  EXPECT_EQ(missing.failure_class(), ham::v1::INFRASTRUCTURE);
+  EXPECT_EQ(missing.message().find("cannot fetch the weights: "), 0) << missing.message();
+  HoldWeights("weights");
+  coordinator_.Change([](Script* script) {
+    script->on_download = [](ham::v1::DownloadArtifactResponse* response) {
+      response->set_data("Weights");
+      return grpc::Status::OK;
+    };
+  });
+  coordinator_.Desire({Evaluation("evaluates-other", "weights", {-1})});
+  const ham::v1::RankExit other = ExitOf("evaluates-other");
+  EXPECT_EQ(other.message(),
+            absl::StrCat("cannot fetch the weights: artifact ", Sha256Hex("weights"), " came with other bytes"));
 }
 
 // Records made while nobody listens arrive later, each once, before the end is told.

@@ -286,6 +286,27 @@ TEST_F(ArtifactTransferTest, MoreBytesThanThereShouldBeAreDataLoss) {
   EXPECT_TRUE(absl::IsDataLoss(Download().status()));
 }
 
+TEST_F(ArtifactTransferTest, WeightsGoOnWhereTheyEndedAndAreHeldAgainstTheirDigest) {
+  ASSERT_TRUE(Upload().ok());
+  std::atomic<int> chunks = 0;
+  coordinator_.Change([&](ScriptedCoordinator::Script* script) {
+    script->on_download = [&](ham::v1::DownloadArtifactResponse* response) {
+      ++chunks;
+      if (chunks == 3) return grpc::Status(grpc::StatusCode::UNAVAILABLE, "cut");
+      if (chunks == 4) response->mutable_data()->at(0) ^= 1;
+      return grpc::Status::OK;
+    };
+  });
+  const std::string path = folder_ / "weights.safetensors", digest = Sha256Hex(weights_);
+  EXPECT_TRUE(MayPass(DownloadWeights(peer_, digest, path)));
+  EXPECT_TRUE(absl::IsDataLoss(DownloadWeights(peer_, digest, path)));
+  EXPECT_FALSE(fs::exists(path));
+  EXPECT_TRUE(DownloadWeights(peer_, digest, path).ok());
+  EXPECT_EQ(ReadTestFile(path), weights_);
+  EXPECT_EQ(coordinator_.seen().download_offsets, (std::vector<int64_t>{0, 2 * kChunk, 0}));
+  EXPECT_TRUE(absl::IsNotFound(DownloadWeights(peer_, Sha256Hex("never uploaded"), folder_ / "other")));
+}
+
 TEST_F(ArtifactTransferTest, AMissingCheckpointIsNotFound) { EXPECT_TRUE(absl::IsNotFound(Download().status())); }
 
 TEST_F(ArtifactTransferTest, CancelEndsARunningUploadSoon) {

@@ -17,7 +17,8 @@ namespace {
 
 using ham::v1::ObservedRank;
 
-// "a0" is rank 0 of attempt 1 of job a, "a0#2" of attempt 2; "@1" behind it names its slot.
+// "a0" is rank 0 of attempt 1 of job a, "a0#2" of attempt 2; "@1" behind it names its slot, "=25" the stages of its
+// blocks, 2 and 5.
 RankId Id(const std::string& text) {
   return {text.substr(0, 1), text.find('#') == std::string::npos ? 1 : text[text.find('#') + 1] - '0', text[1] - '0'};
 }
@@ -33,13 +34,25 @@ ham::v1::Assignment ParseAssignment(const std::string& text) {
   assignment.set_attempt(id.attempt);
   assignment.set_rank(id.rank);
   assignment.set_slot(text[text.find('@') + 1] - '0');
+  for (size_t at = text.find('='); at < text.size() - 1;) assignment.add_blocks()->set_stage(text[++at] - '0');
   return assignment;
 }
 
+std::string StagesOf(const google::protobuf::RepeatedPtrField<ham::v1::WorkBlock>& blocks) {
+  std::string out = "=";
+  for (const ham::v1::WorkBlock& block : blocks) absl::StrAppend(&out, block.stage());
+  return out == "=" ? "" : out;
+}
+
 std::string Text(const Action& action) {
-  if (const auto* start = std::get_if<StartRank>(&action)) return "start " + Name(IdOf(start->assignment));
+  if (const auto* start = std::get_if<StartRank>(&action)) {
+    return absl::StrCat("start ", Name(IdOf(start->assignment)), StagesOf(start->assignment.blocks()));
+  }
   if (const auto* terminate = std::get_if<TerminateRank>(&action)) return "term " + Name(terminate->id);
   if (const auto* kill = std::get_if<KillRank>(&action)) return "kill " + Name(kill->id);
+  if (const auto* work = std::get_if<GiveWork>(&action)) {
+    return absl::StrCat("work ", Name(work->id), StagesOf(work->blocks));
+  }
   return "forget " + Name(std::get<ForgetRank>(action).id);
 }
 
@@ -158,6 +171,26 @@ INSTANTIATE_TEST_SUITE_P(
               {"progress a1 evaluate", "", "a0:RUNNING a1:RUNNING"},
               {"progress a0 load", "", "a0:RUNNING a1:RUNNING"}}},
         Case{"TheSameSetAgainChangesNothing", {{"desire a0@0", "start a0"}, {"desire a0@0", ""}, {"desire a0@1", ""}}},
+        Case{"HandsOnBlocksWhenTheyChange",
+             {{"desire a0@0=01 a1@1", "start a0=01, start a1"},
+              {"desire a0@0=01 a1@1", ""},
+              {"desire a0@0=1 a1@1=2", "work a0=1, work a1=2"},
+              {"progress a0 evaluate"},
+              {"desire a0@0=10 a1@1", "work a0=10, work a1"},
+              {"disconnected"},
+              {"connected"},
+              {"desire a0@0=10 a1@1", ""}}},
+        Case{"AWaitingRankStartsWithTheNewestBlocks",
+             {{"desire a0@0 b0@0=01", "start a0"},
+              {"desire a0@0 b0@0=2", ""},
+              {"exit a0 ok flushed", "start b0=2"},
+              {"desire a0@0 b0@0=2", ""}}},
+        Case{"ARankThatEndsGetsNoBlocks",
+             {{"desire a0@0=0", "start a0=0"},
+              {"desire", "term a0"},
+              {"desire a0@0=1", ""},
+              {"exit a0 failed flushed", ""},
+              {"desire a0@0=2", "", "a0:EXITED/PREEMPTED"}}},
         Case{"EndsWhenItsRecordsAreAcknowledged",
              {{"desire a0@0", "start a0"},
               {"exit a0 ok", "", "a0:STARTING"},
@@ -387,8 +420,9 @@ class RandomRun {
       case 1: {
         ham::v1::DesiredAssignments desired;
         for (int i = Below(5); i > 0; --i) {
-          *desired.add_assignments() = ParseAssignment(absl::StrCat(std::string(1, static_cast<char>('a' + Below(3))),
-                                                                    Below(2), "#", 1 + Below(2), "@", Below(3)));
+          *desired.add_assignments() =
+              ParseAssignment(absl::StrCat(std::string(1, static_cast<char>('a' + Below(3))), Below(2), "#",
+                                           1 + Below(2), "@", Below(3), "=", Below(2)));
         }
         core_.Desire(desired, now_);
         break;
@@ -447,6 +481,8 @@ class RandomRun {
     } else if (const auto* kill = std::get_if<KillRank>(&action)) {
       EXPECT_EQ(alive_.count(kill->id), 1);
       killed_.insert(kill->id);
+    } else if (const auto* work = std::get_if<GiveWork>(&action)) {
+      EXPECT_EQ(alive_.count(work->id), 1);
     } else {
       const RankId id = std::get<ForgetRank>(action).id;
       EXPECT_EQ(kept_.erase(id), 1) << "forgotten twice";

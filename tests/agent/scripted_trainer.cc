@@ -13,11 +13,16 @@
 //   tells       fails with the address by which other hosts reach it
 //   shows       fails with its name and the GPUs it sees
 //   placed      fails with the CPUs that it may run on
+//   evaluates   says what its weights hold, then of each list of work the stages ("-1 0"), as findings of inputs, until
+//               its socket ends
+//   dawdles     the same, but reads work only once the file "go" is in the data root
+//   shuts       the same, but takes no work: to write to it is an error
 //   meets       sets rendezvous key k to the rank's number, reads it back, then done
 //
 // HAM_SCRIPTED_FIRST_FRAME in its environment: "foreign", it is of another build; "mute", it says nothing at all.
 #include <poll.h>
 #include <sched.h>
+#include <sys/socket.h>
 #include <unistd.h>
 
 #include <csignal>
@@ -25,6 +30,7 @@
 #include <cstdlib>
 #include <filesystem>
 #include <fstream>
+#include <iterator>
 #include <string>
 
 #include "proto/sha256.h"
@@ -39,7 +45,7 @@ using ham::ipc::WriteFrame;
 using nlohmann::json;
 
 int g_fd = -1;
-std::string g_program;
+std::string g_program, g_what;
 
 void Send(const json& frame) {
   if (!WriteFrame(g_fd, frame).ok()) std::_Exit(3);  // the agent is gone
@@ -73,7 +79,7 @@ int Stay() {
 // Also ends when the agent does.
 void AwaitFile(const std::string& path) {
   while (!std::filesystem::exists(path)) {
-    pollfd entry = {g_fd, POLLIN, 0};
+    pollfd entry = {g_fd, 0, 0};
     if (::poll(&entry, 1, 10) > 0) std::_Exit(3);
   }
 }
@@ -95,6 +101,22 @@ int Save(const json& start) {
   return 1;
 }
 
+void Find(const std::string& inputs) { Send({{"type", "finding"}, {"finding", {{"inputs", inputs}}}}); }
+
+int Evaluate(const json& start) {
+  std::ifstream file(start.at("weights").get<std::string>(), std::ios::binary);
+  Find(std::string(std::istreambuf_iterator<char>(file), {}));
+  if (g_what == "shuts") ::shutdown(g_fd, SHUT_RD);
+  if (g_what != "evaluates") AwaitFile(start.at("data_root").get<std::string>() + "/go");
+  while (true) {
+    const json work = Receive();
+    if (work.at("type") != "work") return 4;
+    std::string stages;
+    for (const json& block : work.at("blocks")) stages += (stages.empty() ? "" : " ") + block.at("stage").dump();
+    Find(stages);
+  }
+}
+
 int Meet(const json& start) {
   const std::string value = std::to_string(start.at("rank").get<int>());
   Send({{"type", "store_set"}, {"id", 1}, {"key", "k"}, {"value", ham::Base64Encode(value)}});
@@ -104,7 +126,8 @@ int Meet(const json& start) {
   return answer.at("id") == 2 && answer.at("value") == ham::Base64Encode(value) ? Done() : 4;
 }
 
-int Run(const std::string& what, const json& start) {
+int Run(const json& start) {
+  const std::string& what = g_what;
   Progress("load", 0);
   if (what == "fails") {
     Send({{"type", "failed"}, {"class", "USER"}, {"message", "the data set is unknown"}});
@@ -112,7 +135,9 @@ int Run(const std::string& what, const json& start) {
   }
   if (what == "crashes") std::abort();
   if (what == "babbles") return ::write(g_fd, "\5\0\0\0hello", 9) == 9 ? Stay() : 3;
-  Progress("train", 1);
+  const bool evaluates = what == "evaluates" || what == "dawdles" || what == "shuts";
+  Progress(evaluates ? "evaluate" : "train", 1);
+  if (evaluates) return Evaluate(start);
   if (what == "works") {
     for (int i = 1; i <= 20; ++i) Metric(i);
     std::printf("all is done\n");
@@ -172,8 +197,8 @@ int main(int argc, char** argv) {
   const json start = Receive();
   if (start.at("build_id") != ham::BuildId()) return 6;
   const std::string job = start.at("job").get<std::string>();
-  std::string what = job.substr(job.rfind('/') + 1);
-  what = what.substr(0, what.find('-'));
-  if (what == "deaf") std::signal(SIGTERM, SIG_IGN);
-  return Run(what, start);
+  g_what = job.substr(job.rfind('/') + 1);
+  g_what = g_what.substr(0, g_what.find('-'));
+  if (g_what == "deaf") std::signal(SIGTERM, SIG_IGN);
+  return Run(start);
 }

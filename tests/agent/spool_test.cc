@@ -36,6 +36,12 @@ SpooledRecord Metric(int64_t iteration) {
   return record;
 }
 
+SpooledRecord Finding(const std::string& inputs) {
+  SpooledRecord record;
+  record.mutable_finding()->set_inputs(inputs);
+  return record;
+}
+
 SpooledRecord Log(const std::string& text) {
   SpooledRecord record;
   record.set_log_text(text);
@@ -186,6 +192,36 @@ TEST_F(SpoolTest, MetricsAloneMayPassTheLimit) {
   for (int i = 0; i < 100; ++i) ASSERT_TRUE(spool->Append(Metric(i)).ok());
   EXPECT_EQ(Sequences(spool.get()).size(), 100);
   EXPECT_GT(spool->bytes(), 200);
+}
+
+TEST_F(SpoolTest, FindingsNeverGiveWayToo) {
+  const auto spool = Open(2000, 500);
+  for (int i = 0; i < 20; ++i) {
+    ASSERT_TRUE(spool->Append(Log(std::string(200, 'x'))).ok());
+    ASSERT_TRUE(spool->Append(Finding(absl::StrCat(i, std::string(200, 'y')))).ok());
+  }
+  int findings = 0;
+  for (const SpooledRecord& record : Pending(spool.get())) {
+    if (record.has_finding()) {
+      EXPECT_EQ(record.finding().inputs(), absl::StrCat(findings++, std::string(200, 'y')));
+    } else {
+      EXPECT_NE(record.log_text(), std::string(200, 'x'));
+    }
+  }
+  EXPECT_EQ(findings, 20);
+}
+
+// As a report takes them: of the longest finding no more than that one.
+TEST_F(SpoolTest, AFindingAboveTheBatchGoesAlone) {
+  const auto spool = Open(64 << 20, 4 << 20);
+  for (const size_t bytes : {100, 3 << 20, 3 << 20, 100}) {
+    ASSERT_TRUE(spool->Append(Finding(std::string(bytes, 'x'))).ok());
+  }
+  for (const std::vector<int64_t>& batch : std::vector<std::vector<int64_t>>{{1}, {2}, {3}, {4}}) {
+    EXPECT_EQ(Sequences(spool.get(), 1 << 20), batch);
+    spool->Acknowledge(batch.back());
+  }
+  EXPECT_TRUE(spool->empty());
 }
 
 TEST_F(SpoolTest, OneRecordAboveTheLimitIsKept) {

@@ -69,6 +69,17 @@ TEST(TrainerFrames, AreReadWhole) {
   EXPECT_EQ(failed.failure_class, "USER");
   EXPECT_EQ(failed.message, "no such data set");
   Get<DoneFrame>(texts[9]);
+  EXPECT_EQ(Get<ham::v1::EvaluationFinding>(texts[10]).inputs(), R"({"seed":"0"})");
+  const auto block = Get<ham::v1::EvaluationFinding>(texts[11]).block();
+  EXPECT_EQ(block.stage(), 1);
+  EXPECT_EQ(block.rows(2), 4294967295);
+  EXPECT_EQ(block.predictions(2), 9);
+  EXPECT_EQ(block.margins(1), -1.5);
+  EXPECT_EQ(block.seconds(), 0.125);
+  EXPECT_EQ(block.forward_passes(), 300);
+  EXPECT_EQ(block.gradient_passes(), 200);
+  EXPECT_EQ(Get<ham::v1::EvaluationFinding>(texts[12]).checks().warnings(0).type(),
+            ham::v1::EvaluationWarning::ZERO_GRADIENTS);
 }
 
 struct Hostile {
@@ -120,7 +131,11 @@ INSTANTIATE_TEST_SUITE_P(
         Hostile{R"({"type":"failed","class":"USER","message":{}})", "message"},
         Hostile{R"({"type":"metric"})", "point"}, Hostile{R"({"type":"metric","point":[]})", "point"},
         Hostile{R"({"type":"metric","point":"x"})", "point"},
-        Hostile{R"({"type":"metric","point":{"summary":{}},"more":1})", "more"}));
+        Hostile{R"({"type":"metric","point":{"summary":{}},"more":1})", "more"},
+        Hostile{R"({"type":"finding"})", "finding"}, Hostile{R"({"type":"finding","finding":[]})", "finding"},
+        Hostile{R"({"type":"finding","finding":{"checks":{}},"more":1})", "more"},
+        Hostile{R"({"type":"finding","finding":{"block":{"stage":0}}})", "rows"},
+        Hostile{R"({"type":"work","blocks":[]})", "unknown type"}));
 
 TEST_P(HostileFrame, IsAnErrorThatNamesWhatIsWrong) {
   const absl::Status status = Parse(GetParam().text).status();
@@ -202,6 +217,7 @@ TEST(TrainerFrames, StartTellsAllThatATrainerNeeds) {
   const json frame = StartFrame(assignment, {.data_root = "/d",
                                              .work_dir = "/w",
                                              .resume_manifest = "/r/m",
+                                             .weights = "/w/s",
                                              .interface = "eth1",
                                              .address = "192.0.2.7",
                                              .collective_timeout = absl::Seconds(30),
@@ -215,12 +231,26 @@ TEST(TrainerFrames, StartTellsAllThatATrainerNeeds) {
   EXPECT_EQ(frame.at("data_root"), "/d");
   EXPECT_EQ(frame.at("work_dir"), "/w");
   EXPECT_EQ(frame.at("resume_manifest"), "/r/m");
+  EXPECT_EQ(frame.at("weights"), "/w/s");
   EXPECT_EQ(frame.at("interface"), "eth1");
   EXPECT_EQ(frame.at("threads"), 3);
   EXPECT_EQ(frame.at("address"), "192.0.2.7");
   EXPECT_EQ(frame.at("collective_timeout_seconds"), 30.0);
   EXPECT_EQ(frame.at("collective_patience_seconds"), 120.0);
   EXPECT_EQ(frame.at("spec"), json::parse(MessageToJson(assignment.spec())));
+  assignment.mutable_spec()->mutable_evaluate()->mutable_resources()->set_threads_per_rank(5);
+  EXPECT_EQ(StartFrame(assignment, {}).at("threads"), 5);
+}
+
+TEST(TrainerFrames, WorkNamesAllBlocksInTheirOrder) {
+  WorkBlocks blocks;
+  EXPECT_EQ(WorkFrame(blocks), json::parse(R"({"type":"work","blocks":[]})"));
+  blocks.Add()->set_stage(-1);
+  blocks.Mutable(0)->add_rows(3);
+  blocks.Mutable(0)->add_rows(4294967295);
+  blocks.Add()->set_stage(4);
+  EXPECT_EQ(WorkFrame(blocks),
+            json::parse(R"({"type":"work","blocks":[{"stage":-1,"rows":[3,4294967295]},{"stage":4,"rows":[]}]})"));
 }
 
 TEST(TrainerFrames, AnswersCarryValueOrError) {

@@ -25,7 +25,11 @@ inline const std::vector<std::string>& TrainerFrameTexts() {
       R"({"type":"store_set","id":1,"key":"rank/0","value":"AP8="})",
       R"({"type":"store_get","id":2,"key":"rank/1","timeout_seconds":1.5})",
       R"({"type":"failed","class":"USER","message":"no such data set"})",
-      R"({"type":"done"})"};
+      R"({"type":"done"})",
+      R"({"type":"finding","finding":{"inputs":"{\"seed\":\"0\"}"}})",
+      R"({"type":"finding","finding":{"block":{"stage":1,"rows":[0,7,4294967295],"predictions":[3,0,9],
+          "margins":[0.25,-1.5,"NaN"],"seconds":0.125,"forward_passes":"300","gradient_passes":200}}})",
+      R"({"type":"finding","finding":{"checks":{"warnings":[{"type":"ZERO_GRADIENTS","message":"of 3 images"}]}}})"};
   return texts;
 }
 

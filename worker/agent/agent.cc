@@ -128,6 +128,8 @@ void Agent::Act() {
         if (const auto rank = ranks_.find(terminate->id); rank != ranks_.end()) rank->second->Terminate();
       } else if (const auto* kill = std::get_if<KillRank>(&action)) {
         if (const auto rank = ranks_.find(kill->id); rank != ranks_.end()) rank->second->Kill();
+      } else if (const auto* work = std::get_if<GiveWork>(&action)) {
+        if (const auto rank = ranks_.find(work->id); rank != ranks_.end()) rank->second->GiveWork(work->blocks);
       } else if (const auto* forget = std::get_if<ForgetRank>(&action)) {
         Forget(forget->id);
       }

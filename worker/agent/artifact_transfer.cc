@@ -278,4 +278,8 @@ absl::StatusOr<std::string> DownloadCheckpoint(const TransferPeer& peer, const h
   return manifest;
 }
 
+absl::Status DownloadWeights(const TransferPeer& peer, const std::string& digest, const std::string& path) {
+  return DownloadFile(peer, path, digest, kMostWeightsBytes);
+}
+
 }  // namespace ham::agent

@@ -1,6 +1,7 @@
-// Checkpoints between a rank's folder and the coordinator's artifact store.
+// Checkpoints and weights between a rank's folder and the coordinator's artifact store.
 #pragma once
 
+#include <cstdint>
 #include <string>
 
 #include "absl/status/status.h"
@@ -19,6 +20,8 @@ struct TransferPeer {
   CallCancel* cancel = nullptr;  // running transfers return Cancelled soon, later ones at once
 };
 
+inline constexpr int64_t kMostWeightsBytes = int64_t{16} << 30;  // the coordinator takes no longer artifacts
+
 // True for an error of a transfer that another try may not meet.
 bool MayPass(const absl::Status& status);
 
@@ -32,5 +35,9 @@ absl::Status UploadCheckpoint(const TransferPeer& peer, const std::string& manif
 // against its digest: DataLoss. After an error the next call goes on where this one ended. Blocks.
 absl::StatusOr<std::string> DownloadCheckpoint(const TransferPeer& peer, const ham::v1::Checkpoint& checkpoint,
                                                const std::string& directory);
+
+// Brings the artifact of that digest, of at most kMostWeightsBytes, to the file `path`. Otherwise as
+// DownloadCheckpoint.
+absl::Status DownloadWeights(const TransferPeer& peer, const std::string& digest, const std::string& path);
 
 }  // namespace ham::agent

@@ -19,7 +19,11 @@ void Assignments::Desire(const ham::v1::DesiredAssignments& desired, absl::Durat
     named.insert(id);
     const auto [it, fresh] = ranks_.try_emplace(id);
     it->second.desired = true;
-    if (fresh) it->second.assignment = assignment;
+    if (fresh) {
+      it->second.assignment = assignment;
+    } else {
+      SetBlocks(it->second, assignment);
+    }
   }
   for (auto it = ranks_.begin(); it != ranks_.end();) {
     Rank& rank = it->second;
@@ -41,6 +45,15 @@ void Assignments::Desire(const ham::v1::DesiredAssignments& desired, absl::Durat
     it = Settle(it, rank.phase == Phase::kExited);
   }
   StartWaiting();
+}
+
+void Assignments::SetBlocks(Rank& rank, const ham::v1::Assignment& desired) {
+  const auto same = [](const ham::v1::WorkBlock& a, const ham::v1::WorkBlock& b) {
+    return a.stage() == b.stage() && std::ranges::equal(a.rows(), b.rows());
+  };
+  if (std::ranges::equal(rank.assignment.blocks(), desired.blocks(), same)) return;
+  *rank.assignment.mutable_blocks() = desired.blocks();
+  if (rank.alive() && !rank.stopping) actions_.push_back(GiveWork{IdOf(desired), desired.blocks()});
 }
 
 void Assignments::Connected() {

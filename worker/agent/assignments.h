@@ -47,11 +47,16 @@ struct TerminateRank {
 struct KillRank {
   RankId id;
 };
+// To a rank that runs: of an evaluation, all that it is to do now. What it starts with is in its assignment.
+struct GiveWork {
+  RankId id;
+  google::protobuf::RepeatedPtrField<ham::v1::WorkBlock> blocks;
+};
 // The process is gone: drop spool and folder. Exactly one for each StartRank.
 struct ForgetRank {
   RankId id;
 };
-using Action = std::variant<StartRank, TerminateRank, KillRank, ForgetRank>;
+using Action = std::variant<StartRank, TerminateRank, KillRank, GiveWork, ForgetRank>;
 
 class Assignments {
  public:
@@ -120,6 +125,8 @@ class Assignments {
   };
   using Ranks = std::map<RankId, Rank>;
 
+  // Of the newest desired set.
+  void SetBlocks(Rank& rank, const ham::v1::Assignment& desired);
   void Stop(const RankId& id, Rank& rank, absl::Duration now);
   void StopAll(absl::Duration now);
   void LimitFlush(Rank& rank, absl::Duration now);

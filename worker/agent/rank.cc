@@ -51,6 +51,7 @@ Rank::Rank(const RankHost& host, const ham::v1::Assignment& assignment, const ha
       spool_(std::move(spool)),
       events_(std::move(events)),
       relay_(host.link, id_.job, id_.attempt) {
+  if (assignment_.spec().has_evaluate()) GiveWork(assignment_.blocks());
   thread_ = std::thread([this] { Run(); });
 }
 
@@ -68,6 +69,11 @@ void Rank::Signal(int signal) {
   cancel_.Cancel();
 }
 
+void Rank::GiveWork(const WorkBlocks& blocks) {
+  absl::MutexLock lock(&mutex_);
+  work_ = blocks;
+}
+
 void Rank::Run() {
   facts_.broken = Prepare();
   if (facts_.broken.ok()) facts_.broken = StartProcess();
@@ -79,11 +85,20 @@ void Rank::Run() {
   if (process != nullptr) {
     std::thread log([this] { ReadLog(); });
     if (facts_.broken.ok()) facts_.broken = Greet();
-    if (facts_.broken.ok()) facts_.broken = ReadFrames();
+    std::thread work;
+    if (facts_.broken.ok()) {
+      work = std::thread([this] { SendWork(); });
+      facts_.broken = ReadFrames();
+    }
     if (!facts_.broken.ok() || !process->Wait(host_.exit_timeout)) process->Signal(SIGKILL);
     facts_.wait_status = process->Wait(absl::InfiniteDuration());
     // Wakes whoever writes to it, then the log's reader.
     ::shutdown(process->frame_fd(), SHUT_RDWR);
+    {
+      absl::MutexLock lock(&mutex_);
+      over_ = true;
+    }
+    if (work.joinable()) work.join();
     log.join();
   }
   cancel_.Cancel();
@@ -93,26 +108,32 @@ void Rank::Run() {
 }
 
 absl::Status Rank::Prepare() {
-  if (assignment_.has_checkpoint()) return Download();
-  return absl::OkStatus();
+  if (assignment_.has_checkpoint()) {
+    return Download("checkpoint to resume from", [this](const TransferPeer& peer) {
+      const absl::StatusOr<std::string> manifest =
+          DownloadCheckpoint(peer, assignment_.checkpoint(), directory_ + "/resume");
+      if (manifest.ok()) resume_manifest_ = *manifest;
+      return manifest.status();
+    });
+  }
+  if (!assignment_.spec().has_evaluate()) return absl::OkStatus();
+  weights_ = directory_ + "/weights.safetensors";
+  return Download("weights", [this](const TransferPeer& peer) {
+    return DownloadWeights(peer, assignment_.spec().evaluate().weights(), weights_);
+  });
 }
 
-absl::Status Rank::Download() {
+absl::Status Rank::Download(const std::string& what, const std::function<absl::Status(const TransferPeer&)>& fetch) {
   Backoff backoff(host_.backoff);
   std::mt19937_64 random{std::random_device()()};
   std::uniform_real_distribution<double> unit(0.0, 1.0);
   while (true) {
     const CoordinatorLink::Connection connection = host_.link->Get(id_.job, id_.attempt);
-    const absl::StatusOr<std::string> manifest = DownloadCheckpoint(
-        {.stub = connection.stub, .config = &host_.link->config(), .fence = connection.fence, .cancel = &cancel_},
-        assignment_.checkpoint(), directory_ + "/resume");
-    if (manifest.ok()) {
-      resume_manifest_ = *manifest;
-      return absl::OkStatus();
-    }
-    if (!MayPass(manifest.status())) {
-      return absl::Status(manifest.status().code(), absl::StrCat("cannot fetch the checkpoint to resume from: ",
-                                                                 std::string(manifest.status().message())));
+    const absl::Status status = fetch(
+        {.stub = connection.stub, .config = &host_.link->config(), .fence = connection.fence, .cancel = &cancel_});
+    if (status.ok()) return status;
+    if (!MayPass(status)) {
+      return absl::Status(status.code(), absl::StrCat("cannot fetch the ", what, ": ", std::string(status.message())));
     }
     absl::MutexLock lock(&mutex_);
     mutex_.AwaitWithTimeout(absl::Condition(&stopped_), backoff.Next(unit(random)));
@@ -127,8 +148,7 @@ absl::Status Rank::StartProcess() {
   absl::StatusOr<std::unique_ptr<TrainerProcess>> process = host_.launcher->Start(
       {TrainerOf(slot_, host_.trainer), "--agent-fd", absl::StrCat(kTrainerSocket)},
       SlotEnvironment(slot_, host_.data_interface),
-      PlacementOf(host_.cpu_shares, slot_.index(), assignment_.spec().train().resources().threads_per_rank(),
-                  assignment_.world_size()));
+      PlacementOf(host_.cpu_shares, slot_.index(), ThreadsOf(assignment_.spec()), assignment_.world_size()));
   if (!process.ok()) return process.status();
   absl::MutexLock lock(&mutex_);
   process_ = *std::move(process);
@@ -159,7 +179,7 @@ absl::Status Rank::Greet() {
                                                       BuildId(), ": install both from one build"));
   }
   std::string address;
-  if (host_.data_interface.empty() && assignment_.world_size() > 1) {
+  if (host_.data_interface.empty() && assignment_.world_size() > 1 && !assignment_.spec().has_evaluate()) {
     const absl::StatusOr<std::string> found =
         LocalAddressTowards(host_.link->config().endpoints[host_.link->endpoint()]);
     if (!found.ok()) {
@@ -177,6 +197,7 @@ absl::Status Rank::Greet() {
   Send(StartFrame(assignment_, {.data_root = host_.data_root,
                                 .work_dir = directory_,
                                 .resume_manifest = resume_manifest_,
+                                .weights = weights_,
                                 .interface = host_.data_interface,
                                 .address = address}))
       .IgnoreError();  // a trainer that is gone is seen in the next read
@@ -207,6 +228,11 @@ absl::Status Rank::Handle(TrainerFrame frame) {
     ham::v1::SpooledRecord record;
     SetNow(&record);
     *record.mutable_metric() = std::move(*point);
+    return Record(std::move(record));
+  } else if (auto* finding = std::get_if<ham::v1::EvaluationFinding>(&frame)) {
+    ham::v1::SpooledRecord record;
+    SetNow(&record);
+    *record.mutable_finding() = std::move(*finding);
     return Record(std::move(record));
   } else if (auto* checkpoint = std::get_if<CheckpointFrame>(&frame)) {
     uploader_->Add(std::move(*checkpoint));
@@ -262,6 +288,24 @@ void Rank::AddLog(const std::vector<std::string>& pieces) {
     SetNow(&record);
     record.set_log_text(piece);
     Record(std::move(record)).IgnoreError();  // a full disk ends the rank at its next metric, not for a line of text
+  }
+}
+
+void Rank::SendWork() {
+  const auto due = [this]() ABSL_SHARED_LOCKS_REQUIRED(mutex_) { return work_.has_value() || over_; };
+  while (true) {
+    WorkBlocks blocks;
+    {
+      absl::MutexLock lock(&mutex_);
+      mutex_.Await(absl::Condition(&due));
+      if (over_) return;
+      blocks = *std::exchange(work_, std::nullopt);
+    }
+    if (Send(WorkFrame(blocks)).ok()) continue;
+    // It would wait for this list for ever. Whether it is gone or deaf is seen in the next read.
+    absl::MutexLock lock(&mutex_);
+    ::shutdown(process_->frame_fd(), SHUT_RDWR);
+    return;
   }
 }
 

@@ -1,9 +1,10 @@
-// One rank on this worker: brings its checkpoint, runs its trainer, and carries what the trainer says to the spool and
-// to the coordinator.
+// One rank on this worker: brings its checkpoint or weights, runs its trainer, and carries what the trainer says to the
+// spool and to the coordinator.
 #pragma once
 
 #include <functional>
 #include <memory>
+#include <optional>
 #include <string>
 #include <thread>
 #include <vector>
@@ -60,11 +61,14 @@ class Rank {
 
   void Terminate() { Signal(SIGTERM); }
   void Kill() { Signal(SIGKILL); }
+  // Of an evaluation: hands the trainer all that it is to do now, instead of what it was not handed yet.
+  void GiveWork(const WorkBlocks& blocks);
 
  private:
   void Run();
   absl::Status Prepare();
-  absl::Status Download();
+  // Calls fetch() until it is done with, or cannot be.
+  absl::Status Download(const std::string& what, const std::function<absl::Status(const TransferPeer&)>& fetch);
   absl::Status StartProcess();
   absl::Status Greet();
   // Reads frames to their end; not OK if the trainer broke the protocol or a record could not be kept.
@@ -72,6 +76,8 @@ class Rank {
   absl::Status Handle(TrainerFrame frame);
   absl::Status Record(ham::v1::SpooledRecord record);
   void ReadLog();
+  // Apart from all else: a trainer that is slow to read keeps nobody waiting.
+  void SendWork();
   void AddLog(const std::vector<std::string>& pieces);
   void Signal(int signal);
   absl::Status Send(const nlohmann::json& frame);
@@ -87,6 +93,7 @@ class Rank {
 
   ExitFacts facts_;              // thread_ only
   std::string resume_manifest_;  // thread_ only
+  std::string weights_;          // thread_ only
   RendezvousRelay relay_;
   CallCancel cancel_;                             // of downloads and uploads
   std::unique_ptr<CheckpointUploader> uploader_;  // thread_ only
@@ -94,6 +101,8 @@ class Rank {
   absl::Mutex write_mutex_;  // one frame at a time to the trainer
   absl::Mutex mutex_;
   bool stopped_ ABSL_GUARDED_BY(mutex_) = false;                     // Terminate or Kill came
+  bool over_ ABSL_GUARDED_BY(mutex_) = false;                        // the trainer takes no more work
+  std::optional<WorkBlocks> work_ ABSL_GUARDED_BY(mutex_);           // to be handed on
   std::unique_ptr<TrainerProcess> process_ ABSL_GUARDED_BY(mutex_);  // set once, by thread_
   std::thread thread_;
 };

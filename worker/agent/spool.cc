@@ -102,7 +102,7 @@ absl::Status Spool::Append(ham::v1::SpooledRecord record) {
   while (bytes_ + kHeaderBytes + record.ByteSizeLong() > limit_) {
     const size_t held = bytes_;
     if (absl::Status status = Shrink(); !status.ok()) return status;
-    if (bytes_ >= held) break;  // metrics only
+    if (bytes_ >= held) break;  // no text is left
   }
   const size_t before = segments_.back().bytes;
   if (absl::Status status = Write(&segments_.back(), record); !status.ok()) return status;

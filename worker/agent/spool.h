@@ -22,7 +22,7 @@ namespace ham::agent {
 class Spool {
  public:
   // Makes the folder, which must not hold a spool. Above `limit` bytes the oldest log text gives way, and a line says
-  // how much is missing; metrics never do. `segment_bytes`: size at which a new file is begun.
+  // how much is missing; metrics and findings never do. `segment_bytes`: size at which a new file is begun.
   static absl::StatusOr<std::unique_ptr<Spool>> Open(const std::string& folder, size_t limit,
                                                      size_t segment_bytes = 4 << 20);
   ~Spool();

@@ -8,6 +8,7 @@
 #include "proto/job_spec.h"
 #include "proto/strict_json.h"
 #include "proto/version.h"
+#include "worker/agent/evaluation_finding.h"
 #include "worker/agent/metric_point.h"
 
 namespace ham::agent {
@@ -94,6 +95,17 @@ absl::StatusOr<TrainerFrame> ReadProgress(FrameReader& reader) {
   return reader.Finish(std::move(progress));
 }
 
+// The message that is the frame's only field.
+template <class Message>
+absl::StatusOr<TrainerFrame> ReadMessage(FrameReader& reader, const char* key,
+                                         absl::StatusOr<Message> (*parse)(const json&)) {
+  const json text = reader.Object(key);
+  if (const absl::StatusOr<TrainerFrame> frame_only = reader.Finish(DoneFrame{}); !frame_only.ok()) return frame_only;
+  absl::StatusOr<Message> message = parse(text);
+  if (!message.ok()) return message.status();
+  return TrainerFrame(*std::move(message));
+}
+
 absl::StatusOr<TrainerFrame> ReadStoreSet(FrameReader& reader) {
   StoreSetFrame set{reader.Integer("id"), reader.Text("key"), ""};
   absl::StatusOr<std::string> value = Base64Decode(reader.Text("value"));
@@ -112,13 +124,8 @@ absl::StatusOr<TrainerFrame> ParseTrainerFrame(const json& frame) {
   const std::string& type = reader.type();
   if (type == "hello") return reader.Finish(HelloFrame{reader.Text("build_id")});
   if (type == "progress") return ReadProgress(reader);
-  if (type == "metric") {
-    const json text = reader.Object("point");
-    if (const absl::StatusOr<TrainerFrame> frame_only = reader.Finish(DoneFrame{}); !frame_only.ok()) return frame_only;
-    absl::StatusOr<ham::v1::MetricPoint> point = ParseMetricPoint(text);
-    if (!point.ok()) return point.status();
-    return TrainerFrame(*std::move(point));
-  }
+  if (type == "metric") return ReadMessage(reader, "point", ParseMetricPoint);
+  if (type == "finding") return ReadMessage(reader, "finding", ParseFinding);
   if (type == "checkpoint") {
     CheckpointFrame checkpoint{reader.Text("manifest"), reader.Integer("iteration"),
                                static_cast<int32_t>(reader.Integer("epoch", kInt32))};
@@ -135,6 +142,11 @@ absl::StatusOr<TrainerFrame> ParseTrainerFrame(const json& frame) {
   return absl::InvalidArgumentError(absl::StrCat("the trainer sent a frame of the unknown type \"", type, "\""));
 }
 
+int ThreadsOf(const ham::v1::JobSpec& spec) {
+  const ham::v1::ResourceSpec& resources = spec.has_evaluate() ? spec.evaluate().resources() : spec.train().resources();
+  return resources.threads_per_rank();
+}
+
 json StartFrame(const ham::v1::Assignment& assignment, const RankPlace& place) {
   return {{"type", "start"},
           {"build_id", BuildId()},
@@ -145,12 +157,22 @@ json StartFrame(const ham::v1::Assignment& assignment, const RankPlace& place) {
           {"spec", json::parse(MessageToJson(assignment.spec()))},
           {"data_root", place.data_root},
           {"work_dir", place.work_dir},
-          {"threads", assignment.spec().train().resources().threads_per_rank()},
+          {"threads", ThreadsOf(assignment.spec())},
           {"resume_manifest", place.resume_manifest},
+          {"weights", place.weights},
           {"interface", place.interface},
           {"address", place.address},
           {"collective_timeout_seconds", absl::ToDoubleSeconds(place.collective_timeout)},
           {"collective_patience_seconds", absl::ToDoubleSeconds(place.collective_patience)}};
+}
+
+json WorkFrame(const WorkBlocks& blocks) {
+  json list = json::array();
+  for (const ham::v1::WorkBlock& block : blocks) {
+    list.push_back(
+        {{"stage", block.stage()}, {"rows", std::vector<uint32_t>(block.rows().begin(), block.rows().end())}});
+  }
+  return {{"type", "work"}, {"blocks", std::move(list)}};
 }
 
 json StoreReplyFrame(int64_t id, const absl::StatusOr<std::string>& value) {

@@ -36,17 +36,21 @@ struct FailedFrame {
   std::string message;
 };
 struct DoneFrame {};
-using TrainerFrame = std::variant<HelloFrame, ham::v1::Progress, ham::v1::MetricPoint, CheckpointFrame, StoreSetFrame,
-                                  StoreGetFrame, FailedFrame, DoneFrame>;
+using TrainerFrame = std::variant<HelloFrame, ham::v1::Progress, ham::v1::MetricPoint, ham::v1::EvaluationFinding,
+                                  CheckpointFrame, StoreSetFrame, StoreGetFrame, FailedFrame, DoneFrame>;
 
 // From the JSON of ipc::ReadFrame. InvalidArgument in one sentence for anything that no trainer of this build sends.
 absl::StatusOr<TrainerFrame> ParseTrainerFrame(const nlohmann::json& frame);
+
+// CPU threads of each rank of the job.
+int ThreadsOf(const ham::v1::JobSpec& spec);
 
 // What a rank needs beside its assignment.
 struct RankPlace {
   std::string data_root;
   std::string work_dir;
   std::string resume_manifest;  // "" = from scratch
+  std::string weights;          // of an evaluation: path of their file
   // Of the gang's traffic; see the frame.
   std::string interface;
   std::string address;
@@ -55,6 +59,8 @@ struct RankPlace {
 };
 
 nlohmann::json StartFrame(const ham::v1::Assignment& assignment, const RankPlace& place);
+using WorkBlocks = google::protobuf::RepeatedPtrField<ham::v1::WorkBlock>;
+nlohmann::json WorkFrame(const WorkBlocks& blocks);
 // Answers; an error is told to the trainer as text.
 nlohmann::json StoreReplyFrame(int64_t id, const absl::StatusOr<std::string>& value);
 nlohmann::json CheckpointDoneFrame(const std::string& manifest, const absl::Status& status);

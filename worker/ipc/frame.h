@@ -22,15 +22,14 @@
 //                                                            proto field names and all primitive fields;
 //                                                            resume_manifest "" = from scratch. weights: path of the
 //                                                            file of an evaluation's weights, else "". Traffic of a
-//                                                            gang goes
-//                                                            through `interface`, where that is "" from `address` of
-//                                                            this host, and where both are "" over loopback
+//                                                            gang goes through `interface`, where that is "" from
+//                                                            `address` of this host, and where both are "" over
+//                                                            loopback
 //   store_reply  {id, ok, value, error}                      value is base64
 //   checkpoint_done {manifest, ok, error}
-//   work         {blocks}                                    of an evaluation: WorkBlocks as protobuf JSON, all that
-//   are
-//                                                            to be done now, in this order; replaces what was said
-//                                                            before
+//   work         {blocks}                                    of an evaluation, after start: all that is to be done now,
+//                                                            in this order, in the place of what was said before;
+//                                                            WorkBlocks as protobuf JSON
 // End of stream means the other side is gone: the trainer then exits at once.
 #pragma once
 
