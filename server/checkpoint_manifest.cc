@@ -34,6 +34,8 @@ absl::StatusOr<CheckpointManifest> ParseCheckpointManifest(const std::string& te
     const std::string digest = file["sha256"].get<std::string>();
     if (!IsSha256Hex(digest)) return wrong;
     manifest.files.insert(digest);
+    if (file.value("name", nlohmann::json()) == "model.safetensors") manifest.model = digest;
+    if (file.value("name", nlohmann::json()) == "state.safetensors") manifest.state = digest;
   }
   return manifest;
 }

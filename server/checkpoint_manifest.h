@@ -14,6 +14,9 @@ struct CheckpointManifest {
   int64_t iteration = 0;
   int epoch = 0;
   std::set<std::string> files;  // SHA-256
+  // Of these, "" where none has the name: model.safetensors, the weights, and state.safetensors, which holds their
+  // average where there is one.
+  std::string model, state;
 };
 
 // INVALID_ARGUMENT for text that is no manifest.

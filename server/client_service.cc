@@ -8,6 +8,8 @@
 #include "absl/strings/str_cat.h"
 #include "proto/rpc_status.h"
 #include "proto/version.h"
+#include "server/artifact_calls.h"
+#include "server/evaluated_weights.h"
 #include "server/job_request.h"
 #include "server/job_view.h"
 #include "server/loop_calls.h"
@@ -103,10 +105,10 @@ class RefusedWatch : public grpc::ServerWriteReactor<ham::v1::WatchJobResponse> 
 
 }  // namespace
 
-JobServiceImpl::JobServiceImpl(const ServiceParts& parts, std::function<std::string()> new_id)
-    : parts_(parts), new_id_(std::move(new_id)) {}
+JobServiceImpl::JobServiceImpl(const ServiceParts& parts, const Limits& limits, std::function<std::string()> new_id)
+    : parts_(parts), limits_(limits), new_id_(std::move(new_id)) {}
 
-absl::StatusOr<Job> JobServiceImpl::ReadJob(const std::string& name) const {
+absl::StatusOr<JobRow> JobServiceImpl::FindRow(const std::string& name) const {
   JobRow found;
   const absl::Status status = ReadAndWait(parts_.loop, [&](const CoordinatorLoop::View& view) {
     const JobRow* row = view.core().FindJob(name);
@@ -115,7 +117,13 @@ absl::StatusOr<Job> JobServiceImpl::ReadJob(const std::string& name) const {
     return absl::OkStatus();
   });
   if (!status.ok()) return status;
-  return WithContent(found);
+  return found;
+}
+
+absl::StatusOr<Job> JobServiceImpl::ReadJob(const std::string& name) const {
+  const absl::StatusOr<JobRow> row = FindRow(name);
+  if (!row.ok()) return row.status();
+  return WithContent(*row);
 }
 
 absl::StatusOr<Job> JobServiceImpl::WithContent(const JobRow& row) const {
@@ -128,8 +136,17 @@ absl::StatusOr<Job> JobServiceImpl::WithContent(const JobRow& row) const {
 }
 
 absl::StatusOr<Job> JobServiceImpl::Create(const Principal& principal, const ham::v1::CreateJobRequest& request) {
-  absl::StatusOr<NewJob> job = CheckCreateJob(request, principal.name, new_id_());
+  ham::v1::JobSpec spec = request.spec();
+  if (spec.has_evaluate()) {
+    const absl::Status filled = FillFromJob(parts_, spec.mutable_evaluate());
+    if (!filled.ok()) return filled;
+  }
+  absl::StatusOr<NewJob> job = CheckCreateJob(request, spec, principal.name, new_id_());
   if (!job.ok()) return job.status();
+  if (job->row.pool) {
+    const absl::Status here = CheckWeightsAreHere(parts_.artifacts, job->content.spec.evaluate().weights());
+    if (!here.ok()) return here;
+  }
   const absl::StatusOr<JobRow> row = CreateJobAndWait(parts_.loop, *std::move(job));
   if (!row.ok()) return row.status();
   return WithContent(*row);
@@ -215,6 +232,55 @@ grpc::ServerWriteReactor<ham::v1::WatchJobResponse>* JobServiceImpl::WatchJob(gr
   auto* stream = new WatchStream(parts_);
   stream->Start(*watch, request->name(), *content);
   return stream;
+}
+
+absl::Status JobServiceImpl::TakeWeights(grpc::ServerReader<ham::v1::UploadWeightsRequest>* reader) const {
+  ham::v1::UploadWeightsRequest chunk;
+  if (!reader->Read(&chunk)) return absl::InvalidArgumentError("an upload begins with digest and size");
+  const std::string digest = chunk.digest();
+  const absl::StatusOr<ArtifactStore::Held> held = parts_.artifacts->Query(digest);
+  if (!held.ok()) return held.status();
+  if (held->complete) return absl::OkStatus();
+  const ArtifactUpload upload(parts_.artifacts, digest, chunk.size(), limits_.artifact_bytes);
+  do {
+    const absl::Status status = upload.PutWhatIsMissing(chunk.offset(), chunk.data());
+    if (!status.ok()) return status;
+  } while (reader->Read(&chunk));
+  return upload.Commit();
+}
+
+grpc::Status JobServiceImpl::UploadWeights(grpc::ServerContext* context,
+                                           grpc::ServerReader<ham::v1::UploadWeightsRequest>* reader,
+                                           ham::v1::UploadWeightsResponse*) {
+  const absl::StatusOr<Principal> principal = parts_.authenticator->Authorize(*context, Role::kAdmin);
+  if (!principal.ok()) return ToGrpc(principal.status());
+  return ToGrpc(TakeWeights(reader));
+}
+
+absl::Status JobServiceImpl::GiveRecord(const std::string& job,
+                                        grpc::ServerWriter<ham::v1::GetEvaluationRecordResponse>* writer) const {
+  const absl::StatusOr<JobRow> row = FindRow(job);
+  if (!row.ok()) return row.status();
+  if (!row->pool) {
+    return WithReason(
+        absl::FailedPreconditionError(absl::StrCat("job ", job, " is a training; evaluations have records")),
+        "NOT_AN_EVALUATION");
+  }
+  if (row->state != Job::SUCCEEDED) {
+    return WithReason(absl::FailedPreconditionError(absl::StrCat("job ", job, " is ", Job::State_Name(row->state),
+                                                                 "; it has a record once it is SUCCEEDED")),
+                      "NO_RECORD");
+  }
+  return SendArtifact(parts_.artifacts, row->record_digest, 0, writer);
+}
+
+grpc::Status JobServiceImpl::GetEvaluationRecord(grpc::ServerContext* context,
+                                                 const ham::v1::GetEvaluationRecordRequest* request,
+                                                 grpc::ServerWriter<ham::v1::GetEvaluationRecordResponse>* writer) {
+  const absl::StatusOr<Principal> principal = parts_.authenticator->Authorize(*context, Role::kAdmin);
+  if (!principal.ok()) return ToGrpc(principal.status());
+  if (const absl::Status status = CheckJobName(request->name()); !status.ok()) return ToGrpc(status);
+  return ToGrpc(GiveRecord(request->name(), writer));
 }
 
 grpc::Status ClusterServiceImpl::ListWorkers(grpc::ServerContext* context, const ham::v1::ListWorkersRequest*,

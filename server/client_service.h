@@ -1,6 +1,6 @@
 // What clients call: JobService and ClusterService, on top of the loop, the store and the hub.
 //
-// Unary calls wait for the loop on a thread of gRPC's pool; watches cost no thread.
+// Unary calls and transfers of files wait on a thread of gRPC's pool; watches cost no thread.
 #pragma once
 
 #include <functional>
@@ -9,6 +9,7 @@
 #include "absl/status/statusor.h"
 #include "ham/v1/cluster_service.grpc.pb.h"
 #include "ham/v1/job_service.grpc.pb.h"
+#include "server/artifact_store.h"
 #include "server/authentication.h"
 #include "server/coordinator_loop.h"
 
@@ -22,12 +23,13 @@ struct ServiceParts {
   WatchHub* hub = nullptr;
   RendezvousTable* rendezvous = nullptr;
   const SnapshotCell* snapshot = nullptr;
+  ArtifactStore* artifacts = nullptr;
 };
 
 class JobServiceImpl final : public ham::v1::JobService::WithCallbackMethod_WatchJob<ham::v1::JobService::Service> {
  public:
   // new_id gives ten random characters of [a-z0-9]; any thread.
-  JobServiceImpl(const ServiceParts& parts, std::function<std::string()> new_id);
+  JobServiceImpl(const ServiceParts& parts, const Limits& limits, std::function<std::string()> new_id);
 
   grpc::Status CreateJob(grpc::ServerContext* context, const ham::v1::CreateJobRequest* request,
                          ham::v1::Job* response) override;
@@ -39,15 +41,24 @@ class JobServiceImpl final : public ham::v1::JobService::WithCallbackMethod_Watc
                          ham::v1::Job* response) override;
   grpc::ServerWriteReactor<ham::v1::WatchJobResponse>* WatchJob(grpc::CallbackServerContext* context,
                                                                 const ham::v1::WatchJobRequest* request) override;
+  grpc::Status UploadWeights(grpc::ServerContext* context, grpc::ServerReader<ham::v1::UploadWeightsRequest>* reader,
+                             ham::v1::UploadWeightsResponse* response) override;
+  grpc::Status GetEvaluationRecord(grpc::ServerContext* context, const ham::v1::GetEvaluationRecordRequest* request,
+                                   grpc::ServerWriter<ham::v1::GetEvaluationRecordResponse>* writer) override;
 
  private:
+  absl::StatusOr<JobRow> FindRow(const std::string& name) const;
   // The job as it is now, with spec and labels. NOT_FOUND.
   absl::StatusOr<ham::v1::Job> ReadJob(const std::string& name) const;
   absl::StatusOr<ham::v1::Job> WithContent(const JobRow& row) const;
   absl::StatusOr<ham::v1::Job> Create(const Principal& principal, const ham::v1::CreateJobRequest& request);
   absl::StatusOr<ham::v1::ListJobsResponse> List(const ham::v1::ListJobsRequest& request) const;
+  absl::Status TakeWeights(grpc::ServerReader<ham::v1::UploadWeightsRequest>* reader) const;
+  absl::Status GiveRecord(const std::string& job,
+                          grpc::ServerWriter<ham::v1::GetEvaluationRecordResponse>* writer) const;
 
   const ServiceParts parts_;
+  const Limits limits_;
   const std::function<std::string()> new_id_;
 };
 

@@ -92,8 +92,8 @@ void FillNeeds(const Spec& spec, JobRow* row) {
 
 }  // namespace
 
-absl::StatusOr<NewJob> CheckCreateJob(const ham::v1::CreateJobRequest& request, const std::string& creator,
-                                      const std::string& id) {
+absl::StatusOr<NewJob> CheckCreateJob(const ham::v1::CreateJobRequest& request, const ham::v1::JobSpec& spec,
+                                      const std::string& creator, const std::string& id) {
   std::vector<FieldViolation> wrong;
   CheckParent(request.parent(), &wrong);
   CheckUnknown(request, &wrong);
@@ -102,8 +102,14 @@ absl::StatusOr<NewJob> CheckCreateJob(const ham::v1::CreateJobRequest& request, 
     wrong.push_back({"request_id",
                      absl::StrCat("request_id ", Quoted(request.request_id()), " must be 1 to 64 of [A-Za-z0-9._-]")});
   }
+  const ham::v1::EvaluateSpec& asked = request.spec().evaluate();
+  if (!asked.weights().empty() && !asked.job().empty()) {
+    wrong.push_back(
+        {"spec.evaluate.job", absl::StrCat("spec.evaluate.job is ", Quoted(asked.job()),
+                                           ", but spec.evaluate.weights is set too: leave out one of them")});
+  }
   NewJob job;
-  job.content.spec = request.spec();
+  job.content.spec = spec;
   for (FieldViolation& violation : ResolveJobSpec(&job.content.spec)) {
     wrong.push_back({absl::StrCat("spec.", violation.field), std::move(violation.description)});
   }
@@ -172,7 +178,7 @@ absl::StatusOr<WatchRequest> CheckWatchJob(const ham::v1::WatchJobRequest& reque
   WatchRequest watch{request.token(), {}, request.follow()};
   for (const int kind : request.kinds()) {
     if (kind == ham::v1::RECORD_KIND_UNSPECIFIED || !ham::v1::RecordKind_IsValid(kind)) {
-      wrong.push_back({"kinds", absl::StrCat("kind ", kind, " is unknown: use EVENT, METRIC or LOG")});
+      wrong.push_back({"kinds", absl::StrCat("kind ", kind, " is unknown: use EVENT, METRIC, LOG or FINDING")});
     }
     watch.kinds.insert(kind);
   }

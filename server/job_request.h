@@ -10,9 +10,10 @@
 
 namespace ham::server {
 
-// InvalidFields with every wrong field; else the job with its spec resolved. `id` is the last part of the new name.
-absl::StatusOr<NewJob> CheckCreateJob(const ham::v1::CreateJobRequest& request, const std::string& creator,
-                                      const std::string& id);
+// InvalidFields with every wrong field; else the job with its spec resolved. `spec` is the request's after FillFromJob;
+// `id` is the last part of the new name.
+absl::StatusOr<NewJob> CheckCreateJob(const ham::v1::CreateJobRequest& request, const ham::v1::JobSpec& spec,
+                                      const std::string& creator, const std::string& id);
 
 // A page of ListJobs.
 struct PageRequest {

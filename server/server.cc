@@ -110,10 +110,11 @@ void Server::StartLoop(Store::Contents contents) {
 }
 
 absl::Status Server::Listen(const Identity& identity) {
-  const ServiceParts parts{&*authenticator_, &*loop_, store_.get(), &*hub_, &*rendezvous_, &snapshot_};
-  jobs_.emplace(parts, NewJobId);
+  const ServiceParts parts{&*authenticator_, &*loop_,    store_.get(),    &*hub_,
+                           &*rendezvous_,    &snapshot_, artifacts_.get()};
+  jobs_.emplace(parts, options_.limits, NewJobId);
   cluster_.emplace(parts);
-  workers_.emplace(parts, artifacts_.get(), options_.limits);
+  workers_.emplace(parts, options_.limits);
   grpc::EnableDefaultHealthCheckService(true);
   grpc::reflection::InitProtoReflectionServerBuilderPlugin();
   grpc::ServerBuilder builder;

@@ -8,14 +8,13 @@
 #include "absl/strings/str_cat.h"
 #include "proto/rpc_status.h"
 #include "proto/utf8.h"
+#include "server/artifact_calls.h"
 #include "server/checkpoint_manifest.h"
 #include "server/loop_calls.h"
 #include "server/worker_streams.h"
 
 namespace ham::server {
 namespace {
-
-constexpr size_t kChunkBytes = 1 << 20;
 
 // A unary call that answers later. It stays alive until Finish, which is called once.
 class Answering : public grpc::ServerUnaryReactor {
@@ -126,7 +125,7 @@ grpc::Status WorkerServiceImpl::QueryArtifact(grpc::ServerContext* context,
                                               ham::v1::QueryArtifactResponse* response) {
   const absl::StatusOr<Principal> principal = parts_.authenticator->Authorize(*context, Role::kWorker);
   if (!principal.ok()) return ToGrpc(principal.status());
-  const absl::StatusOr<ArtifactStore::Held> held = artifacts_->Query(request->digest());
+  const absl::StatusOr<ArtifactStore::Held> held = parts_.artifacts->Query(request->digest());
   if (!held.ok()) return ToGrpc(held.status());
   response->set_complete(held->complete);
   response->set_offset(held->offset);
@@ -137,25 +136,15 @@ absl::Status WorkerServiceImpl::Upload(grpc::ServerReader<ham::v1::UploadArtifac
   ham::v1::UploadArtifactRequest chunk;
   if (!reader->Read(&chunk)) return absl::InvalidArgumentError("an upload begins with fence, digest and size");
   if (const absl::Status status = CheckFence(chunk.fence()); !status.ok()) return status;
-  const std::string digest = chunk.digest();
   const int64_t size = chunk.size();
-  if (size < 0 || size > limits_.artifact_bytes) {
-    return absl::InvalidArgumentError(
-        absl::StrCat("an artifact of ", size, " bytes: 0 to ", limits_.artifact_bytes, " are allowed"));
-  }
+  const ArtifactUpload upload(parts_.artifacts, chunk.digest(), size, limits_.artifact_bytes);
   do {
-    if (chunk.data().size() > kChunkBytes || chunk.offset() < 0 ||
-        chunk.offset() > size - static_cast<int64_t>(chunk.data().size())) {
-      return absl::InvalidArgumentError(absl::StrCat("a chunk of ", chunk.data().size(), " bytes at ", chunk.offset(),
-                                                     ": chunks have at most ", kChunkBytes,
-                                                     " bytes and lie within the artifact"));
-    }
-    const absl::Status status = artifacts_->Put(digest, chunk.offset(), chunk.data());
+    const absl::Status status = upload.Put(chunk.offset(), chunk.data());
     // The worker has all of it and found more held than that: only dropping what is held helps.
-    if (absl::IsOutOfRange(status) && chunk.offset() == size) return artifacts_->Commit(digest, size);
+    if (absl::IsOutOfRange(status) && chunk.offset() == size) break;
     if (!status.ok()) return status;
   } while (reader->Read(&chunk));
-  return artifacts_->Commit(digest, size);
+  return upload.Commit();
 }
 
 grpc::Status WorkerServiceImpl::UploadArtifact(grpc::ServerContext* context,
@@ -170,32 +159,34 @@ grpc::Status WorkerServiceImpl::UploadArtifact(grpc::ServerContext* context,
   return grpc::Status::OK;
 }
 
+// A worker may read what its assignment names: a manifest and the files in it, or the weights to evaluate.
+absl::Status WorkerServiceImpl::CheckMayRead(const std::string& digest, const JobRow& row) {
+  if (row.pool) {
+    const absl::StatusOr<JobContent> content = parts_.store->GetContent(row.name);
+    if (!content.ok()) return content.status();
+    if (digest == content->spec.evaluate().weights()) return absl::OkStatus();
+  } else {
+    const std::string manifest = row.checkpoint ? row.checkpoint->manifest_digest() : "";
+    if (digest == manifest) return absl::OkStatus();
+    const absl::StatusOr<CheckpointManifest> files = ReadCheckpointManifest(parts_.artifacts, manifest);
+    if (files.ok() && files->files.count(digest) > 0) return absl::OkStatus();
+  }
+  return absl::PermissionDeniedError(absl::StrCat("artifact ", Shown(digest, 64), " is no part of ",
+                                                  row.pool ? "what is evaluated by " : "the checkpoint of ", row.name));
+}
+
 absl::Status WorkerServiceImpl::Download(const ham::v1::DownloadArtifactRequest& request,
                                          grpc::ServerWriter<ham::v1::DownloadArtifactResponse>* writer) {
-  std::string manifest;
-  const absl::Status status = ReadAndWait(parts_.loop, [&](const CoordinatorLoop::View& view) {
+  JobRow row;
+  absl::Status status = ReadAndWait(parts_.loop, [&](const CoordinatorLoop::View& view) {
     const absl::Status current = view.CheckFence(request.fence());
-    const JobRow* row = current.ok() ? view.core().FindJob(request.fence().job()) : nullptr;
-    if (row != nullptr && row->checkpoint) manifest = row->checkpoint->manifest_digest();
+    const JobRow* found = current.ok() ? view.core().FindJob(request.fence().job()) : nullptr;
+    if (found != nullptr) row = *found;
     return current;
   });
+  if (status.ok()) status = CheckMayRead(request.digest(), row);
   if (!status.ok()) return status;
-  if (request.digest() != manifest) {
-    // A worker may read what its assignment names: the manifest, and the files in it.
-    absl::StatusOr<CheckpointManifest> files = ReadCheckpointManifest(artifacts_, manifest);
-    if (!files.ok() || files->files.count(request.digest()) == 0) {
-      return absl::PermissionDeniedError(absl::StrCat("artifact ", Shown(request.digest(), 64),
-                                                      " is no part of the checkpoint of ", request.fence().job()));
-    }
-  }
-  ham::v1::DownloadArtifactResponse response;
-  for (int64_t offset = request.offset();; offset += static_cast<int64_t>(response.data().size())) {
-    absl::StatusOr<std::string> data = artifacts_->Read(request.digest(), offset, kChunkBytes);
-    if (!data.ok()) return data.status();
-    if (data->empty()) return absl::OkStatus();
-    response.set_data(*std::move(data));
-    if (!writer->Write(response)) return absl::CancelledError("the worker went away");
-  }
+  return SendArtifact(parts_.artifacts, request.digest(), request.offset(), writer);
 }
 
 grpc::Status WorkerServiceImpl::DownloadArtifact(grpc::ServerContext* context,
@@ -211,7 +202,8 @@ grpc::Status WorkerServiceImpl::DownloadArtifact(grpc::ServerContext* context,
 
 // The checkpoint is whole: its manifest and all files that the manifest names are complete.
 absl::Status WorkerServiceImpl::CheckArtifacts(const ham::v1::CommitCheckpointRequest& request) {
-  const absl::StatusOr<CheckpointManifest> manifest = ReadCheckpointManifest(artifacts_, request.manifest_digest());
+  const absl::StatusOr<CheckpointManifest> manifest =
+      ReadCheckpointManifest(parts_.artifacts, request.manifest_digest());
   if (!manifest.ok()) return manifest.status();
   const std::set<std::string> named(request.artifact_digests().begin(), request.artifact_digests().end());
   if (named != manifest->files) {
@@ -223,7 +215,7 @@ absl::Status WorkerServiceImpl::CheckArtifacts(const ham::v1::CommitCheckpointRe
                                                    manifest->epoch, ")"));
   }
   for (const std::string& digest : manifest->files) {
-    const absl::StatusOr<ArtifactStore::Held> held = artifacts_->Query(digest);
+    const absl::StatusOr<ArtifactStore::Held> held = parts_.artifacts->Query(digest);
     if (!held.ok()) return held.status();
     if (!held->complete) {
       return absl::FailedPreconditionError(absl::StrCat("artifact ", digest, " is not here: upload it first"));

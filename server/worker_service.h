@@ -5,7 +5,6 @@
 
 #include "absl/status/statusor.h"
 #include "ham/v1/worker_service.grpc.pb.h"
-#include "server/artifact_store.h"
 #include "server/client_service.h"
 
 namespace ham::server {
@@ -15,9 +14,7 @@ class WorkerServiceImpl final
           ham::v1::WorkerService::WithCallbackMethod_Report<ham::v1::WorkerService::WithCallbackMethod_SetRendezvousKey<
               ham::v1::WorkerService::WithCallbackMethod_GetRendezvousKey<ham::v1::WorkerService::Service>>>> {
  public:
-  // `artifacts` outlives the service.
-  WorkerServiceImpl(const ServiceParts& parts, ArtifactStore* artifacts, const Limits& limits)
-      : parts_(parts), artifacts_(artifacts), limits_(limits) {}
+  WorkerServiceImpl(const ServiceParts& parts, const Limits& limits) : parts_(parts), limits_(limits) {}
 
   grpc::ServerBidiReactor<ham::v1::AgentMessage, ham::v1::CoordinatorMessage>* Control(
       grpc::CallbackServerContext* context) override;
@@ -42,12 +39,12 @@ class WorkerServiceImpl final
   // ABORTED unless current.
   absl::Status CheckFence(const ham::v1::Fence& fence) const;
   absl::Status Upload(grpc::ServerReader<ham::v1::UploadArtifactRequest>* reader);
+  absl::Status CheckMayRead(const std::string& digest, const JobRow& row);
   absl::Status Download(const ham::v1::DownloadArtifactRequest& request,
                         grpc::ServerWriter<ham::v1::DownloadArtifactResponse>* writer);
   absl::Status CheckArtifacts(const ham::v1::CommitCheckpointRequest& request);
 
   const ServiceParts parts_;
-  ArtifactStore* const artifacts_;
   const Limits limits_;
 };
 

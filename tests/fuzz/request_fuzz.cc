@@ -70,7 +70,7 @@ void TryInput(const std::string& input) {
   ham::v1::WatchJobRequest watch;
   switch (static_cast<unsigned char>(input[0]) % 5) {
     case 0:
-      if (create.ParseFromString(bytes)) CheckRefusal(server::CheckCreateJob(create, "admin", "abc").status());
+      if (create.ParseFromString(bytes)) CheckRefusal(server::CheckCreateJob(create, create.spec(), "admin", "abc").status());
       return;
     case 1:
       if (list.ParseFromString(bytes)) CheckRefusal(server::CheckListJobs(list).status());

@@ -12,9 +12,10 @@ namespace {
 
 using ::testing::HasSubstr;
 
-const std::vector<std::string> kClientMethods = {"ham.v1.JobService/CreateJob", "ham.v1.JobService/GetJob",
-                                                 "ham.v1.JobService/ListJobs",  "ham.v1.JobService/CancelJob",
-                                                 "ham.v1.JobService/WatchJob",  "ham.v1.ClusterService/ListWorkers"};
+const std::vector<std::string> kClientMethods = {
+    "ham.v1.JobService/CreateJob",           "ham.v1.JobService/GetJob",         "ham.v1.JobService/ListJobs",
+    "ham.v1.JobService/CancelJob",           "ham.v1.JobService/WatchJob",       "ham.v1.JobService/UploadWeights",
+    "ham.v1.JobService/GetEvaluationRecord", "ham.v1.ClusterService/ListWorkers"};
 const std::vector<std::string> kWorkerMethods = {
     "ham.v1.WorkerService/Control",          "ham.v1.WorkerService/Report",
     "ham.v1.WorkerService/SetRendezvousKey", "ham.v1.WorkerService/GetRendezvousKey",

@@ -191,10 +191,10 @@ TEST_F(JobServiceTest, RefusesUnknownFieldsAtAnyDepthByNumber) {
   attack->GetReflection()->MutableUnknownFields(attack)->AddLengthDelimited(99, "from the future");
   EXPECT_THAT(WrongFields(deep), ElementsAre("spec.train.evaluation.suites[1].attacks[0].#99"));
 
-  CreateJobRequest kind = SmallRequest();  // as from a client that knows EvaluateSpec
+  CreateJobRequest kind = SmallRequest();  // as from a client that knows another kind of job
   kind.mutable_spec()->clear_train();
-  kind.mutable_spec()->GetReflection()->MutableUnknownFields(kind.mutable_spec())->AddLengthDelimited(2, "");
-  EXPECT_THAT(WrongFields(kind), ElementsAre("spec.#2", "spec.train"));
+  kind.mutable_spec()->GetReflection()->MutableUnknownFields(kind.mutable_spec())->AddLengthDelimited(3, "");
+  EXPECT_THAT(WrongFields(kind), ElementsAre("spec.#3", "spec.train"));
 }
 
 // Trailers are limited to 8 KiB: a value that is quoted whole would take its error along.

@@ -35,7 +35,7 @@ TEST(JobRequest, RefusesLongTextInAnAnswerThatReachesTheClient) {
   train->mutable_optimizer()->add_milestones(std::numeric_limits<int32_t>::max());
   train->mutable_optimizer()->add_milestones(1);
   train->mutable_evaluation()->add_suites()->set_name(kEuros);
-  ExpectReachesTheClient(CheckCreateJob(create, "admin", "1").status());
+  ExpectReachesTheClient(CheckCreateJob(create, create.spec(), "admin", "1").status());
   ham::v1::ListJobsRequest list;
   list.set_parent("projects/default");
   list.set_page_token("a" + kEuros);
@@ -53,7 +53,7 @@ TEST(JobRequest, AnEvaluationIsAPoolWithNeedsOfItsOwn) {
   evaluate->mutable_resources()->set_world_size(7);
   evaluate->mutable_resources()->set_device("cuda");
   evaluate->mutable_retry()->set_max_attempts(2);
-  const absl::StatusOr<NewJob> job = CheckCreateJob(create, "admin", "1");
+  const absl::StatusOr<NewJob> job = CheckCreateJob(create, create.spec(), "admin", "1");
   ASSERT_TRUE(job.ok()) << job.status();
   EXPECT_TRUE(job->row.pool);
   EXPECT_EQ(job->row.world_size, 7);
@@ -61,10 +61,26 @@ TEST(JobRequest, AnEvaluationIsAPoolWithNeedsOfItsOwn) {
   EXPECT_EQ(job->row.data_set, "svhn");
   EXPECT_EQ(job->row.max_attempts, 2);
   EXPECT_EQ(job->content.spec.evaluate().suite().name(), "autoattack");
+  evaluate->set_job("projects/default/jobs/j1");
+  const absl::StatusOr<NewJob> two = CheckCreateJob(create, create.spec(), "admin", "1");
+  ASSERT_EQ(FieldViolationsOf(two.status()).size(), 1u) << two.status();
+  EXPECT_EQ(FieldViolationsOf(two.status())[0].field, "spec.evaluate.job");
+  evaluate->clear_job();
   evaluate->clear_weights();
-  const absl::StatusOr<NewJob> refused = CheckCreateJob(create, "admin", "1");
+  const absl::StatusOr<NewJob> refused = CheckCreateJob(create, create.spec(), "admin", "1");
   ASSERT_EQ(FieldViolationsOf(refused.status()).size(), 1u);
   EXPECT_EQ(FieldViolationsOf(refused.status())[0].field, "spec.evaluate.weights");
+}
+
+TEST(CheckpointManifest, KnowsItsFilesByName) {
+  const std::string a(64, 'a'), b(64, 'b'), c(64, 'c');
+  const auto manifest = ParseCheckpointManifest(R"({"iteration": 1, "epoch": 1, "files": [{"sha256": ")" + a +
+                                                R"("}, {"name": 3, "sha256": ")" + b +
+                                                R"("}, {"name": "state.safetensors", "sha256": ")" + c + R"("}]})");
+  ASSERT_TRUE(manifest.ok()) << manifest.status();
+  EXPECT_EQ(manifest->files.size(), 3u);
+  EXPECT_EQ(manifest->state, c);
+  EXPECT_EQ(manifest->model, "");
 }
 
 TEST(CheckpointManifest, RefusesCountersThatNoTrainerWrites) {

@@ -173,6 +173,36 @@ TEST_F(LoadModelTest, TheFileTellsClassesAndNormalization) {
   }
 }
 
+TEST_F(LoadModelTest, ACheckpointsFilesAreWeightsToo) {
+  const std::string checkpoint = directory_ / "checkpoint";
+  ParameterSet average(model_->parameters());
+  average.Initialize(9);
+  average.class_bias().fill_(0.5);
+  Checkpoint written;
+  written.scalars = {{"output_bias", OutputBias(*model_)}, {"normalization", NormalizationJson(*model_)}};
+  weights_.Export("", &written.model);
+  FoldClassBias(OutputBias(*model_), &written.model, &written.state);
+  TensorMap state_alone = written.state;
+  average.Export("average.", &written.state);
+  ASSERT_TRUE(WriteCheckpoint(checkpoint, written).ok());
+  for (const auto& [name, is_average] : {std::pair("model", false), std::pair("state", true)}) {
+    const auto loaded = LoadModel("cnn-16-32", absl::StrCat(checkpoint, "/", name, ".safetensors"), {.image = image_});
+    ASSERT_TRUE(loaded.ok()) << loaded.status();
+    ASSERT_TRUE(ExportWeights(checkpoint, is_average, file_).ok());
+    const auto exported = LoadModel("cnn-16-32", file_, {.image = image_});
+    ASSERT_TRUE(exported.ok()) << exported.status();
+    EXPECT_EQ(NormalizationJson(*loaded->model), NormalizationJson(*model_)) << name;
+    EXPECT_TRUE(at::equal(loaded->weights->flat(), exported->weights->flat())) << name;
+    EXPECT_EQ(at::equal(loaded->weights->flat(), weights_.flat()), !is_average);
+  }
+  written.state = state_alone;
+  ASSERT_TRUE(WriteCheckpoint(checkpoint, written).ok());
+  const auto none = LoadModel("cnn-16-32", checkpoint + "/state.safetensors", {.image = image_});
+  EXPECT_EQ(none.status().code(), absl::StatusCode::kFailedPrecondition) << none.status();
+  Write({{"scalars", "["}});
+  ExpectRefused("metadata \"scalars\" is no JSON object");
+}
+
 TEST_F(LoadModelTest, AWideResNetMayHaveItsExtraBlock) {
   const auto wide = *MakeModel("wrn-28-10", {.image = {1, 8, 8}, .extra_block = true});
   TensorMap tensors;
@@ -195,7 +225,8 @@ TEST_F(LoadModelTest, RefusesWhatItCannotMakeAModelOf) {
   Write({});
   EXPECT_FALSE(LoadModel("cnn", file_, {.image = image_}).ok());
   EXPECT_FALSE(LoadModel("cnn-32-64", file_, {.image = image_}).ok());
-  EXPECT_EQ(LoadModel("cnn-16-32", directory_ / "none", {.image = image_}).status().code(), absl::StatusCode::kNotFound);
+  EXPECT_EQ(LoadModel("cnn-16-32", directory_ / "none", {.image = image_}).status().code(),
+            absl::StatusCode::kNotFound);
 }
 
 TEST_F(LoadModelTest, LogitsAreWrittenForOtherPrograms) {

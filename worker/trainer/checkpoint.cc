@@ -29,7 +29,6 @@ constexpr int kFormatVersion = 3;
 constexpr char kModelFile[] = "model.safetensors";
 constexpr char kStateFile[] = "state.safetensors";
 constexpr char kManifestFile[] = "manifest.json";
-constexpr char kScalars[] = "scalars";  // key in the metadata of kStateFile
 constexpr uint64_t kMaxFileBytes = uint64_t{16} << 30;
 constexpr uint64_t kMaxManifestBytes = 1 << 20;
 
@@ -110,9 +109,10 @@ json FileEntry(const File& file) {
 absl::StatusOr<std::array<File, 3>> Encode(const Checkpoint& checkpoint) {
   if (!checkpoint.scalars.is_object()) return absl::InvalidArgumentError("a checkpoint's scalars must be an object");
   if (absl::Status status = CheckScalars(checkpoint.scalars); !status.ok()) return status;
-  absl::StatusOr<std::string> model = EncodeSafetensors({checkpoint.model, {}});
+  absl::StatusOr<std::string> model = EncodeSafetensors(
+      {checkpoint.model, NormalizationText(checkpoint.scalars.value("normalization", json::object()))});
   if (!model.ok()) return model.status();
-  absl::StatusOr<std::string> state = EncodeSafetensors({checkpoint.state, {{kScalars, checkpoint.scalars.dump()}}});
+  absl::StatusOr<std::string> state = EncodeSafetensors({checkpoint.state, {{kScalarsKey, checkpoint.scalars.dump()}}});
   if (!state.ok()) return state.status();
   std::array<File, 3> files{File{kModelFile, *std::move(model)}, File{kStateFile, *std::move(state)},
                             File{kManifestFile, ""}};
@@ -325,6 +325,12 @@ std::vector<std::string> DifferencesOf(const CheckpointInfo& made, const Checkpo
   return out;
 }
 
+std::map<std::string, std::string> NormalizationText(const json& normalization) {
+  std::map<std::string, std::string> out;
+  for (const auto& [key, numbers] : normalization.items()) out[key] = numbers.dump();
+  return out;
+}
+
 std::string ParametersDigest(const at::Tensor& flat) {
   return Sha256Hex({static_cast<const char*>(flat.const_data_ptr()), flat.nbytes()});
 }
@@ -378,7 +384,7 @@ absl::StatusOr<Checkpoint> LoadCheckpoint(const std::string& manifest_path) {
     const std::string state_path = (directory / kStateFile).string();
     absl::StatusOr<Safetensors> state = LoadFile(state_path, manifest->files[1]);
     if (!state.ok()) return state.status();
-    const auto scalars = state->metadata.find(kScalars);
+    const auto scalars = state->metadata.find(kScalarsKey);
     absl::StatusOr<json> parsed = scalars == state->metadata.end() ? absl::InvalidArgumentError("it has no scalars")
                                                                    : ParseStrictJson(scalars->second);
     if (parsed.ok() && !parsed->is_object()) parsed = absl::InvalidArgumentError("its scalars are no object");

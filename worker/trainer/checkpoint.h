@@ -7,6 +7,7 @@
 #pragma once
 
 #include <cstdint>
+#include <map>
 #include <string>
 #include <vector>
 
@@ -44,6 +45,8 @@ std::vector<std::string> DifferencesOf(const CheckpointInfo& made, const Checkpo
 // Lower-case hex SHA-256 of the bytes of a contiguous tensor. Any thread.
 std::string ParametersDigest(const at::Tensor& flat);
 
+inline constexpr char kScalarsKey[] = "scalars";  // in the metadata of state.safetensors
+
 struct Checkpoint {
   CheckpointInfo info;
   bool within_epoch = false;                          // made before the end of epoch info.epoch + 1; not stored
@@ -59,6 +62,10 @@ struct Scores {
   double robust_accuracy = 0;
   double worst_class_robust_accuracy = 0;
 };
+
+// How a file of weights says in its metadata what its network does to pixels first; `normalization` is
+// NormalizationJson().
+std::map<std::string, std::string> NormalizationText(const nlohmann::json& normalization);
 
 // Makes one directory if it is missing, such that it outlives a loss of power. Unavailable.
 absl::Status MakeDirectory(const std::string& directory);

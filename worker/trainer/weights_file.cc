@@ -24,13 +24,6 @@ namespace {
 constexpr absl::string_view kParallel = "module.", kCounter = "num_batches_tracked", kMean = "running_mean";
 constexpr absl::string_view kExtraBlock = "sub_block1.";
 
-// As ExportWeights writes them into the metadata.
-std::map<std::string, std::string> NormalizationText(const nlohmann::json& normalization) {
-  std::map<std::string, std::string> out;
-  for (const auto& [key, numbers] : normalization.items()) out[key] = numbers.dump();
-  return out;
-}
-
 // Where the file says what its network does to pixels first, `model` must do the same.
 absl::Status CheckNormalization(const std::string& file, const Safetensors& content, const Model& model) {
   const nlohmann::json own = NormalizationJson(model);
@@ -67,6 +60,23 @@ absl::StatusOr<TensorMap> AverageOf(const Checkpoint& checkpoint) {
   TensorMap unused;
   FoldClassBias(output_bias, &out, &unused);
   return out;
+}
+
+// A file of weights, or a checkpoint's state file, as which the average in it is read.
+absl::StatusOr<Safetensors> ReadWeights(const std::string& file) {
+  absl::StatusOr<Safetensors> content = ReadSafetensors(file);
+  if (!content.ok() || !content->metadata.contains(kScalarsKey)) return content;
+  Checkpoint checkpoint;
+  checkpoint.state = std::move(content->tensors);
+  checkpoint.scalars = nlohmann::json::parse(content->metadata.at(kScalarsKey), nullptr, false);
+  if (!checkpoint.scalars.is_object()) {
+    return absl::InvalidArgumentError(absl::StrCat(file, ": metadata \"", kScalarsKey, "\" is no JSON object"));
+  }
+  absl::StatusOr<TensorMap> averaged = AverageOf(checkpoint);
+  if (!averaged.ok())
+    return absl::Status(averaged.status().code(), absl::StrCat(file, ": ", averaged.status().message()));
+  return Safetensors{*std::move(averaged),
+                     NormalizationText(checkpoint.scalars.value("normalization", nlohmann::json::object()))};
 }
 
 // Whether DataParallel wrote the names.
@@ -164,7 +174,7 @@ absl::Status ImportWeights(const std::string& file, const Model& model, Paramete
 }
 
 absl::StatusOr<LoadedModel> LoadModel(const std::string& name, const std::string& file, const ModelOptions& asked) {
-  const absl::StatusOr<Safetensors> content = ReadSafetensors(file);
+  const absl::StatusOr<Safetensors> content = ReadWeights(file);
   if (!content.ok()) return content.status();
   absl::StatusOr<ModelOptions> options = OptionsOf(file, *content, asked);
   if (!options.ok()) return options.status();

@@ -29,9 +29,10 @@ struct LoadedModel {
   std::unique_ptr<ParameterSet> weights;  // float32
   std::string note;                       // as ImportWeights's
 };
-// The model of that name, and its weights from `file`, whose tensors and metadata also tell the number of classes, the
-// normalization and whether a WideResNet has its extra block; the rest is that of `asked`. Errors as of MakeModel and
-// ImportWeights.
+// The model of that name, and its weights from `file`: one as above, or of a checkpoint its model.safetensors, or its
+// state.safetensors, as which the average in it is read (FailedPrecondition without one). The file's tensors and
+// metadata also tell the number of classes, the normalization and whether a WideResNet has its extra block; the rest is
+// that of `asked`. Errors as of MakeModel and ImportWeights.
 absl::StatusOr<LoadedModel> LoadModel(const std::string& name, const std::string& file, const ModelOptions& asked);
 
 // Writes what LoadModel's network says of "images" [N, C, H, W] in the safetensors file `images` to `out`, replacing
