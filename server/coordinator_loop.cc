@@ -245,6 +245,7 @@ void CoordinatorLoop::TryReopen() {
   for (const auto& [worker_id, session, stream] : std::exchange(undone_ends_, {})) {
     Disconnected(worker_id, session, stream);
   }
+  SettleEvaluations();
 }
 
 // After the commit: what is durable may be seen.
@@ -254,8 +255,14 @@ void CoordinatorLoop::Act(Effects effects, Transaction transaction) {
   for (const EventRow& row : effects.events) {
     if (row.event.to_state() == Job::STARTING && row.event.from_state() != Job::STARTING) ++counters_.attempts_started;
   }
+  std::set<std::string> settle;  // evaluations
   for (const auto& [name, records] : transaction.records) {
-    for (const auto& record : records) NoteMetrics(name, *record);
+    for (const auto& record : records) {
+      NoteMetrics(name, *record);
+      if (!record->has_finding()) continue;
+      NoteFinding(name, record->finding());
+      settle.insert(name);
+    }
   }
   for (const auto& [name, row] : effects.jobs) {
     by_index_[row.submit_index] = name;
@@ -263,6 +270,7 @@ void CoordinatorLoop::Act(Effects effects, Transaction transaction) {
     if (!first) --counters_.jobs_by_state[state->second];
     ++counters_.jobs_by_state[row.state];
     state->second = row.state;
+    if (row.pool) settle.insert(name);
     if (!IsFinal(row.state)) continue;
     specs_.erase(name);
     if (metrics_.count(name) != 0) {
@@ -287,6 +295,7 @@ void CoordinatorLoop::Act(Effects effects, Transaction transaction) {
       spools_.erase(spools_.lower_bound({name, 0, 0}), spools_.lower_bound({name, row.attempt + 1, 0}));
   }
   unsent_.insert(effects.desired_changed.begin(), effects.desired_changed.end());
+  for (const std::string& name : settle) SettleEvaluation(name);
   if (!effects.jobs.empty() || !effects.workers.empty() || !effects.desired_changed.empty()) snapshot_due_ = true;
 }
 
@@ -460,21 +469,31 @@ void CoordinatorLoop::SendDesired(const std::string& worker_id) {
   desired.set_version(core_.DesiredVersion(worker_id));
   for (const DesiredRank& rank : core_.Desired(worker_id)) {
     const absl::StatusOr<std::shared_ptr<const ham::v1::JobSpec>> spec = SpecOf(rank.job);
-    if (!spec.ok()) {
-      const std::string problem =
-          absl::StrCat("The spec of ", rank.job, " cannot be read: ", std::string(spec.status().message()));
+    absl::StatusOr<Evaluation*> evaluation = nullptr;
+    if (core_.FindJob(rank.job)->pool && spec.ok()) evaluation = EvaluationOf(rank.job);
+    if (!spec.ok() || !evaluation.ok()) {
+      const absl::Status& why = spec.ok() ? evaluation.status() : spec.status();
+      const std::string problem = absl::StrCat(spec.ok() ? "The log of " : "The spec of ", rank.job,
+                                               " cannot be read: ", std::string(why.message()));
       spdlog::error(problem);
-      const bool lost = absl::IsDataLoss(spec.status()) || absl::IsNotFound(spec.status());
+      const bool lost = absl::IsDataLoss(why) || absl::IsNotFound(why);
       if (!lost || store_failed_) {
         unsent_.insert(worker_id);  // with the next batch
         return;
       }
-      Apply(JobBroken{rank.job, problem}, [this, worker_id](const absl::Status& status) {
+      Break(rank.job, problem, [this, worker_id](const absl::Status& status) {
         if (!status.ok()) unsent_.insert(worker_id);
       });
       continue;
     }
     ham::v1::Assignment& assignment = *desired.add_assignments();
+    if (*evaluation != nullptr) {
+      for (const WorkBlock& block : (*evaluation)->pool.WorkOf(rank.rank)) {
+        ham::v1::WorkBlock& out = *assignment.add_blocks();
+        out.set_stage(block.stage);
+        out.mutable_rows()->Add(block.rows.begin(), block.rows.end());
+      }
+    }
     assignment.set_job(rank.job);
     assignment.set_attempt(rank.attempt);
     *assignment.mutable_spec() = **spec;
@@ -546,8 +565,8 @@ absl::StatusOr<ham::v1::ReportResponse> CoordinatorLoop::ApplyAppend(const ham::
   int64_t held = *position;
   for (const ham::v1::SpooledRecord& spooled : report.records()) {
     if (spooled.spool_sequence() <= held) continue;  // sent again
+    if (!AddSpooled(report, worker, spooled).ok()) return StoreFailed();
     held = spooled.spool_sequence();
-    AddSpooled(report, worker, spooled);
   }
   if (held != *position) batch_spools_[key] = held;
   response.set_acknowledged_sequence(held);
@@ -563,19 +582,23 @@ absl::StatusOr<int64_t> CoordinatorLoop::SpoolPosition(const SpoolKey& key) {
   return stored;
 }
 
-void CoordinatorLoop::AddSpooled(const ham::v1::ReportRequest& report, const std::string& worker,
-                                 const ham::v1::SpooledRecord& spooled) {
+absl::Status CoordinatorLoop::AddSpooled(const ham::v1::ReportRequest& report, const std::string& worker,
+                                         const ham::v1::SpooledRecord& spooled) {
   ham::v1::JobRecord record;
   const bool timed = spooled.has_time() && IsTimestamp(spooled.time());
   *record.mutable_time() = timed ? spooled.time() : ToTimestamp(parts_.clock->Read().wall);
   record.set_attempt(report.fence().attempt());
+  if (spooled.has_finding()) {
+    *record.mutable_finding() = spooled.finding();
+    return AddFinding(report, std::move(record));
+  }
   std::string refusal;
   if (spooled.has_metric()) {
     const size_t bytes = spooled.metric().ByteSizeLong();
     if (bytes <= options_.limits.metric_bytes) {
       *record.mutable_metric() = spooled.metric();
       AddRecord(report.fence().job(), std::move(record));
-      return;
+      return absl::OkStatus();
     }
     refusal = absl::StrCat("The coordinator dropped a metric point of ", bytes, " bytes; it keeps up to ",
                            options_.limits.metric_bytes, ".\n");
@@ -588,6 +611,7 @@ void CoordinatorLoop::AddSpooled(const ham::v1::ReportRequest& report, const std
     log.set_text(std::move(text));
     AddRecord(report.fence().job(), record);
   }
+  return absl::OkStatus();
 }
 
 // ---- the snapshot ------------------------------------------------------------------------------------------

@@ -31,6 +31,7 @@
 #include "server/clock.h"
 #include "server/cluster_snapshot.h"
 #include "server/coordinator.h"
+#include "server/evaluation_pool.h"
 #include "server/metric_stream.h"
 #include "server/options.h"
 #include "server/rendezvous.h"
@@ -73,6 +74,8 @@ class CoordinatorLoop {
     RendezvousTable* rendezvous = nullptr;
     SnapshotCell* snapshot = nullptr;
     std::function<double()> jitter;
+    // Completes, signs and stores a record, then calls back with the digest of its file, on any thread. Does not block.
+    std::function<void(EvaluationRecord record, std::function<void(absl::StatusOr<std::string>)> done)> record;
   };
   // Committed state, for the time of one call on the loop's thread.
   class View {
@@ -147,8 +150,9 @@ class CoordinatorLoop {
   void AddRecord(const std::string& job, ham::v1::JobRecord record);
   absl::StatusOr<std::string> ApplyCreate(const NewJob& job);
   absl::StatusOr<ham::v1::ReportResponse> ApplyAppend(const ham::v1::ReportRequest& report);
-  void AddSpooled(const ham::v1::ReportRequest& report, const std::string& worker,
-                  const ham::v1::SpooledRecord& spooled);
+  // An error: the store cannot be read, and nothing was added.
+  absl::Status AddSpooled(const ham::v1::ReportRequest& report, const std::string& worker,
+                          const ham::v1::SpooledRecord& spooled);
   absl::StatusOr<int64_t> SpoolPosition(const SpoolKey& key);
   absl::Status CheckFence(const ham::v1::Fence& fence) const;
   void SendDesired(const std::string& worker_id);
@@ -156,6 +160,25 @@ class CoordinatorLoop {
   absl::StatusOr<std::shared_ptr<const ham::v1::JobSpec>> SpecOf(const std::string& job);
   void NoteMetrics(const std::string& job, const ham::v1::JobRecord& record);
   void PublishSnapshot(absl::Duration now);
+
+  // -- evaluations (coordinator_loop_evaluations.cc)
+  struct Evaluation {
+    EvaluationPool pool;
+    bool recording = false;
+    absl::Duration said_at = -absl::InfiniteDuration();  // its newest metrics; steady
+  };
+  // That of a job with an attempt, from the log where it is not known yet. Errors as SpecOf.
+  absl::StatusOr<Evaluation*> EvaluationOf(const std::string& job);
+  absl::Status AddFinding(const ham::v1::ReportRequest& report, ham::v1::JobRecord record);
+  void NoteFinding(const std::string& job, const ham::v1::EvaluationFinding& finding);
+  // After findings, or a change of its row.
+  void SettleEvaluation(const std::string& job);
+  void SettleEvaluations();
+  void SayMetrics(const std::string& job, Evaluation& evaluation);
+  void AddMetrics(const std::string& job, const ham::v1::EvaluationMetrics& metrics);
+  void StartRecord(const std::string& job, Evaluation& evaluation);
+  void FinishRecord(const std::string& job, const absl::StatusOr<std::string>& digest);
+  void Break(const std::string& job, const std::string& problem, Done done);
 
   const Options options_;
   const Parts parts_;
@@ -167,6 +190,7 @@ class CoordinatorLoop {
   std::map<SpoolKey, int64_t> spools_;  // of current attempts, as far as asked for
   std::map<std::string, std::shared_ptr<WorkerStream>> streams_;
   std::map<std::string, std::shared_ptr<const ham::v1::JobSpec>> specs_;  // of jobs with an attempt
+  std::map<std::string, Evaluation> evaluations_;                         // at work, by job
   std::set<std::string> unsent_;                                          // workers whose assignments could not be made
   Transaction transaction_;                                               // of the batch in hand
   std::map<SpoolKey, int64_t> batch_spools_;

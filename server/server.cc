@@ -13,6 +13,7 @@
 #include "absl/strings/str_cat.h"
 #include "proto/atomic_file.h"
 #include "proto/sha256.h"
+#include "proto/strict_json.h"
 
 namespace ham::server {
 namespace {
@@ -66,6 +67,10 @@ absl::Status Server::Start() {
   absl::StatusOr<std::unique_ptr<ArtifactStore>> artifacts = OpenArtifactDirectory(options_.state_dir + "/artifacts");
   if (!artifacts.ok()) return artifacts.status();
   artifacts_ = *std::move(artifacts);
+  absl::StatusOr<SigningKey> key = SigningKey::LoadOrCreate(options_.state_dir + "/signing_key.pem");
+  if (!key.ok()) return key.status();
+  const std::string public_key = Base64Encode(key->public_key());
+  record_writer_.emplace(*std::move(key), artifacts_.get(), options_.limits.store_reopen);
   absl::StatusOr<std::unique_ptr<JobStore>> store = JobStore::Open(options_.state_dir + "/ham.db");
   if (!store.ok()) return store.status();
   store_ = *std::move(store);
@@ -78,6 +83,7 @@ absl::Status Server::Start() {
   if (const absl::Status status = Announce(*identity); !status.ok()) return status;
   spdlog::info("Cluster {}, term {}: {} jobs; serving on {}; log in with {}/bootstrap", store_->cluster_id(),
                store_->term(), jobs, address(), options_.state_dir);
+  spdlog::info("Evaluation records are signed by {}", public_key);
   return absl::OkStatus();
 }
 
@@ -87,6 +93,7 @@ void Server::Stop() {
   }
   if (hub_) hub_->Shutdown();
   if (rendezvous_) rendezvous_->Shutdown();
+  if (record_writer_) record_writer_->Shutdown();
   if (loop_) loop_->Stop();
   if (grpc_ != nullptr) {
     grpc_->Shutdown(std::chrono::system_clock::now() + absl::ToChronoMilliseconds(options_.limits.shutdown_grace));
@@ -105,7 +112,16 @@ void Server::StartLoop(Store::Contents contents) {
   CoordinatorLoop::Options loop{store_->cluster_id(), store_->term(),           options_.lease,
                                 options_.heartbeat,   options_.terminate_grace, options_.limits};
   CoordinatorLoop::Parts parts{
-      store_.get(), &policy_, &clock_, &*hub_, &*rendezvous_, &snapshot_, [this] { return jitter_(random_); }};
+      store_.get(),
+      &policy_,
+      &clock_,
+      &*hub_,
+      &*rendezvous_,
+      &snapshot_,
+      [this] { return jitter_(random_); },
+      [this](EvaluationRecord record, std::function<void(absl::StatusOr<std::string>)> done) {
+        record_writer_->Write(std::move(record), std::move(done));
+      }};
   loop_.emplace(loop, parts, std::move(contents));
 }
 

@@ -17,6 +17,7 @@
 #include "server/job_store.h"
 #include "server/metrics_exporter.h"
 #include "server/options.h"
+#include "server/record_writer.h"
 #include "server/scheduling_policy.h"
 #include "server/worker_service.h"
 
@@ -69,6 +70,7 @@ class Server {
   std::unique_ptr<JobStore> store_;
   std::optional<WatchHub> hub_;
   std::optional<RendezvousTable> rendezvous_;
+  std::optional<RecordWriter> record_writer_;  // shut down before the loop ends
   std::optional<CoordinatorLoop> loop_;
   std::optional<JobServiceImpl> jobs_;
   std::optional<ClusterServiceImpl> cluster_;

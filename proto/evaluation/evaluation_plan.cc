@@ -24,11 +24,23 @@ EvaluationPlan::EvaluationPlan(std::vector<int32_t> labels, int32_t attacks) : a
   outcomes_.labels = std::move(labels);
 }
 
-std::optional<WorkBlock> EvaluationPlan::Take(size_t most) {
-  WorkBlock block{std::numeric_limits<int32_t>::max(), {}};
+int32_t EvaluationPlan::FirstStageThatWaits() const {
+  int32_t stage = std::numeric_limits<int32_t>::max();
   for (const Row& row : rows_) {
-    if (row.state == State::kWaits) block.stage = std::min(block.stage, row.stage);
+    if (row.state == State::kWaits) stage = std::min(stage, row.stage);
   }
+  return stage;
+}
+
+size_t EvaluationPlan::Waiting() const {
+  const int32_t stage = FirstStageThatWaits();
+  return static_cast<size_t>(std::count_if(rows_.begin(), rows_.end(), [stage](const Row& row) {
+    return row.state == State::kWaits && row.stage == stage;
+  }));
+}
+
+std::optional<WorkBlock> EvaluationPlan::Take(size_t most) {
+  WorkBlock block{FirstStageThatWaits(), {}};
   for (uint32_t i = 0; i < rows_.size() && block.rows.size() < most; ++i) {
     if (rows_[i].state != State::kWaits || rows_[i].stage != block.stage) continue;
     rows_[i].state = State::kUnderWork;

@@ -52,6 +52,8 @@ class EvaluationPlan {
   // Takes them, whoever has these rows under work; rows that are through the stage stay as they are. Errors of Check,
   // then nothing is changed.
   absl::Status Finish(const WorkBlock& block, const std::vector<RowOutcome>& outcomes);
+  // Rows that Take() could give at once: those that wait at the first stage that any waits for.
+  size_t Waiting() const;
   // Rows under work wait again.
   void GiveBack(const WorkBlock& block);
 
@@ -67,6 +69,7 @@ class EvaluationPlan {
     int32_t stage = kCleanStage;  // next one, or the one under work
     State state = State::kWaits;
   };
+  int32_t FirstStageThatWaits() const;
   void Advance(uint32_t row, int32_t stage, const RowOutcome& outcome);
 
   const int32_t attacks_;

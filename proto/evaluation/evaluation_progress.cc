@@ -51,6 +51,7 @@ EvaluationProgress::EvaluationProgress(const std::vector<RecordedAttack>& attack
 }
 
 void EvaluationProgress::Add(const FinishedBlock& finished) {
+  any_ = true;
   stage_ = finished.block.stage;
   const auto at = static_cast<size_t>(stage_ + 1);
   seconds_[at] += finished.seconds;

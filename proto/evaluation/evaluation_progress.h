@@ -30,6 +30,7 @@ class EvaluationProgress {
   // Once the plan knows of it; whoever restores a plan calls it too.
   void Add(const FinishedBlock& finished);
 
+  bool any() const { return any_; }  // blocks were added
   // Of the block added last, and its name: "clean", or that of the attack.
   int32_t stage() const { return stage_; }
   const std::string& stage_name() const { return names_[static_cast<size_t>(stage_ + 1)]; }
@@ -42,6 +43,7 @@ class EvaluationProgress {
   std::vector<double> passes_;          // of a row that survives a stage, in forward passes
   std::vector<double> seconds_, rows_;  // of each stage, so far
   int32_t stage_ = kCleanStage;
+  bool any_ = false;
 };
 
 }  // namespace ham

@@ -1,0 +1,157 @@
+// Evaluations at work: findings into pools, work out of them, and at the end the record.
+#include <spdlog/spdlog.h>
+
+#include <set>
+#include <utility>
+
+#include "absl/strings/str_cat.h"
+#include "proto/job_state.h"
+#include "server/coordinator_loop.h"
+#include "server/job_view.h"
+
+namespace ham::server {
+
+using ham::v1::Job;
+
+namespace {
+
+constexpr absl::Duration kMetricsPeriod = absl::Seconds(1);
+
+bool IsActive(Job::State state) { return state == Job::STARTING || state == Job::RUNNING; }
+
+std::set<int> RanksOf(const JobRow& row) {
+  std::set<int> ranks;
+  for (const Placement& place : row.gang) ranks.insert(place.rank);
+  return ranks;
+}
+
+}  // namespace
+
+absl::StatusOr<CoordinatorLoop::Evaluation*> CoordinatorLoop::EvaluationOf(const std::string& job) {
+  const auto known = evaluations_.find(job);
+  if (known != evaluations_.end()) return &known->second;
+  const absl::StatusOr<std::shared_ptr<const ham::v1::JobSpec>> spec = SpecOf(job);
+  if (!spec.ok()) return spec.status();
+  Evaluation evaluation{EvaluationPool((*spec)->evaluate())};
+  for (int64_t after = 0;;) {
+    const absl::StatusOr<std::vector<RecordPtr>> records =
+        parts_.store->ReadLog(job, after, options_.limits.watch_page_records, options_.limits.watch_response_bytes);
+    if (!records.ok()) return records.status();
+    if (records->empty()) break;
+    for (const RecordPtr& record : *records) {
+      // One that was wrong has broken the job, or is about to.
+      if (record->has_finding()) evaluation.pool.Apply(record->finding()).IgnoreError();
+    }
+    after = records->back()->sequence();
+  }
+  const JobRow& row = *core_.FindJob(job);
+  evaluation.pool.Retain(row.attempt, RanksOf(row));
+  Evaluation* const added = &evaluations_.emplace(job, std::move(evaluation)).first->second;
+  if (added->pool.done()) StartRecord(job, *added);
+  return added;
+}
+
+absl::Status CoordinatorLoop::AddFinding(const ham::v1::ReportRequest& report, ham::v1::JobRecord record) {
+  const ham::v1::Fence& fence = report.fence();
+  if (!core_.FindJob(fence.job())->pool) return absl::OkStatus();  // of a training: nobody waits for it
+  // Known before its log has this record.
+  if (const absl::StatusOr<Evaluation*> evaluation = EvaluationOf(fence.job()); !evaluation.ok()) {
+    return evaluation.status();
+  }
+  if (record.finding().has_block()) {
+    ApplyEvent(WorkFinished{fence.session(), fence.job(), fence.attempt()}).IgnoreError();
+  }
+  AddRecord(fence.job(), std::move(record));
+  return absl::OkStatus();
+}
+
+void CoordinatorLoop::NoteFinding(const std::string& job, const ham::v1::EvaluationFinding& finding) {
+  const auto found = evaluations_.find(job);
+  if (found == evaluations_.end()) return;  // it has ended
+  const absl::Status status = found->second.pool.Apply(finding);
+  if (status.ok()) return;
+  Break(job, std::string(status.message()), [](const absl::Status&) {});
+}
+
+void CoordinatorLoop::SettleEvaluation(const std::string& job) {
+  const JobRow& row = *core_.FindJob(job);
+  const auto found = evaluations_.find(job);
+  if (found == evaluations_.end()) return;
+  if (IsFinal(row.state)) {
+    evaluations_.erase(found);
+    return;
+  }
+  Evaluation& evaluation = found->second;
+  evaluation.pool.Retain(row.attempt, IsActive(row.state) ? RanksOf(row) : std::set<int>());
+  for (const Placement& place : row.gang) {
+    if (evaluation.pool.HasWorkFor(place.rank)) unsent_.insert(place.worker_id);
+  }
+  if (!IsActive(row.state)) return;
+  if (evaluation.pool.done()) return StartRecord(job, evaluation);
+  if (evaluation.pool.stage_ended() || parts_.clock->Read().steady >= evaluation.said_at + kMetricsPeriod) {
+    SayMetrics(job, evaluation);
+  }
+}
+
+// In a batch of its own: this one is committed.
+void CoordinatorLoop::SayMetrics(const std::string& job, Evaluation& evaluation) {
+  std::optional<ham::v1::EvaluationMetrics> metrics = evaluation.pool.Metrics();
+  if (!metrics) return;
+  evaluation.said_at = parts_.clock->Read().steady;
+  Post({.run = [this, job, metrics = *std::move(metrics)]() -> Completion {
+          if (IsActive(core_.FindJob(job)->state)) AddMetrics(job, metrics);
+          return [](const absl::Status&) {};
+        },
+        .refuse = [](const absl::Status&) {},
+        .durable = true});
+}
+
+void CoordinatorLoop::AddMetrics(const std::string& job, const ham::v1::EvaluationMetrics& metrics) {
+  ham::v1::JobRecord record;
+  *record.mutable_time() = ToTimestamp(parts_.clock->Read().wall);
+  record.set_attempt(core_.FindJob(job)->attempt);
+  *record.mutable_metric()->mutable_evaluation() = metrics;
+  AddRecord(job, std::move(record));
+}
+
+void CoordinatorLoop::StartRecord(const std::string& job, Evaluation& evaluation) {
+  if (std::exchange(evaluation.recording, true)) return;
+  parts_.record(evaluation.pool.Record(), [this, job](absl::StatusOr<std::string> digest) {
+    Post({.run = [this, job, digest = std::move(digest)]() -> Completion {
+            FinishRecord(job, digest);
+            return [this, job](const absl::Status&) {
+              // Still there: not taken, or not durable. The next attempt, or the store once it is open, tries again.
+              const auto found = evaluations_.find(job);
+              if (found != evaluations_.end()) found->second.recording = false;
+            };
+          },
+          .refuse = nullptr});
+  });
+}
+
+void CoordinatorLoop::FinishRecord(const std::string& job, const absl::StatusOr<std::string>& digest) {
+  const auto found = evaluations_.find(job);
+  if (found == evaluations_.end() || !IsActive(core_.FindJob(job)->state)) return;
+  if (!digest.ok()) {
+    const std::string problem = absl::StrCat("the record cannot be made: ", std::string(digest.status().message()));
+    spdlog::error("{}: {}", job, problem);
+    ApplyEvent(JobBroken{job, problem}).IgnoreError();
+    return;
+  }
+  AddMetrics(job, *found->second.pool.Metrics());
+  ApplyEvent(EvaluationRecorded{job, *digest}).IgnoreError();
+}
+
+// What could not become durable while the store had failed.
+void CoordinatorLoop::SettleEvaluations() {
+  std::set<std::string> jobs;
+  for (const auto& [job, evaluation] : evaluations_) jobs.insert(job);
+  for (const std::string& job : jobs) SettleEvaluation(job);
+}
+
+void CoordinatorLoop::Break(const std::string& job, const std::string& problem, Done done) {
+  spdlog::error("{}: {}", job, problem);
+  Apply(JobBroken{job, problem}, std::move(done));
+}
+
+}  // namespace ham::server
