@@ -30,6 +30,7 @@ std::string DifferenceOf(const EvaluationRecord& was, const EvaluationRecord& is
        {"build_id", "code_version", "data", "model", "threat", "attacks", "precision", "seed", "samples"}) {
     const nlohmann::json &a = before.at(section), &b = now.at(section);
     if (a == b) continue;
+    if (std::string_view(section) == "samples") return "samples.labels";  // the rest follows from them
     if (!a.is_object()) return a.is_string() ? absl::StrCat(section, " ", a.dump(), " and ", b.dump()) : section;
     for (const auto& [key, value] : a.items()) {
       if (value == b.at(key)) continue;
