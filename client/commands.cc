@@ -25,10 +25,10 @@ std::string JobName(const std::string& job) {
   return job.find('/') == std::string::npos ? absl::StrCat("projects/default/jobs/", job) : job;
 }
 
-std::string CommandToWatch(const GlobalOptions& global, const std::string& job) {
+std::string CommandOf(const GlobalOptions& global, const std::string& subcommand, const std::string& job) {
   std::string command = ShellWord(global.program);
   if (global.config_given) absl::StrAppend(&command, " --config ", ShellWord(global.config));
-  return absl::StrCat(command, " watch ", ShellWord(ShortName(job)));
+  return absl::StrCat(command, " ", subcommand, " ", ShellWord(ShortName(job)));
 }
 
 void Print(const std::string& text) {

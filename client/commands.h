@@ -20,6 +20,7 @@ Result Run(const GlobalOptions& global, const LogsOptions& options);
 Result Run(const GlobalOptions& global, const CancelOptions& options);
 Result Run(const GlobalOptions& global, const WorkersOptions& options);
 Result Run(const GlobalOptions& global, const VersionOptions& options);
+Result Run(const GlobalOptions& global, const EvalGetOptions& options);
 Result Run(const GlobalOptions& global, const EvalShowOptions& options);
 Result Run(const GlobalOptions& global, const EvalDiffOptions& options);
 Result Run(const GlobalOptions& global, const EvalExportOptions& options);
@@ -28,8 +29,8 @@ Result Run(const GlobalOptions& global, const EvalVerifyOptions& options);
 // The coordinator of the last login. InvalidArgument without one.
 absl::StatusOr<CoordinatorClient> Connect(const GlobalOptions& global);
 
-// How to follow the job again, to be pasted into a shell.
-std::string CommandToWatch(const GlobalOptions& global, const std::string& job);
+// A command of this program about a job, to be pasted into a shell: "hamctl watch j1".
+std::string CommandOf(const GlobalOptions& global, const std::string& subcommand, const std::string& job);
 
 // Resource name of what a user calls a job.
 std::string JobName(const std::string& job);

@@ -1,12 +1,14 @@
 #include "client/coordinator_client.h"
 
 #include <algorithm>
+#include <fstream>
 #include <random>
 
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_join.h"
 #include "absl/time/clock.h"
 #include "proto/backoff.h"
+#include "proto/evaluation/record_file.h"
 #include "proto/rpc_status.h"
 
 namespace ham::client {
@@ -29,6 +31,10 @@ bool Settled(grpc::Channel& channel, absl::Time deadline) {
     if (!channel.WaitForStateChange(state, absl::ToChronoTime(deadline))) return false;
   }
 }
+
+constexpr int64_t kChunkBytes = 1 << 20;
+
+absl::Duration TransferTime(int64_t bytes) { return absl::Seconds(bytes / kChunkBytes); }
 
 }  // namespace
 
@@ -55,8 +61,7 @@ CoordinatorClient::Endpoint& CoordinatorClient::Current() {
   return *endpoint;
 }
 
-absl::Status CoordinatorClient::Try(absl::Time end, absl::Time connect_by,
-                                    const std::function<grpc::Status(Endpoint&, grpc::ClientContext*)>& call) {
+absl::Status CoordinatorClient::Try(absl::Time end, absl::Time connect_by, const Call& call) {
   Endpoint& endpoint = Current();
   grpc::ClientContext context;
   SetToken(config_, &context);
@@ -69,13 +74,13 @@ absl::Status CoordinatorClient::Try(absl::Time end, absl::Time connect_by,
                                                   "; try again, or give a longer --timeout"));
 }
 
-absl::Status CoordinatorClient::Retry(const std::function<grpc::Status(Endpoint&, grpc::ClientContext*)>& call) {
+absl::Status CoordinatorClient::Retry(const Call& call, absl::Duration longer) {
   const absl::Time end = absl::Now() + timeout_;
   Backoff backoff;
   for (size_t tries = 1;; ++tries) {
     const size_t left_in_round = endpoints_.size() - (tries - 1) % endpoints_.size();
     const absl::Time now = absl::Now();
-    const absl::Status status = Try(end, now + (end - now) / static_cast<int64_t>(left_in_round), call);
+    const absl::Status status = Try(end + longer, now + (end - now) / static_cast<int64_t>(left_in_round), call);
     if (!absl::IsUnavailable(status)) return status;
     endpoints_[current_].reset();  // a new channel does not wait for the old one's backoff
     current_ = (current_ + 1) % endpoints_.size();
@@ -128,6 +133,55 @@ absl::StatusOr<ham::v1::Job> CoordinatorClient::CancelJob(const std::string& nam
   request.set_name(name);
   return Ask<ham::v1::Job>(
       [&](Endpoint& to, grpc::ClientContext* context, auto* job) { return to.jobs->CancelJob(context, request, job); });
+}
+
+absl::Status CoordinatorClient::UploadWeights(const std::string& path, const std::string& digest, int64_t size) {
+  absl::Status read;  // of the file
+  const auto send = [&](Endpoint& to, grpc::ClientContext* context) -> grpc::Status {
+    std::ifstream file(path, std::ios::binary);
+    ham::v1::UploadWeightsResponse response;
+    const auto writer = to.jobs->UploadWeights(context, &response);
+    ham::v1::UploadWeightsRequest request;
+    request.set_digest(digest);
+    request.set_size(size);
+    for (int64_t offset = 0; offset < size;) {
+      std::string* data = request.mutable_data();
+      data->resize(static_cast<size_t>(std::min<int64_t>(kChunkBytes, size - offset)));
+      if (!file.read(data->data(), static_cast<std::streamsize>(data->size()))) {
+        context->TryCancel();
+        read = absl::NotFoundError(absl::StrCat("cannot read ", path, " to its end"));
+        break;
+      }
+      request.set_offset(offset);
+      offset += static_cast<int64_t>(data->size());
+      if (!writer->Write(request)) break;  // the coordinator has the file, or says why not
+      request.Clear();
+    }
+    writer->WritesDone();
+    return writer->Finish();
+  };
+  const absl::Status status = Retry(send, TransferTime(size));
+  return read.ok() ? status : read;
+}
+
+absl::StatusOr<std::string> CoordinatorClient::GetEvaluationRecord(const std::string& job) {
+  ham::v1::GetEvaluationRecordRequest request;
+  request.set_name(job);
+  std::string record;
+  const auto receive = [&](Endpoint& from, grpc::ClientContext* context) -> grpc::Status {
+    record.clear();
+    const auto reader = from.jobs->GetEvaluationRecord(context, request);
+    ham::v1::GetEvaluationRecordResponse response;
+    while (record.size() <= kMostRecordFileBytes && reader->Read(&response)) record += response.data();
+    if (record.size() <= kMostRecordFileBytes) return reader->Finish();
+    context->TryCancel();
+    reader->Finish();
+    return {grpc::StatusCode::DATA_LOSS,
+            absl::StrCat("the record of ", job, " has more than ", kMostRecordFileBytes, " bytes, which none has")};
+  };
+  const absl::Status status = Retry(receive, TransferTime(kMostRecordFileBytes));
+  if (!status.ok()) return status;
+  return record;
 }
 
 absl::StatusOr<ham::v1::ListWorkersResponse> CoordinatorClient::ListWorkers() {

@@ -31,6 +31,11 @@ class CoordinatorClient {
   absl::StatusOr<ham::v1::Job> GetJob(const std::string& name);
   absl::StatusOr<ham::v1::ListJobsResponse> ListJobs(const ham::v1::ListJobsRequest& request);
   absl::StatusOr<ham::v1::Job> CancelJob(const std::string& name);
+  // Once connected, these two may take a second longer for each MiB.
+  // The file at `path`, of this SHA-256 and size. NOT_FOUND if it cannot be read.
+  absl::Status UploadWeights(const std::string& path, const std::string& digest, int64_t size);
+  // The record file of an evaluation. DATA_LOSS beyond kMostRecordFileBytes.
+  absl::StatusOr<std::string> GetEvaluationRecord(const std::string& job);
   absl::StatusOr<ham::v1::ListWorkersResponse> ListWorkers();
   absl::StatusOr<ham::v1::GetVersionResponse> GetVersion();
 
@@ -43,10 +48,11 @@ class CoordinatorClient {
   struct Endpoint;
 
   Endpoint& Current();
+  using Call = std::function<grpc::Status(Endpoint&, grpc::ClientContext*)>;
   // One try of the current endpoint, which must take the connection by `connect_by`.
-  absl::Status Try(absl::Time end, absl::Time connect_by,
-                   const std::function<grpc::Status(Endpoint&, grpc::ClientContext*)>& call);
-  absl::Status Retry(const std::function<grpc::Status(Endpoint&, grpc::ClientContext*)>& call);
+  absl::Status Try(absl::Time end, absl::Time connect_by, const Call& call);
+  // `longer`: what a call may take beyond timeout_; none begins after that.
+  absl::Status Retry(const Call& call, absl::Duration longer = absl::ZeroDuration());
   template <class Response>
   absl::StatusOr<Response> Ask(const std::function<grpc::Status(Endpoint&, grpc::ClientContext*, Response*)>& call);
 

@@ -32,12 +32,21 @@ size_t BarColumns(const Screen& screen, size_t others) {
   return screen.columns > others + 10 ? std::min(kLongestBar, screen.columns - others) : 10;
 }
 
+// What is done, on what, with how many ranks.
+std::string WorkOf(const ham::v1::JobSpec& spec) {
+  if (spec.has_evaluate()) {
+    const ham::v1::EvaluateSpec& evaluate = spec.evaluate();
+    return absl::StrCat("evaluation of ", evaluate.model().name(), " on ", evaluate.data().name(), ", ",
+                        evaluate.suite().name(), ", ", RanksOf(evaluate.resources()));
+  }
+  const ham::v1::TrainSpec& train = spec.train();
+  return absl::StrCat(train.method().name(), ", ", train.model().name(), ", ", train.data().name(), ", ",
+                      RanksOf(train.resources()));
+}
+
 std::string HeadLine(const JobProgress& progress, absl::Time now) {
   const Job& job = progress.job;
-  const ham::v1::TrainSpec& train = job.spec().train();
-  std::string line = absl::StrCat(ShortName(job.name()), "  ", Job::State_Name(job.state()), "  ",
-                                  train.method().name(), ", ", train.model().name(), ", ", train.data().name(), ", ",
-                                  train.resources().world_size(), " x ", train.resources().device());
+  std::string line = absl::StrCat(ShortName(job.name()), "  ", Job::State_Name(job.state()), "  ", WorkOf(job.spec()));
   if (progress.attempt > 1) absl::StrAppend(&line, "  attempt ", progress.attempt);
   if (job.has_start_time()) {
     const absl::Time end = job.has_end_time() ? FromTimestamp(job.end_time()) : now;
@@ -98,12 +107,21 @@ void AddClasses(const ham::v1::EvaluationMetrics& evaluation, const ham::v1::Sui
 
 void AddEvaluation(const JobProgress& progress, const Screen& screen, std::vector<ViewLine>* lines) {
   const ham::v1::EvaluationMetrics& evaluation = *progress.evaluation;
-  lines->push_back({absl::StrFormat("after epoch %d, %d %s images: clean %s", progress.evaluation_epoch,
-                                    evaluation.rows(), evaluation.split(), Percent(evaluation.clean_accuracy()))});
-  for (const ham::v1::SuiteMetrics& suite : evaluation.suites()) lines->push_back({SuiteLine(suite)});
+  const bool bounds = evaluation.has_progress();
+  lines->push_back({absl::StrCat(
+      progress.job.spec().has_evaluate() ? "" : absl::StrCat("after epoch ", progress.evaluation_epoch, ", "),
+      evaluation.rows(), " ", evaluation.split(), " images: clean ", bounds ? "<= " : "",
+      Percent(evaluation.clean_accuracy()))});
+  if (bounds) {
+    lines->push_back({ProgressText(evaluation)});
+  } else {
+    for (const ham::v1::SuiteMetrics& suite : evaluation.suites()) lines->push_back({SuiteLine(suite)});
+  }
   if (evaluation.suites().empty()) return;
   const ham::v1::SuiteMetrics& suite = evaluation.suites(evaluation.suites_size() - 1);
-  lines->push_back({absl::StrCat("robust accuracy by class, ", suite.name(), ":"), Style::kDim});
+  lines->push_back(
+      {absl::StrCat(bounds ? "upper bounds of robust" : "robust", " accuracy by class, ", suite.name(), ":"),
+       Style::kDim});
   const size_t used = lines->size() + 2;  // "and N better classes", and the cursor's line
   AddClasses(evaluation, suite, screen, screen.rows > used + 1 ? screen.rows - used : 1, lines);
 }

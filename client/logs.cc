@@ -48,8 +48,9 @@ Result Run(const GlobalOptions& global, const LogsOptions& options) {
   if (!client.ok()) return client.status();
   const absl::StatusOr<ham::v1::Job> job = client->GetJob(JobName(options.job));
   if (!job.ok()) return job.status();
+  const bool evaluates = job->spec().has_evaluate();  // ranks that join get numbers of their own
   const int world_size = job->spec().train().resources().world_size();
-  if (options.rank.has_value() && *options.rank >= world_size) {
+  if (!evaluates && options.rank.has_value() && *options.rank >= world_size) {
     return absl::InvalidArgumentError(
         absl::StrCat("--rank ", *options.rank, " is none of this job's ranks, 0 to ", world_size - 1));
   }
@@ -58,7 +59,7 @@ Result Run(const GlobalOptions& global, const LogsOptions& options) {
   request.kinds = {ham::v1::LOG};
   request.follow = options.follow;
   CallCancel cancel;
-  LogPrinter printer(options.rank, world_size > 1 && !options.rank.has_value(), DetectScreen().terminal);
+  LogPrinter printer(options.rank, (evaluates || world_size > 1) && !options.rank.has_value(), DetectScreen().terminal);
   const Interrupt interrupt([&cancel] { cancel.Cancel(); });
   const absl::StatusOr<ham::v1::Job> end = FollowJob(&*client, request, &cancel, &printer);
   if (!end.ok()) return end.status();

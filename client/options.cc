@@ -90,6 +90,7 @@ struct AllOptions {
   CancelOptions cancel;
   WorkersOptions workers;
   VersionOptions version;
+  EvalGetOptions eval_get;
   EvalShowOptions eval_show;
   EvalDiffOptions eval_diff;
   EvalExportOptions eval_export;
@@ -128,6 +129,10 @@ void AddSubmit(CLI::App* app, CommandLine* line, SubmitOptions* submit) {
       ->allow_extra_args(false);
   command->add_option("--request-id", submit->request_id,
                       "Submitting again with the same id gives the first job instead of a second one");
+  command
+      ->add_option("--weights", submit->weights,
+                   "File of the network that an evaluation attacks (safetensors); the coordinator gets it")
+      ->type_name("FILE");
   CLI::Option* dry_run = command->add_flag(
       "--dry-run", submit->dry_run,
       "Check the spec and print it with all its defaults, without a coordinator; as JSON it is what ham-trainer reads");
@@ -175,9 +180,16 @@ void AddSignedBy(CLI::App* app, std::optional<std::string>* signed_by) {
 }
 
 void AddEval(CLI::App* app, CommandLine* line, AllOptions* all) {
-  CLI::App* eval = app->add_subcommand("eval", "Records of evaluations: show, compare, verify, export");
+  CLI::App* eval = app->add_subcommand("eval", "Records of evaluations: get, show, compare, verify, export");
   eval->fallthrough();
   eval->require_subcommand(1);
+  CLI::App* get = AddCommand(eval, line, &all->eval_get, "get", "Fetch the record of an evaluation job and show it");
+  AddJob(get, &all->eval_get.job);
+  get->add_option("--record", all->eval_get.record, "File to write, which must not exist (default: JOB.json)")
+      ->type_name("FILE");
+  AddSignedBy(get, &all->eval_get.signed_by);
+  AddOutput(get, &all->eval_get.output, /*yaml=*/false);
+
   CLI::App* show = AddCommand(eval, line, &all->eval_show, "show", "Check a record and show its figures");
   show->add_option("RECORD", all->eval_show.record, "File of a record")->required();
   AddSignedBy(show, &all->eval_show.signed_by);

@@ -30,6 +30,7 @@ struct SubmitOptions {
   std::vector<std::string> set;  // KEY=VALUE, in order
   std::map<std::string, std::string> labels;
   std::string request_id;  // "": a new one
+  std::string weights;     // file that an evaluation needs; "": none to upload
   bool watch = false;
   absl::Duration max_wait = absl::InfiniteDuration();  // with watch
   bool dry_run = false;                                // print the spec with its defaults instead
@@ -64,6 +65,12 @@ struct WorkersOptions {
 struct VersionOptions {
   OutputFormat output = OutputFormat::kTable;
 };
+struct EvalGetOptions {
+  std::string job;
+  std::string record;                          // file to write; "": JOB.json
+  std::optional<std::string> signed_by;        // public key that must have signed it
+  OutputFormat output = OutputFormat::kTable;  // not kYaml
+};
 // Of records of evaluations: files, so that no coordinator is asked.
 struct EvalShowOptions {
   std::string record;
@@ -94,8 +101,8 @@ struct EvalExportOptions {
   std::optional<std::string> signed_by;
 };
 using Command = std::variant<LoginOptions, SubmitOptions, ListOptions, GetOptions, WatchOptions, LogsOptions,
-                             CancelOptions, WorkersOptions, VersionOptions, EvalShowOptions, EvalDiffOptions,
-                             EvalExportOptions, EvalVerifyOptions>;
+                             CancelOptions, WorkersOptions, VersionOptions, EvalGetOptions, EvalShowOptions,
+                             EvalDiffOptions, EvalExportOptions, EvalVerifyOptions>;
 
 struct CommandLine {
   std::optional<int> exit_code;  // help or version was printed (0), or a flag was wrong (2, said on stderr)

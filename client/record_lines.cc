@@ -33,9 +33,11 @@ std::string TrainLine(const ham::v1::MetricPoint& metric) {
 
 std::vector<std::string> EvaluationLines(const ham::v1::MetricPoint& metric) {
   const ham::v1::EvaluationMetrics& evaluation = metric.evaluation();
-  std::vector<std::string> lines = {absl::StrFormat("epoch %d%s: %d %s images: clean %s", metric.epoch(),
-                                                    evaluation.final() ? ", final" : "", evaluation.rows(),
-                                                    evaluation.split(), Percent(evaluation.clean_accuracy()))};
+  if (evaluation.has_progress()) return {ProgressText(evaluation)};
+  // An evaluation job has no epochs.
+  std::vector<std::string> lines = {absl::StrCat(
+      metric.epoch() > 0 ? absl::StrCat("epoch ", metric.epoch(), evaluation.final() ? ", final: " : ": ") : "",
+      evaluation.rows(), " ", evaluation.split(), " images: clean ", Percent(evaluation.clean_accuracy()))};
   for (const ham::v1::SuiteMetrics& suite : evaluation.suites()) lines.push_back(absl::StrCat("  ", SuiteLine(suite)));
   return lines;
 }
@@ -59,6 +61,33 @@ std::vector<std::string> LinesWithoutTime(const ham::v1::JobRecord& record) {
 }
 
 }  // namespace
+
+bool ThinnedProgress::Shows(const ham::v1::JobRecord& record) {
+  const ham::v1::EvaluationMetrics& evaluation = record.metric().evaluation();
+  if (!evaluation.has_progress()) return true;
+  const absl::Time time = FromTimestamp(record.time());
+  if (evaluation.progress().stage() == stage_ && time - shown_ < absl::Minutes(1)) return false;
+  stage_ = evaluation.progress().stage();
+  shown_ = time;
+  return true;
+}
+
+std::string ProgressText(const ham::v1::EvaluationMetrics& evaluation) {
+  const ham::v1::EvaluationProgress& progress = evaluation.progress();
+  std::string text = absl::StrCat(progress.stage(), "  ", progress.rows_left(), " rows left");
+  if (!evaluation.suites().empty()) {
+    const ham::v1::SuiteMetrics& suite = evaluation.suites(0);
+    absl::StrAppend(&text, "  robust <= ", Percent(suite.robust_accuracy()),
+                    ", worst class <= ", Percent(suite.worst_class_robust_accuracy()), " (", suite.worst_class_name(),
+                    ")");
+  }
+  absl::StrAppend(&text, "  ");
+  if (progress.has_seconds_left()) {
+    absl::StrAppend(&text, "at most ", ShortDuration(absl::Seconds(progress.seconds_left())), " left, ");
+  }
+  absl::StrAppend(&text, progress.ranks(), progress.ranks() == 1 ? " rank" : " ranks");
+  return text;
+}
 
 std::string SuiteLine(const ham::v1::SuiteMetrics& suite) {
   return absl::StrCat(suite.name(), ": average ", Percent(suite.robust_accuracy()), ", worst class ",

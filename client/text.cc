@@ -32,6 +32,10 @@ absl::Time FromTimestamp(const google::protobuf::Timestamp& time) {
 
 std::string ShortName(const std::string& name) { return name.substr(name.rfind('/') + 1); }
 
+std::string RanksOf(const ham::v1::ResourceSpec& resources) {
+  return absl::StrCat(resources.world_size(), " x ", resources.device());
+}
+
 std::string ShellWord(const std::string& text) {
   static constexpr char kPlain[] = "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789_-./:=@%+,";
   if (!text.empty() && text.find_first_not_of(kPlain) == std::string::npos) return text;

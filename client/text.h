@@ -7,6 +7,7 @@
 
 #include "absl/time/time.h"
 #include "google/protobuf/timestamp.pb.h"
+#include "ham/v1/job.pb.h"
 
 namespace ham::client {
 
@@ -17,6 +18,8 @@ std::string ShortDuration(absl::Duration duration);
 absl::Time FromTimestamp(const google::protobuf::Timestamp& time);
 // Id of projects/PROJECT/jobs/ID or workers/ID; other text as it is.
 std::string ShortName(const std::string& name);
+// "4 x cuda"
+std::string RanksOf(const ham::v1::ResourceSpec& resources);
 // Quoted for a POSIX shell where it needs to be.
 std::string ShellWord(const std::string& text);
 // Control characters as '?', so that text from elsewhere cannot steer a terminal. Newlines and tabs stay.

@@ -33,11 +33,15 @@ class LinePrinter : public FollowSink {
   void Receive(const ham::v1::WatchJobResponse& response) override {
     std::string text;
     for (const ham::v1::JobRecord& record : response.records()) {
+      if (!thinned_.Shows(record)) continue;
       for (const std::string& line : RecordLines(record)) absl::StrAppend(&text, line, "\n");
     }
     if (!text.empty()) Print(text);
   }
   void Lost(const absl::Status& status) override { SayLost(status); }
+
+ private:
+  ThinnedProgress thinned_;
 };
 
 class LivePrinter : public FollowSink {
@@ -46,7 +50,8 @@ class LivePrinter : public FollowSink {
     Apply(response, &progress_);
     std::vector<std::string> above;
     for (const ham::v1::JobRecord& record : response.records()) {
-      if (record.has_metric() && (record.metric().has_train() || record.metric().has_summary())) continue;
+      const ham::v1::MetricPoint& metric = record.metric();
+      if (metric.has_train() || metric.has_summary() || metric.evaluation().has_progress()) continue;
       for (const std::string& line : RecordLines(record)) above.push_back(line);
     }
     Draw(above);
@@ -77,16 +82,22 @@ Result Watch(const GlobalOptions& global, CoordinatorClient* client, const Watch
   FollowRequest request;
   request.job = JobName(options.job);
   request.max_wait = options.max_wait;
-  if (options.output == OutputFormat::kTable) request.kinds = {ham::v1::EVENT, ham::v1::METRIC};
+  request.kinds = {ham::v1::EVENT, ham::v1::METRIC};
+  if (options.output != OutputFormat::kTable) request.kinds.push_back(ham::v1::LOG);
   CallCancel cancel;
   const std::unique_ptr<FollowSink> sink = MakeSink(options.output);
   const Interrupt interrupt([&cancel] { cancel.Cancel(); });
   const absl::StatusOr<ham::v1::Job> job = FollowJob(client, request, &cancel, sink.get());
   if (job.ok()) {
-    if (options.output == OutputFormat::kTable) Print(EndLine(*job) + "\n");
+    if (options.output == OutputFormat::kTable) {
+      Print(EndLine(*job) + "\n");
+      if (job->spec().has_evaluate() && job->state() == ham::v1::Job::SUCCEEDED) {
+        Print(absl::StrCat("its record: ", CommandOf(global, "eval get", request.job), "\n"));
+      }
+    }
     return ExitCodeOf(job->state());
   }
-  const std::string again = CommandToWatch(global, request.job);
+  const std::string again = CommandOf(global, "watch", request.job);
   if (absl::IsCancelled(job.status())) {
     std::fprintf(stderr, "\nhamctl: the job goes on; watch it again with: %s\n", again.c_str());
     return kInterrupted;

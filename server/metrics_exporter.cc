@@ -148,6 +148,10 @@ struct JobFamilies {
   MetricFamily hard = Family("ham_job_hard_share_ratio", "Rows still hard after mining_step, of rows seen.");
   MetricFamily overfitting =
       Family("ham_job_robust_overfitting", "1 once validation robustness fell while that of training rose, else 0.");
+  MetricFamily rows_left =
+      Family("ham_job_evaluation_rows_left", "Images of an evaluation job that have not got through this stage.");
+  MetricFamily seconds_left = Family("ham_job_evaluation_seconds_left",
+                                     "Upper bound of the seconds until an evaluation job's last image is attacked.");
   MetricFamily clean = Family("ham_job_clean_accuracy_ratio", "Accuracy without attack.");
   MetricFamily robust = Family("ham_job_robust_accuracy_ratio", "Accuracy under an attack suite.");
   MetricFamily worst = Family("ham_job_worst_class_robust_accuracy_ratio",
@@ -177,6 +181,7 @@ class JobSeries {
       scalars.push_back(
           {&out_.clean, {{"job", job}, {"split", metrics.evaluation->split()}}, metrics.evaluation->clean_accuracy()});
       scalars.push_back({&out_.overfitting, labels, metrics.robust_overfitting ? 1.0 : 0.0});
+      AddProgress(job, *metrics.evaluation, &scalars);
     }
     if (!AddGroup(scalars) || !metrics.evaluation) return;
     std::set<std::string> names;
@@ -195,6 +200,16 @@ class JobSeries {
     double value;
   };
   using Group = std::vector<Series>;
+
+  // While the job is not done.
+  void AddProgress(const std::string& job, const ham::v1::EvaluationMetrics& evaluation, Group* group) {
+    if (!evaluation.has_progress()) return;
+    const ham::v1::EvaluationProgress& progress = evaluation.progress();
+    group->push_back({&out_.rows_left, {{"job", job}, {"stage", progress.stage()}}, 1.0 * progress.rows_left()});
+    if (progress.has_seconds_left()) {
+      group->push_back({&out_.seconds_left, {{"job", job}}, progress.seconds_left()});
+    }
+  }
 
   void AddSuite(const std::string& job, const ham::v1::SuiteMetrics& suite,
                 const ham::v1::EvaluationMetrics& evaluation) {
@@ -253,9 +268,10 @@ std::vector<MetricFamily> CollectMetrics(const ClusterSnapshot& snapshot, size_t
   for (const auto& [job, metrics] : snapshot.metrics) series.Add(job, *metrics);
   JobFamilies& jobs = series.families();
   for (MetricFamily* family :
-       {&gpus.memory, &gpus.used, &gpus.utilization, &gpus.power, &gpus.temperature, &gpus.errors, &gpus.throttled,
-        &jobs.epoch, &jobs.iteration, &jobs.speed, &jobs.efficiency, &jobs.phases, &jobs.hard, &jobs.clean,
-        &jobs.overfitting, &jobs.robust, &jobs.worst, &jobs.by_class}) {
+       {&gpus.memory,     &gpus.used,        &gpus.utilization, &gpus.power,     &gpus.temperature,
+        &gpus.errors,     &gpus.throttled,   &jobs.epoch,       &jobs.iteration, &jobs.speed,
+        &jobs.efficiency, &jobs.phases,      &jobs.hard,        &jobs.rows_left, &jobs.seconds_left,
+        &jobs.clean,      &jobs.overfitting, &jobs.robust,      &jobs.worst,     &jobs.by_class}) {
     if (!family->metric.empty()) families.push_back(std::move(*family));
   }
   return families;

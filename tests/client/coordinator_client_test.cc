@@ -6,6 +6,7 @@
 #include "absl/time/clock.h"
 #include "proto/rpc_status.h"
 #include "tests/client/scripted_coordinator.h"
+#include "tests/support/temporary_directory.h"
 
 namespace ham::client {
 namespace {
@@ -83,6 +84,83 @@ TEST(CoordinatorClient, DoesNotTryAgainWhatWasRefused) {
   CoordinatorClient client(ConfigOf({server.endpoint()}), absl::Seconds(10));
   EXPECT_EQ(client.GetJob("a").status().code(), absl::StatusCode::kNotFound);
   EXPECT_EQ(server.calls, 1);
+}
+
+class TransferTest : public ::testing::Test {
+ protected:
+  TransferTest() { ham::testing::WriteTestFile(path_, text_); }
+
+  absl::Status Upload(const std::string& path) {
+    return client_.UploadWeights(path, "digest", static_cast<int64_t>(text_.size()));
+  }
+
+  const std::string text_ = std::string(1 << 20, 'a') + std::string(1 << 20, 'b') + "c";
+  const ham::testing::TemporaryDirectory directory_;
+  const std::string path_ = directory_ / "weights";
+  ScriptedCoordinator server_;
+  CoordinatorClient client_{ConfigOf({server_.endpoint()}), absl::Seconds(10)};
+};
+
+TEST_F(TransferTest, WeightsGoInOrderAndAgainWhereTheCoordinatorWasAway) {
+  ham::testing::Uploaded last;
+  server_.upload = [&](auto* reader) {
+    if (server_.calls == 1) return grpc::Status(grpc::StatusCode::UNAVAILABLE, "stopping");
+    last = ham::testing::ReceiveUpload(reader);
+    return grpc::Status::OK;
+  };
+  const absl::Status status = Upload(path_);
+  ASSERT_TRUE(status.ok()) << status;
+  EXPECT_EQ(server_.calls, 2);
+  EXPECT_EQ(last.digest, "digest");
+  EXPECT_EQ(last.size, static_cast<int64_t>(text_.size()));
+  EXPECT_EQ(last.chunks, 3u);
+  EXPECT_TRUE(last.text == text_);
+}
+
+TEST_F(TransferTest, WeightsThatTheCoordinatorHasAreNotSentToTheirEnd) {
+  server_.upload = [](auto*) { return grpc::Status::OK; };
+  EXPECT_TRUE(Upload(path_).ok());
+  server_.upload = [](auto*) { return grpc::Status(grpc::StatusCode::RESOURCE_EXHAUSTED, "the disk is full"); };
+  EXPECT_TRUE(absl::IsResourceExhausted(Upload(path_)));
+}
+
+TEST_F(TransferTest, AFileThatCannotBeReadIsNamed) {
+  server_.upload = [](auto* reader) {
+    ham::testing::ReceiveUpload(reader);
+    return grpc::Status::OK;
+  };
+  ham::testing::WriteTestFile(path_, "short");
+  for (const std::string& path : {path_, directory_ / "none"}) {
+    const absl::Status status = Upload(path);
+    EXPECT_TRUE(absl::IsNotFound(status)) << status;
+    EXPECT_THAT(std::string(status.message()), ::testing::HasSubstr(path));
+  }
+}
+
+TEST_F(TransferTest, ARecordComesInPieces) {
+  server_.record = [this](const std::string& job, auto* writer) {
+    ham::v1::GetEvaluationRecordResponse response;
+    response.set_data(job);
+    writer->Write(response);
+    if (server_.calls == 1) return grpc::Status(grpc::StatusCode::UNAVAILABLE, "stopping");
+    response.set_data(" rest");
+    writer->Write(response);
+    return grpc::Status::OK;
+  };
+  EXPECT_EQ(client_.GetEvaluationRecord("j").value(), "j rest");
+  server_.record = [](const std::string&, auto*) { return grpc::Status(grpc::StatusCode::NOT_FOUND, "no such job"); };
+  EXPECT_TRUE(absl::IsNotFound(client_.GetEvaluationRecord("j").status()));
+}
+
+TEST_F(TransferTest, ARecordWithoutEndIsRefused) {
+  server_.record = [](const std::string&, auto* writer) {
+    ham::v1::GetEvaluationRecordResponse response;
+    response.set_data(std::string(1 << 20, 'x'));
+    while (writer->Write(response)) {
+    }
+    return grpc::Status::OK;
+  };
+  EXPECT_TRUE(absl::IsDataLoss(client_.GetEvaluationRecord("j").status()));
 }
 
 TEST(CoordinatorClient, RefusesToCreateWithoutARequestId) {

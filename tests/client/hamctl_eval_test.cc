@@ -1,30 +1,17 @@
 // `hamctl eval` as a program: files in, text and exit codes out.
 #include <gtest/gtest.h>
-#include <sys/wait.h>
-
-#include <cstdio>
 
 #include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
 #include "proto/evaluation/record_file.h"
+#include "tests/client/hamctl.h"
 #include "tests/support/made_record.h"
 #include "tests/support/temporary_directory.h"
 
 namespace ham {
 namespace {
 
-struct Done {
-  int code;
-  std::string output;  // and errors
-};
-
-Done Eval(const std::string& arguments) {
-  FILE* const pipe = ::popen(absl::StrCat(HAM_CTL, " eval ", arguments, " 2>&1").c_str(), "r");
-  std::string output;
-  for (int c = std::fgetc(pipe); c != EOF; c = std::fgetc(pipe)) output += static_cast<char>(c);
-  const int status = ::pclose(pipe);
-  return {WIFEXITED(status) ? WEXITSTATUS(status) : -1, output};
-}
+testing::Done Eval(const std::string& arguments) { return testing::Hamctl("eval " + arguments); }
 
 class HamctlEvalTest : public ::testing::Test {
  protected:
@@ -44,7 +31,7 @@ class HamctlEvalTest : public ::testing::Test {
 };
 
 TEST_F(HamctlEvalTest, ShowsARecord) {
-  const Done table = Eval("show " + a_);
+  const testing::Done table = Eval("show " + a_);
   EXPECT_EQ(table.code, 0);
   EXPECT_TRUE(absl::StrContains(table.output, "robust accuracy                50.0 %")) << table.output;
   EXPECT_TRUE(absl::StrContains(Eval("show -o json " + b_).output, "\"signed_by\": \"\""));
@@ -58,17 +45,17 @@ TEST_F(HamctlEvalTest, SaysThatARecordWasAltered) {
   ASSERT_NE(place, std::string::npos);
   altered[place] = 'T';
   testing::WriteTestFile(a_, altered);
-  const Done done = Eval("show " + a_);
+  const testing::Done done = Eval("show " + a_);
   EXPECT_EQ(done.code, 1);
   EXPECT_TRUE(absl::StrContains(done.output, "the signature does not fit the record")) << done.output;
 }
 
 TEST_F(HamctlEvalTest, ComparesRecords) {
-  const Done table = Eval(absl::StrCat("diff ", a_, " ", b_, " --validation-class ant"));
+  const testing::Done table = Eval(absl::StrCat("diff ", a_, " ", b_, " --validation-class ant"));
   EXPECT_EQ(table.code, 0);
   EXPECT_TRUE(absl::StrContains(table.output, "ant, chosen beforehand: +0.00 points")) << table.output;
   EXPECT_TRUE(absl::StrContains(Eval(absl::StrCat("diff -o json ", a_, " ", b_)).output, "\"adjusted_p_value\": 1.0"));
-  const Done refused = Eval(absl::StrCat("diff ", a_, " ", b_, " --also-b ", wide_));
+  const testing::Done refused = Eval(absl::StrCat("diff ", a_, " ", b_, " --also-b ", wide_));
   EXPECT_EQ(refused.code, 2);
   EXPECT_TRUE(absl::StrContains(refused.output, "differ in threat.epsilon")) << refused.output;
   EXPECT_EQ(Eval(absl::StrCat("diff ", a_, " ", b_, " --also-a ", b_)).code, 0);
@@ -77,7 +64,7 @@ TEST_F(HamctlEvalTest, ComparesRecords) {
 }
 
 TEST_F(HamctlEvalTest, ExportsAutoAttackOnly) {
-  const Done done = Eval("export --robustbench " + a_);
+  const testing::Done done = Eval("export --robustbench " + a_);
   EXPECT_EQ(done.code, 1);
   EXPECT_TRUE(absl::StrContains(done.output, a_ + ": RobustBench lists")) << done.output;
 }

@@ -69,6 +69,42 @@ TEST(RenderLiveView, SaysThatTheLastEvaluationIsOnTheTestImages) {
               HasSubstr("after epoch 12, 2000 test images: clean"));
 }
 
+JobProgress Evaluating() {
+  JobProgress progress = Running(4);
+  progress.train.reset();
+  ham::v1::EvaluateSpec* evaluate = progress.job.mutable_spec()->mutable_evaluate();
+  evaluate->mutable_model()->set_name("cnn-16-32");
+  evaluate->mutable_data()->set_name("svhn");
+  evaluate->mutable_suite()->set_name("autoattack");
+  evaluate->mutable_resources()->set_world_size(3);
+  evaluate->mutable_resources()->set_device("cpu");
+  ham::v1::EvaluationMetrics& evaluation = *progress.evaluation;
+  evaluation.set_split("test");
+  evaluation.set_clean_accuracy(0.9);
+  evaluation.mutable_suites(0)->set_robust_accuracy(0.613);
+  evaluation.mutable_suites(0)->set_worst_class_robust_accuracy(0.01);
+  evaluation.mutable_progress()->set_stage("apgd-t");
+  evaluation.mutable_progress()->set_rows_left(812);
+  evaluation.mutable_progress()->set_ranks(2);
+  return progress;
+}
+
+TEST(RenderLiveView, ShowsHowFarAnEvaluationIs) {
+  JobProgress progress = Evaluating();
+  Screen screen;
+  screen.columns = 120;
+  const std::string text = Joined(RenderLiveView(progress, screen, absl::UnixEpoch()));
+  EXPECT_THAT(text, HasSubstr("j1  RUNNING  evaluation of cnn-16-32 on svhn, autoattack, 3 x cpu"));
+  EXPECT_THAT(text, HasSubstr("1200 test images: clean <= 90.0 %\n"));
+  EXPECT_THAT(text, HasSubstr("apgd-t  812 rows left  robust <= 61.3 %, worst class <= 1.0 % (class-3)  2 ranks\n"));
+  EXPECT_THAT(text, HasSubstr("upper bounds of robust accuracy by class, pgd-20:"));
+  EXPECT_THAT(text, Not(HasSubstr("epoch")));
+  progress.evaluation->clear_progress();
+  const std::string done = Joined(RenderLiveView(progress, screen, absl::UnixEpoch()));
+  EXPECT_THAT(done, HasSubstr("\n1200 test images: clean 90.0 %\npgd-20: average 61.3 %, worst class class-3 1.0 %\n"));
+  EXPECT_THAT(done, HasSubstr("\nrobust accuracy by class, pgd-20:"));
+}
+
 TEST(RenderLiveView, FitsAnyScreen) {
   for (const int classes : {0, 1, 10, 100, 1000}) {
     for (const size_t columns : {1u, 10u, 40u, 80u, 300u}) {

@@ -55,6 +55,11 @@ TEST(ParseCommandLine, ReadsTheOthers) {
 }
 
 TEST(ParseCommandLine, ReadsEval) {
+  const auto get = std::get<EvalGetOptions>(Parse({"eval", "get", "j1", "--record", "r.json"}).command);
+  EXPECT_EQ(get.job, "j1");
+  EXPECT_EQ(get.record, "r.json");
+  EXPECT_FALSE(get.signed_by.has_value());
+  EXPECT_EQ(std::get<SubmitOptions>(Parse({"submit", "e.yaml", "--weights", "w"}).command).weights, "w");
   const auto show = std::get<EvalShowOptions>(Parse({"eval", "show", "r.json", "-o", "json"}).command);
   EXPECT_EQ(show.record, "r.json");
   EXPECT_EQ(show.output, OutputFormat::kJson);

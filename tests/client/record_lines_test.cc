@@ -60,6 +60,46 @@ TEST(RecordLines, ShowsAverageAndWorstClassOfEverySuite) {
   EXPECT_THAT(RecordLines(record), ElementsAre(EndsWith("  epoch 12: 2000 validation images: clean 83.0 %")));
 }
 
+TEST(RecordLines, ShowsHowFarAnEvaluationIs) {
+  ham::v1::JobRecord record;
+  ham::v1::EvaluationMetrics* evaluation = record.mutable_metric()->mutable_evaluation();
+  evaluation->set_rows(2000);
+  evaluation->set_split("test");
+  evaluation->set_clean_accuracy(0.83);
+  ham::v1::SuiteMetrics* suite = evaluation->add_suites();
+  suite->set_name("autoattack");
+  suite->set_robust_accuracy(0.613);
+  suite->set_worst_class_name("shirt");
+  suite->set_worst_class_robust_accuracy(0.35);
+  evaluation->mutable_progress()->set_stage("apgd-t");
+  evaluation->mutable_progress()->set_rows_left(812);
+  evaluation->mutable_progress()->set_ranks(1);
+  evaluation->mutable_progress()->set_seconds_left(240);
+  EXPECT_THAT(RecordLines(record),
+              ElementsAre(EndsWith("  apgd-t  812 rows left  robust <= 61.3 %, worst class <= 35.0 % (shirt)  at most "
+                                   "4m 00s left, 1 rank")));
+  evaluation->clear_progress();
+  EXPECT_THAT(RecordLines(record), ElementsAre(EndsWith("  2000 test images: clean 83.0 %"),
+                                               EndsWith("    autoattack: average 61.3 %, worst class shirt 35.0 %")));
+}
+
+TEST(ThinnedProgress, ShowsEachStageAndEachMinute) {
+  ThinnedProgress thinned;
+  const auto shows = [&](const char* stage, int second) {
+    ham::v1::JobRecord record;
+    record.mutable_time()->set_seconds(second);
+    record.mutable_metric()->mutable_evaluation()->mutable_progress()->set_stage(stage);
+    return thinned.Shows(record);
+  };
+  EXPECT_TRUE(shows("clean", 1000));
+  EXPECT_FALSE(shows("clean", 1059));
+  EXPECT_TRUE(shows("clean", 1060));
+  EXPECT_TRUE(shows("apgd", 1061));
+  EXPECT_FALSE(shows("apgd", 1119));
+  EXPECT_TRUE(shows("apgd", 1121));
+  EXPECT_TRUE(thinned.Shows(ham::v1::JobRecord()));
+}
+
 TEST(RecordLines, ShowsANotice) {
   ham::v1::JobRecord record;
   record.mutable_metric()->mutable_notice()->set_message("robust overfitting: so it is");

@@ -45,6 +45,9 @@ class ScriptedCoordinator : private ham::v1::JobService::Service, private ham::v
   // The script; set before the calls.
   std::function<grpc::Status(grpc::ServerContext*)> get_job = [](grpc::ServerContext*) { return grpc::Status::OK; };
   Watch watch;
+  std::function<grpc::Status(const ham::v1::CreateJobRequest&, ham::v1::Job*)> create_job;
+  std::function<grpc::Status(grpc::ServerReader<ham::v1::UploadWeightsRequest>*)> upload;
+  std::function<grpc::Status(const std::string& job, grpc::ServerWriter<ham::v1::GetEvaluationRecordResponse>*)> record;
   std::atomic<int> calls{0};
   std::string token;  // of the last GetJob, read after it
 
@@ -64,11 +67,46 @@ class ScriptedCoordinator : private ham::v1::JobService::Service, private ham::v
     return watch(context, *request, writer);
   }
 
+  grpc::Status CreateJob(grpc::ServerContext*, const ham::v1::CreateJobRequest* request,
+                         ham::v1::Job* response) override {
+    return create_job(*request, response);
+  }
+  grpc::Status UploadWeights(grpc::ServerContext*, grpc::ServerReader<ham::v1::UploadWeightsRequest>* reader,
+                             ham::v1::UploadWeightsResponse*) override {
+    ++calls;
+    return upload(reader);
+  }
+  grpc::Status GetEvaluationRecord(grpc::ServerContext*, const ham::v1::GetEvaluationRecordRequest* request,
+                                   grpc::ServerWriter<ham::v1::GetEvaluationRecordResponse>* writer) override {
+    ++calls;
+    return record(request->name(), writer);
+  }
+
   int port_ = 0;
   std::unique_ptr<grpc::Server> server_;
 };
 
 inline ConnectionConfig ConfigOf(const std::vector<std::string>& endpoints) { return {endpoints, "", "secret"}; }
+
+// What an upload brought; its first message names digest and size.
+struct Uploaded {
+  std::string digest;
+  int64_t size = 0;
+  std::string text;
+  size_t chunks = 0;
+};
+inline Uploaded ReceiveUpload(grpc::ServerReader<ham::v1::UploadWeightsRequest>* reader) {
+  Uploaded out;
+  ham::v1::UploadWeightsRequest chunk;
+  while (reader->Read(&chunk)) {
+    if (out.chunks++ == 0) {
+      out.digest = chunk.digest();
+      out.size = chunk.size();
+    }
+    if (chunk.offset() == static_cast<int64_t>(out.text.size())) out.text += chunk.data();
+  }
+  return out;
+}
 
 // Until the caller has given up; gRPC's synchronous server tells it only to who asks. At most 30 s.
 inline void AwaitCancelled(grpc::ServerContext* context) {

@@ -251,6 +251,33 @@ TEST_F(MetricsEndpointTest, ShowsGpusUntilTheirWorkerIsGone) {
   EXPECT_TRUE(Eventually([&] { return gpu_series().empty(); }));
 }
 
+TEST(CollectMetrics, ShowsWhatIsLeftOfAnEvaluationUntilItIsDone) {
+  const auto left = [](const ham::v1::EvaluationMetrics& evaluation) {
+    auto metrics = std::make_shared<server::JobMetrics>();
+    metrics->evaluation = evaluation;
+    server::ClusterSnapshot snapshot;
+    snapshot.metrics["j"] = metrics;
+    std::map<std::string, double> values;  // by family and labels behind "job"
+    for (const prometheus::MetricFamily& family : server::CollectMetrics(snapshot, 1000)) {
+      if (family.name.rfind("ham_job_evaluation_", 0) != 0) continue;
+      for (const prometheus::ClientMetric& metric : family.metric) {
+        EXPECT_EQ(metric.label.at(0).value, "j");
+        const std::string stage = metric.label.size() > 1 ? metric.label[1].name + "=" + metric.label[1].value : "";
+        values[absl::StrCat(family.name, "{", stage, "}")] = metric.gauge.value;
+      }
+    }
+    return values;
+  };
+  ham::v1::EvaluationMetrics evaluation;
+  EXPECT_TRUE(left(evaluation).empty());
+  evaluation.mutable_progress()->set_stage("apgd-t");
+  evaluation.mutable_progress()->set_rows_left(812);
+  const std::pair<const std::string, double> rows{"ham_job_evaluation_rows_left{stage=apgd-t}", 812};
+  EXPECT_THAT(left(evaluation), ::testing::ElementsAre(rows));
+  evaluation.mutable_progress()->set_seconds_left(2.5);
+  EXPECT_THAT(left(evaluation), ::testing::ElementsAre(rows, std::pair("ham_job_evaluation_seconds_left{}", 2.5)));
+}
+
 TEST(CollectMetrics, LeavesOutClassesBeyondTheBudget) {
   auto metrics = std::make_shared<server::JobMetrics>();
   ham::v1::SuiteMetrics* suite = metrics->evaluation.emplace().add_suites();
