@@ -123,6 +123,45 @@ TEST_F(HamctlEvaluationJobTest, ADamagedRecordIsNotSaved) {
   EXPECT_FALSE(std::filesystem::exists(record_));
 }
 
+TEST_F(HamctlEvaluationJobTest, GetSaysWhatIsEvaluated) {
+  ham::v1::EvaluateSpec* evaluate = server_.job.mutable_spec()->mutable_evaluate();
+  evaluate->mutable_model()->set_name("cnn-16-32");
+  evaluate->set_weights("0123");
+  evaluate->set_job("projects/default/jobs/j0");
+  evaluate->mutable_data()->set_name("svhn");
+  evaluate->mutable_data()->set_rows(100);
+  evaluate->mutable_suite()->set_name("strong");
+  evaluate->mutable_suite()->set_norm("linf");
+  evaluate->mutable_suite()->set_epsilon(0.25);
+  for (const char* name : {"apgd", "square"}) evaluate->mutable_suite()->add_attacks()->set_name(name);
+  evaluate->mutable_resources()->set_world_size(4);
+  evaluate->mutable_resources()->set_device("cuda");
+  evaluate->mutable_retry()->set_max_attempts(3);
+  server_.job.set_record_digest("4567");
+  const std::string output = Run("get j1").output;
+  for (const char* row :
+       {"evaluates  cnn-16-32\n", "weights    0123\n", "of job     j0\n", "data       svhn, test, first 100\n",
+        "attacks    strong: apgd, square; linf, epsilon 0.25\n", "ranks      at most 4 x cuda\n",
+        "attempt    0 (at most 3 may fail)\n", "record     SHA-256 4567\n"}) {
+    EXPECT_THAT(output, HasSubstr(row));
+  }
+}
+
+// A rank that joins late has a number of its own.
+TEST_F(HamctlEvaluationJobTest, LogsOfAnyRankCanBeAskedFor) {
+  server_.job.mutable_spec()->mutable_evaluate()->mutable_resources()->set_world_size(1);
+  server_.watch = [](auto*, const ham::v1::WatchJobRequest&, auto* writer) {
+    ham::v1::WatchJobResponse response;
+    ham::v1::LogChunk* log = response.add_records()->mutable_log();
+    log->set_rank(7);
+    log->set_text("hello\n");
+    writer->Write(response);
+    return grpc::Status::OK;
+  };
+  EXPECT_EQ(Run("logs j1 --rank 7").output, "hello\n");
+  EXPECT_EQ(Run("logs j1").output, "[7] hello\n");
+}
+
 TEST_F(HamctlEvaluationJobTest, AWatchEndsWithHowToGetTheRecord) {
   std::vector<int> kinds;
   server_.watch = [&](auto*, const ham::v1::WatchJobRequest& request, auto* writer) {

@@ -44,6 +44,7 @@ class ScriptedCoordinator : private ham::v1::JobService::Service, private ham::v
 
   // The script; set before the calls.
   std::function<grpc::Status(grpc::ServerContext*)> get_job = [](grpc::ServerContext*) { return grpc::Status::OK; };
+  ham::v1::Job job;  // with the name that was asked for
   Watch watch;
   std::function<grpc::Status(const ham::v1::CreateJobRequest&, ham::v1::Job*)> create_job;
   std::function<grpc::Status(grpc::ServerReader<ham::v1::UploadWeightsRequest>*)> upload;
@@ -58,6 +59,7 @@ class ScriptedCoordinator : private ham::v1::JobService::Service, private ham::v
     const auto& metadata = context->client_metadata();
     const auto found = metadata.find("authorization");
     if (found != metadata.end()) token.assign(found->second.data(), found->second.size());
+    *response = job;
     response->set_name(request->name());
     return get_job(context);
   }
