@@ -144,7 +144,7 @@ class EvaluationJobTest : public ::testing::Test {
 TEST_F(EvaluationJobTest, WeightsAreTakenOnceAndThenKnown) {
   const std::string digest = Sha256Hex(kWeights);
   EXPECT_TRUE(Upload(kWeights).ok());
-  EXPECT_TRUE(Upload(digest, 5, {"lies."}).ok());  // not looked at
+  EXPECT_TRUE(Upload(digest, -1, {"lies"}).ok());  // not looked at
   EXPECT_TRUE(client_->Create(Request(kWeights)).ok());
 }
 
