@@ -4,6 +4,7 @@
 #include <sys/socket.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <string>
 #include <thread>
 #include <vector>
@@ -34,6 +35,10 @@ class AgentChannelTest : public ::testing::Test {
     callbacks.on_checkpoint_done = [this](const std::string& manifest, const absl::Status& status) {
       checkpoints_.push_back(absl::StrCat(manifest, " ", status.message()));
     };
+    callbacks.on_work = [this](const json& frame) {
+      work_.push_back(frame);
+      return frame.contains("blocks") ? absl::OkStatus() : absl::InvalidArgumentError("no blocks");
+    };
     channel_ = std::make_unique<AgentChannel>(fds[1], callbacks);
   }
   ~AgentChannelTest() override {
@@ -59,6 +64,7 @@ class AgentChannelTest : public ::testing::Test {
   absl::Status end_;
   absl::Notification ended_;
   std::vector<std::string> checkpoints_;
+  std::vector<json> work_;
   std::unique_ptr<AgentChannel> channel_;
 };
 
@@ -178,6 +184,15 @@ TEST_F(AgentChannelTest, ReportsCheckpoints) {
   Close();
   EXPECT_FALSE(End().ok());  // the callbacks above came before it, from one thread
   EXPECT_EQ(checkpoints_, (std::vector<std::string>{"/a ", "/b disk full"}));
+}
+
+TEST_F(AgentChannelTest, HandsOnWorkUntilItIsNone) {
+  const std::vector<json> sent = {{{"type", "work"}, {"blocks", 1}}, {{"type", "work"}, {"blocks", 2}}};
+  for (const json& frame : sent) Send(frame);
+  Send({{"type", "work"}});
+  EXPECT_EQ(End(), absl::FailedPreconditionError("no blocks"));
+  EXPECT_EQ(work_.size(), 3);
+  EXPECT_TRUE(std::equal(sent.begin(), sent.end(), work_.begin()));
 }
 
 TEST_F(AgentChannelTest, MessagesOutOfTheProtocolEndIt) {

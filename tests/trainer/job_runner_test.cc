@@ -28,6 +28,7 @@
 #include "tests/support/run_ranks.h"
 #include "tests/support/seed.h"
 #include "tests/support/temporary_directory.h"
+#include "tests/support/toy_evaluation.h"
 #include "tests/support/toy_spec_json.h"
 #include "worker/ipc/frame.h"
 #include "worker/trainer/checkpoint.h"
@@ -43,28 +44,6 @@ using nlohmann::json;
 using ::testing::HasSubstr;
 
 constexpr int kFrameTimeoutMs = 60'000;
-
-std::string BigEndian(uint32_t value) {
-  std::string bytes;
-  for (int shift = 24; shift >= 0; shift -= 8) bytes += static_cast<char>(value >> shift);
-  return bytes;
-}
-
-// A data set of `rows` images a split, named as Fashion-MNIST.
-void WriteDataSet(const std::string& root, uint32_t rows) {
-  for (const std::string split : {"train", "t10k"}) {
-    std::string images("\0\0\x08\x03", 4), labels("\0\0\x08\x01", 4);
-    images += BigEndian(rows) + BigEndian(28) + BigEndian(28);
-    labels += BigEndian(rows);
-    for (uint32_t row = 0; row < rows; ++row) {
-      labels += static_cast<char>(row % 10);
-      for (uint32_t pixel = 0; pixel < 784; ++pixel)
-        images += static_cast<char>(pixel / 79 == row % 10 ? 220 : pixel % 40);
-    }
-    ham::testing::WriteTestFile(root + "/fashion-mnist/" + split + "-images-idx3-ubyte", images);
-    ham::testing::WriteTestFile(root + "/fashion-mnist/" + split + "-labels-idx1-ubyte", labels);
-  }
-}
 
 int WaitForExit(pid_t pid) {
   int status = 0;
@@ -96,7 +75,7 @@ pid_t Start(std::vector<std::string> arguments, const std::string& out) {
 class JobRunnerTest : public ::testing::Test {
  protected:
   void SetUp() override {
-    WriteDataSet(directory_ / "data", 64);
+    ham::testing::WriteToyDataSet(directory_ / "data", 64);
     std::filesystem::create_directories(directory_ / "work");
   }
 
@@ -153,6 +132,7 @@ class UnderAgentTest : public JobRunnerTest {
                   {"work_dir", directory_ / "work"},
                   {"threads", 1},
                   {"resume_manifest", ""},
+                  {"weights", ""},
                   {"interface", ""},
                   {"address", ""},
                   {"collective_timeout_seconds", 20},
@@ -242,6 +222,47 @@ TEST_F(UnderAgentTest, EndsAtOnceWhenTheAgentGoes) {
   EXPECT_EQ(ExitStatus(), 1);
 }
 
+json Block(const json& finding) { return finding.at("finding").at("block"); }
+
+TEST_F(UnderAgentTest, EvaluatesWhatIsHandedOnUntilItIsStopped) {
+  const std::string weights = ham::testing::TrainToyNetwork(directory_ / "data", directory_ / "training");
+  SendStart({{"spec", ham::testing::ToyEvaluateSpecJson()}, {"weights", weights}, {"world_size", 3}, {"rank", 7}});
+  EXPECT_EQ(Next("progress")["phase"], "load");
+  EXPECT_THAT(Next("finding")["finding"]["inputs"].get<std::string>(), HasSubstr("\"fashion-mnist\""));
+  const json clean = {{"stage", -1}, {"rows", {0, 1, 44}}}, attack = {{"stage", 1}, {"rows", {2, 5}}};
+  ASSERT_TRUE(ipc::WriteFrame(agent_, {{"type", "work"}, {"blocks", {clean}}}).ok());
+  json block = Block(Next("finding"));
+  EXPECT_EQ(block["stage"], -1);
+  EXPECT_EQ(block["rows"], clean["rows"]);
+  EXPECT_EQ(block["predictions"].size(), 3);
+  EXPECT_EQ(block["margins"].size(), 3);
+  EXPECT_EQ(block["forward_passes"], 3);
+  ASSERT_TRUE(ipc::WriteFrame(agent_, {{"type", "work"}, {"blocks", {clean, attack}}}).ok());
+  block = Block(Next("finding"));  // what is done is not done again
+  EXPECT_EQ(block["stage"], 1);
+  EXPECT_EQ(block["rows"], attack["rows"]);
+  EXPECT_GT(block["gradient_passes"], 0);
+  ASSERT_TRUE(ipc::WriteFrame(agent_, {{"type", "work"}, {"blocks", {{{"stage", 3}, {"rows", {0, 1}}}}}}).ok());
+  EXPECT_TRUE(Next("finding")["finding"].at("checks").contains("warnings"));
+  json progress, last;
+  do {
+    last = std::exchange(progress, Next("progress"));
+    ASSERT_FALSE(HasFailure());
+  } while (progress["iteration"] != 3 || last["iteration"] != 3);
+  EXPECT_EQ(progress["phase"], "evaluate");
+  EXPECT_EQ(progress["epoch"], 0);
+  EXPECT_GT(progress["tick"], last["tick"]);
+  kill(trainer_, SIGTERM);
+  EXPECT_EQ(ExitStatus(), 128 + SIGTERM);
+}
+
+TEST_F(UnderAgentTest, WorkThatIsNoneIsSaidAndEndsIt) {
+  Next("hello");
+  ASSERT_TRUE(ipc::WriteFrame(agent_, {{"type", "work"}, {"blocks", {{{"stage", 0}}}}}).ok());
+  EXPECT_EQ(ExitStatus(), 1);
+  EXPECT_THAT(ham::testing::ReadTestFile(directory_ / "out.err"), HasSubstr("frame \"work\" from the agent"));
+}
+
 struct BadStart {
   json changes;
   const char* failure_class;
@@ -269,19 +290,30 @@ json SpecWith(const char* pointer, const json& value) {
   return {{"spec", spec}};
 }
 
+json EvaluateSpecWith(const char* pointer, const json& value) {
+  json spec = ham::testing::ToyEvaluateSpecJson();
+  spec[json::json_pointer(pointer)] = value;
+  return {{"spec", spec}};
+}
+
 INSTANTIATE_TEST_SUITE_P(
     Starts, BadStartTest,
-    ::testing::Values(BadStart{SpecWith("/train/tampered", 1), "USER", "train.tampered is not known"},
-                      BadStart{SpecWith("/train/data/train_rows", 65), "USER", "train.data.train_rows is 65"},
-                      BadStart{SpecWith("/train/data/name", "cifar-10"), "USER", "cifar-10"},
-                      BadStart{{{"data_root", "/nowhere"}}, "USER", "fashion-mnist"},
-                      BadStart{{{"build_id", "000000000000"}}, "INFRASTRUCTURE", "of build 000000000000"},
-                      BadStart{SpecWith("/train/resources/device", "cuda"), "INFRASTRUCTURE",
-                               "built without CUDA; the worker needs ham-trainer-cuda"},
-                      BadStart{{{"resume_manifest", "/nowhere/manifest.json"}}, "INFRASTRUCTURE", "cannot resume"},
-                      BadStart{{{"world_size", 2}, {"interface", "no-such-if0"}}, "INFRASTRUCTURE", "\"no-such-if0\""},
-                      BadStart{{{"world_size", 2}, {"address", "192.0.2.1"}}, "INFRASTRUCTURE", "192.0.2.1"},
-                      BadStart{{{"world_size", 2}, {"rank", 2}}, "INFRASTRUCTURE", "rank 2 of 2"}));
+    ::testing::Values(
+        BadStart{SpecWith("/train/tampered", 1), "USER", "train.tampered is not known"},
+        BadStart{SpecWith("/train/data/train_rows", 65), "USER", "train.data.train_rows is 65"},
+        BadStart{SpecWith("/train/data/name", "cifar-10"), "USER", "cifar-10"},
+        BadStart{{{"data_root", "/nowhere"}}, "USER", "fashion-mnist"},
+        BadStart{{{"build_id", "000000000000"}}, "INFRASTRUCTURE", "of build 000000000000"},
+        BadStart{SpecWith("/train/resources/device", "cuda"), "INFRASTRUCTURE",
+                 "built without CUDA; the worker needs ham-trainer-cuda"},
+        BadStart{{{"resume_manifest", "/nowhere/manifest.json"}}, "INFRASTRUCTURE", "cannot resume"},
+        BadStart{{{"world_size", 2}, {"interface", "no-such-if0"}}, "INFRASTRUCTURE", "\"no-such-if0\""},
+        BadStart{{{"world_size", 2}, {"address", "192.0.2.1"}}, "INFRASTRUCTURE", "192.0.2.1"},
+        BadStart{{{"world_size", 2}, {"rank", 2}}, "INFRASTRUCTURE", "rank 2 of 2"},
+        BadStart{EvaluateSpecWith("/evaluate/tampered", 1), "USER", "evaluate.tampered is not known"},
+        BadStart{EvaluateSpecWith("/evaluate/resources/device", "cuda"), "INFRASTRUCTURE",
+                 "evaluate.resources.device is cuda, but this program was built without CUDA"},
+        BadStart{{{"spec", ham::testing::ToyEvaluateSpecJson()}, {"weights", "/nowhere/w"}}, "USER", "/nowhere/w"}));
 
 TEST_F(UnderAgentTest, NamesTheRankThatDoesNotComeUp) {
   SendStart({{"world_size", 2}, {"rank", 1}, {"collective_patience_seconds", 0.2}});
@@ -493,7 +525,7 @@ TEST_F(AloneTest, RefusesToResumeAnotherSpec) {
 
 TEST_F(AloneTest, RefusesToResumeWithOtherData) {
   ASSERT_EQ(Run({}, "first"), 0) << Output("first.err");
-  WriteDataSet(directory_ / "data", 70);
+  ham::testing::WriteToyDataSet(directory_ / "data", 70);
   EXPECT_EQ(Run({"--resume", directory_ / "work-first/checkpoints/epoch-000001/manifest.json"}, "second"), 1);
   EXPECT_THAT(Output("second.err"), HasSubstr("made with other files of the data set fashion-mnist than lie in"));
 }

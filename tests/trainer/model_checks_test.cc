@@ -88,7 +88,7 @@ class ModelChecksTest : public ::testing::Test {
     }
     const auto before = passes.passed();
     auto out = NetworkWarnings(passes, weights, digest.empty() ? ParametersDigest(weights.flat()) : digest,
-                               {images_, ids_, attacks_, ball_, 5}, CheckedRows(outcomes));
+                               {images_, ids_, attacks_, ball_, 5}, CheckedRows(outcomes), [this] { ++ticks_; });
     for (int pass = 0; pass < kPasses; ++pass) passed_[pass] = passes.passed()[pass] - before[pass];
     return out;
   }
@@ -103,6 +103,7 @@ class ModelChecksTest : public ::testing::Test {
   std::vector<EvaluationAttack> attacks_ = {Attack(AttackName::kApgd, 20)};
   Ball ball_{Norm::kLinf, 0.1};
   std::array<int64_t, kPasses> passed_ = {};
+  int ticks_ = 0;
 };
 
 at::Tensor Same(const at::Tensor& logits) { return logits; }
@@ -129,6 +130,7 @@ TEST_F(ModelChecksTest, ATrainedNetworkHasNoWarning) {
 
 TEST_F(ModelChecksTest, TakesFewPassesOfTheFirstRows) {
   EXPECT_EQ(TypesOf(WarningsOf(Same)), Warned{});
+  EXPECT_GE(ticks_, 7 + 2 + 20 + 20);  // the last: of two large balls one at least, and of the first attack
   EXPECT_LE(passed_[kInputGradientPass], kCheckedRows * (2 + 42 + 21));
   EXPECT_GE(passed_[kForwardPass], kCheckedRows * 7);
   EXPECT_LE(passed_[kForwardPass], kCheckedRows * 12);  // broken rows are judged once more in the large balls

@@ -21,8 +21,8 @@ TEST(Precision, OnlyTheLayersOfBf16AreOfAnotherTypeThanTheWeights) {
 TEST(Precision, Bf16AndTf32NeedCapability8) {
   EXPECT_EQ(CheckPrecision(Precision::kBf16, "Tesla T4", 75),
             absl::FailedPreconditionError(
-                "train.precision is bf16, which the GPU Tesla T4 (compute capability 7.5) lacks: take one of compute "
-                "capability 8.0 or newer, or set train.precision to fp32"));
+                "precision is bf16, which the GPU Tesla T4 (compute capability 7.5) lacks: take one of compute "
+                "capability 8.0 or newer, or set precision to fp32"));
   EXPECT_THAT(std::string(CheckPrecision(Precision::kTf32, "Tesla T4", 75).message()), ::testing::HasSubstr("is tf32"));
   for (const Precision precision : {Precision::kBf16, Precision::kTf32}) {
     EXPECT_TRUE(CheckPrecision(precision, "NVIDIA A100", 80).ok());

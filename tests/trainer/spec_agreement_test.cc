@@ -8,6 +8,7 @@
 #include <utility>
 #include <vector>
 
+#include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
 #include "proto/job_spec.h"
 #include "proto/strict_json.h"
@@ -28,6 +29,8 @@ struct Range {
   const char* path;
   std::vector<const char*> taken, refused;  // YAML
 };
+
+constexpr char kDigest[] = "0123456789abcdef0123456789abcdef0123456789abcdef0123456789abcdef";
 
 std::vector<Range> Ranges() {
   return {
@@ -124,7 +127,29 @@ std::vector<Range> Ranges() {
       Range{"train.resources.world_size", {"1", "128"}, {"0", "129"}},
       Range{"train.resources.device", {"cpu", "cuda"}, {"tpu"}},
       Range{"train.resources.threads_per_rank", {"1", "1024"}, {"0", "1025"}},
-      Range{"train.retry.max_attempts", {"1", "1000"}, {"0", "1001"}}};
+      Range{"train.retry.max_attempts", {"1", "1000"}, {"0", "1001"}},
+      Range{"evaluate.model.name", {"cnn-16-32", "wrn-28-10"}, {}},
+      Range{"evaluate.model", {"{name: wrn-28-10, extra_block: true}", "{name: wrn-34-10, extra_block: false}"}, {}},
+      Range{"evaluate.model.activation", {"relu", "silu"}, {"gelu"}},
+      Range{"evaluate.model.normalization", {"none"}, {"data_set", "batch"}},
+      Range{"evaluate.weights", {kDigest}, {"\"\""}},
+      Range{"evaluate.job", {"projects/default/jobs/a1"}, {}},
+      Range{"evaluate.data.rows", {"0", "200000"}, {"-1", "200001"}},
+      Range{"evaluate.data.image_size", {"0"}, {"-1", "161"}},
+      Range{"evaluate.suite.name", {"a"}, {"\"\""}},
+      Range{"evaluate.suite.epsilon", {"1e-9", "1"}, {"0", "1.1"}},
+      Range{"evaluate.suite.norm", {"linf", "l2"}, {"l1"}},
+      Range{"evaluate.suite", {"{norm: l2, epsilon: 100}"}, {"{norm: l2, epsilon: 101}"}},
+      Range{"evaluate.suite.attacks",
+            {"[]", "[{loss: dlr}]", "[{name: apgd-t, targets: 1000}]"},
+            {"[{steps: 0}]", "[{name: fab}]", "[{targets: 1}]", "[{restarts: 101}]"}},
+      Range{"evaluate.precision", {"fp32", "fp64", "bf16"}, {"tf32"}},
+      Range{"evaluate.seed", {"0", "18446744073709551615"}, {}},
+      Range{"evaluate.resources", {"{device: cuda}"}, {"{device: tpu}"}},
+      Range{"evaluate.resources.world_size", {"1", "4096"}, {"0", "4097"}},
+      Range{"evaluate.resources.device", {"cpu", "cuda"}, {"tpu"}},
+      Range{"evaluate.resources.threads_per_rank", {"1", "1024"}, {"0", "1025"}},
+      Range{"evaluate.retry.max_attempts", {"1", "1000"}, {"0", "1001"}}};
 }
 
 class RangesTest : public testing::TestWithParam<Range> {
@@ -132,11 +157,18 @@ class RangesTest : public testing::TestWithParam<Range> {
   // The defaults, with one field as in `value`; whether each of the two takes it.
   std::pair<bool, bool> Taken(const char* value) {
     ham::v1::JobSpec spec;
-    spec.mutable_train()->mutable_data()->set_name("fashion-mnist");
+    const bool evaluates = absl::StartsWith(GetParam().path, "evaluate.");
+    if (evaluates) {
+      spec.mutable_evaluate()->mutable_data()->set_name("fashion-mnist");
+      spec.mutable_evaluate()->set_weights(kDigest);
+    } else {
+      spec.mutable_train()->mutable_data()->set_name("fashion-mnist");
+    }
     const absl::Status set = SetJobSpecField(GetParam().path, value, &spec);
     EXPECT_TRUE(set.ok()) << set;
     const bool by_coordinator = ResolveJobSpec(&spec).empty();
-    return {by_coordinator, ParseTrainSpec(JsonOf(spec)).ok()};
+    const nlohmann::json json = JsonOf(spec);
+    return {by_coordinator, evaluates ? ParseEvaluateSpec(json).ok() : ParseTrainSpec(json).ok()};
   }
 };
 
@@ -167,12 +199,13 @@ void CollectOptions(const google::protobuf::Descriptor* section, const std::stri
 TEST(RangesOfAllTest, EveryOptionIsTested) {
   std::set<std::string> options;
   CollectOptions(ham::v1::TrainSpec::descriptor(), "train", &options);
+  CollectOptions(ham::v1::EvaluateSpec::descriptor(), "evaluate", &options);
   for (const Range& range : Ranges()) options.erase(range.path);
   // Names, and what is tested with the section it belongs to.
-  EXPECT_THAT(options, testing::UnorderedElementsAre("train.data.name", "train.data.extra_share", "train.model.name",
-                                                     "train.model.extra_block", "train.optimizer.milestones",
-                                                     "train.optimizer.factors", "train.optimizer.nesterov",
-                                                     "train.evaluation.suites"));
+  EXPECT_THAT(options, testing::UnorderedElementsAre(
+                           "train.data.name", "train.data.extra_share", "train.model.name", "train.model.extra_block",
+                           "train.optimizer.milestones", "train.optimizer.factors", "train.optimizer.nesterov",
+                           "train.evaluation.suites", "evaluate.data.name", "evaluate.model.extra_block"));
 }
 
 // Two tables: one for who submits, one for who reads the files.

@@ -155,6 +155,7 @@ absl::Status AgentChannel::Dispatch(const nlohmann::json& message) {
     if (reply != replies_.end()) reply->second = message;  // else its caller gave up
     return absl::OkStatus();
   }
+  if (type == "work" && callbacks_.on_work) return callbacks_.on_work(message);
   if (type == "checkpoint_done") {
     absl::Status status = CheckField(message, "manifest", IsString(message, "manifest"));
     if (status.ok()) status = CheckField(message, "ok", IsBoolean(message, "ok"));

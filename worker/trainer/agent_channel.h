@@ -28,6 +28,8 @@ class AgentChannel {
     std::function<void(const absl::Status&)> on_end;
     // Answer to a `checkpoint` frame: the files may go now. Optional.
     std::function<void(const std::string& manifest, const absl::Status&)> on_checkpoint_done;
+    // A `work` frame, whole. InvalidArgument: it is none, and on_end is told so. Optional.
+    std::function<absl::Status(const nlohmann::json& frame)> on_work;
   };
 
   // Takes over `fd`, a connected stream socket.

@@ -23,6 +23,8 @@
 #include "worker/trainer/checkpoint_writer.h"
 #include "worker/trainer/cpu_identity.h"
 #include "worker/trainer/device.h"
+#include "worker/trainer/evaluation/block_queue.h"
+#include "worker/trainer/evaluation/pool_rank.h"
 #include "worker/trainer/exception_status.h"
 #include "worker/trainer/gloo_collective.h"
 #include "worker/trainer/matmul_peak.h"
@@ -217,6 +219,7 @@ absl::StatusOr<RankJob> ReadStart(const json& start) {
   job.data_root = start.at("data_root");
   job.work_dir = start.at("work_dir");
   job.resume_manifest = start.at("resume_manifest");
+  job.weights = start.at("weights");
   job.interface = start.at("interface");
   job.address = start.at("address");
   job.collective_timeout = absl::Seconds(start.at("collective_timeout_seconds").get<double>());
@@ -224,37 +227,69 @@ absl::StatusOr<RankJob> ReadStart(const json& start) {
   return job;
 }
 
-absl::Status RunJobOfAgent(AgentChannel& channel, std::atomic<CheckpointKeeper*>& keeper) {
+// `field` is what asks for it.
+absl::StatusOr<std::unique_ptr<Accelerator>> FindAccelerator(const std::string& field) {
+  auto found = MakeAccelerator();
+  if (!found.ok() || *found != nullptr) return found;
+  return absl::FailedPreconditionError(
+      absl::StrCat(field, " is cuda, but this program was built without CUDA; the worker needs ham-trainer-cuda"));
+}
+
+// What was made of the frames that the agent sends as it pleases. Outlives the channel, whose thread fills it.
+struct AgentSays {
+  std::atomic<CheckpointKeeper*> keeper{nullptr};
+  BlockQueue work;
+};
+
+absl::Status EvaluateForAgent(const RankJob& job, AgentChannel& channel, BlockQueue& work) {
+  auto spec = ParseEvaluateSpec(job.spec);
+  if (!spec.ok()) return spec.status();
+  std::unique_ptr<Accelerator> accelerator;
+  if (spec->device == Device::kCuda) {
+    auto found = FindAccelerator("evaluate.resources.device");
+    if (!found.ok()) return found.status();
+    accelerator = *std::move(found);
+  }
+  AgentObserver observer(channel, nullptr, nullptr);
+  const PoolRank rank{*std::move(spec), job.weights, job.data_root, job.data_cache, job.threads};
+  return RunPoolRank(
+      rank, std::move(accelerator), work,
+      {.progress = [&](int64_t blocks) { return observer.OnTick({.phase = "evaluate", .iteration = blocks}); },
+       .finding =
+           [&](json finding) {
+             return channel.Send({{"type", "finding"}, {"finding", std::move(finding)}});
+           }});
+}
+
+absl::Status TrainForAgent(const RankJob& job, AgentChannel& channel, std::atomic<CheckpointKeeper*>& keeper) {
+  auto inputs = PrepareRun(job);
+  if (!inputs.ok()) return inputs.status();
+  auto collective = ConnectRanks(job, inputs->accelerator.get(), &channel.store());
+  if (!collective.ok()) return collective.status();
+  // Lives until the process ends: the channel's thread may still call it then.
+  auto* kept =
+      new CheckpointKeeper(CheckpointDirectory(job), /*uploads=*/true, inputs->spec.checkpoint.keep_every_epochs);
+  keeper = kept;
+  CheckpointWriter checkpoints(
+      CheckpointDirectory(job), InfoOf(job, *inputs), inputs->spec.epochs, *kept,
+      [&channel](const std::string& manifest, const CheckpointInfo& info) {
+        return channel.Send(
+            {{"type", "checkpoint"}, {"manifest", manifest}, {"iteration", info.iteration}, {"epoch", info.epoch}});
+      });
+  AgentObserver observer(channel, collective->get(), &checkpoints);
+  if (absl::Status status = Train(job, *inputs, **collective, observer); !status.ok()) return status;
+  return observer.WaitForUpload(*kept);
+}
+
+absl::Status RunJobOfAgent(AgentChannel& channel, AgentSays& says) {
   if (absl::Status status = channel.Send({{"type", "hello"}, {"build_id", BuildId()}}); !status.ok()) return status;
   auto start = channel.WaitForStart(kStartTimeout);
   if (!start.ok()) return start.status();
   auto job = ReadStart(*start);
   if (!job.ok()) return job.status();
   if (absl::Status status = AgentObserver(channel, nullptr, nullptr).OnTick({}); !status.ok()) return status;
-  auto inputs = PrepareRun(*job);
-  if (!inputs.ok()) return inputs.status();
-  auto collective = ConnectRanks(*job, inputs->accelerator.get(), &channel.store());
-  if (!collective.ok()) return collective.status();
-  // Lives until the process ends: the channel's thread may still call it then.
-  auto* kept =
-      new CheckpointKeeper(CheckpointDirectory(*job), /*uploads=*/true, inputs->spec.checkpoint.keep_every_epochs);
-  keeper = kept;
-  CheckpointWriter checkpoints(
-      CheckpointDirectory(*job), InfoOf(*job, *inputs), inputs->spec.epochs, *kept,
-      [&channel](const std::string& manifest, const CheckpointInfo& info) {
-        return channel.Send(
-            {{"type", "checkpoint"}, {"manifest", manifest}, {"iteration", info.iteration}, {"epoch", info.epoch}});
-      });
-  AgentObserver observer(channel, collective->get(), &checkpoints);
-  if (absl::Status status = Train(*job, *inputs, **collective, observer); !status.ok()) return status;
-  return observer.WaitForUpload(*kept);
-}
-
-absl::StatusOr<std::unique_ptr<Accelerator>> FindAccelerator() {
-  auto found = MakeAccelerator();
-  if (!found.ok() || *found != nullptr) return found;
-  return absl::FailedPreconditionError(
-      "train.resources.device is cuda, but this program was built without CUDA; the worker needs ham-trainer-cuda");
+  return job->spec.contains("evaluate") ? EvaluateForAgent(*job, channel, says.work)
+                                        : TrainForAgent(*job, channel, says.keeper);
 }
 
 }  // namespace
@@ -282,7 +317,7 @@ absl::StatusOr<RunInputs> PrepareRun(const RankJob& job) {
   const NumberTypes types = TypesOf(inputs.spec.precision);
   AllowTf32(types.tf32);
   if (inputs.spec.device == Device::kCuda) {
-    auto accelerator = FindAccelerator();
+    auto accelerator = FindAccelerator("train.resources.device");
     if (!accelerator.ok()) return accelerator.status();
     inputs.accelerator = *std::move(accelerator);
     absl::Status status =
@@ -341,7 +376,7 @@ absl::StatusOr<std::unique_ptr<Collective>> ConnectRanks(const RankJob& job, Acc
 
 int RunUnderAgent(int fd) {
   signal(SIGPIPE, SIG_IGN);
-  std::atomic<CheckpointKeeper*> keeper{nullptr};
+  AgentSays says;
   std::atomic<int> exit_status{1};
   AgentChannel channel(fd, {.on_end =
                                 [&](const absl::Status& status) {
@@ -350,9 +385,15 @@ int RunUnderAgent(int fd) {
                                 },
                             .on_checkpoint_done =
                                 [&](const std::string& manifest, const absl::Status& status) {
-                                  if (CheckpointKeeper* known = keeper) known->Acknowledge(manifest, status);
+                                  if (CheckpointKeeper* known = says.keeper) known->Acknowledge(manifest, status);
+                                },
+                            .on_work =
+                                [&](const json& frame) {
+                                  auto blocks = ParseWork(frame);
+                                  if (blocks.ok()) says.work.Replace(*std::move(blocks));
+                                  return blocks.status();
                                 }});
-  const absl::Status status = WithoutExceptions([&] { return RunJobOfAgent(channel, keeper); });
+  const absl::Status status = WithoutExceptions([&] { return RunJobOfAgent(channel, says); });
   absl::Status sent;
   if (status.ok()) {
     exit_status = 0;  // before the frame: the agent may close its end as soon as it has read it

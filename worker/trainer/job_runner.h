@@ -1,4 +1,5 @@
-// From a job to a finished run: under an agent (frames over a socket) or alone (metrics on stdout).
+// From a job to a finished run: under an agent (frames over a socket), where it may also be an evaluation, or alone
+// (metrics on stdout).
 #pragma once
 
 #include <cstdint>
@@ -28,6 +29,7 @@ struct RankJob {
   std::string data_cache;       // of prepared data sets; "" = LoadOptions'
   std::string work_dir;         // exists; checkpoints go to work_dir/checkpoints
   std::string resume_manifest;  // "" = from scratch
+  std::string weights;          // of an evaluation: the file of them
   std::string initial_weights;  // safetensors file that a run from scratch starts from; "" = from the seed
   // Of the ranks' traffic; see GlooOptions.
   std::string interface;

@@ -227,12 +227,12 @@ std::string ParseShard(const std::string& text, EvaluationJob* job) {
 
 // What `evaluate` and `verify` share.
 void AddEvaluationFlags(CLI::App* app, EvaluationJob* job) {
-  app->add_option("--weights", job->weights, "FILE.safetensors, from `export`, or from deploy/export_pytorch.py")
+  app->add_option("--weights", job->setup.weights, "FILE.safetensors, from `export`, or from deploy/export_pytorch.py")
       ->required();
-  app->add_option("--data-root", job->data_root, "Folder with the data sets")->capture_default_str();
-  app->add_option("--data-cache", job->data_cache, "Folder for prepared data sets (default: as of training)");
+  app->add_option("--data-root", job->setup.data_root, "Folder with the data sets")->capture_default_str();
+  app->add_option("--data-cache", job->setup.data_cache, "Folder for prepared data sets (default: as of training)");
   app->add_option("--device", job->device, "cpu or cuda")->check(CLI::IsMember({"cpu", "cuda"}))->capture_default_str();
-  app->add_option("--threads", job->threads, "CPU threads")->check(CLI::Range(1, 1024))->capture_default_str();
+  app->add_option("--threads", job->setup.threads, "CPU threads")->check(CLI::Range(1, 1024))->capture_default_str();
   app->add_option("--batch", job->block_rows,
                   "Images at a time; results do not depend on it (default: 128, on a GPU 512)")
       ->check(CLI::Range(1, 65536));
@@ -246,12 +246,12 @@ void AddEvaluationFlags(CLI::App* app, EvaluationJob* job) {
 
 void AddEvaluate(CLI::App* app, EvaluationJob* job) {
   AddEvaluationFlags(app, job);
-  app->add_option("--model", job->model, "One of `models`")->capture_default_str();
-  app->add_option("--activation", job->activation, "relu or silu")
+  app->add_option("--model", job->setup.model, "One of `models`")->capture_default_str();
+  app->add_option("--activation", job->setup.activation, "relu or silu")
       ->check(CLI::IsMember({"relu", "silu"}))
       ->capture_default_str();
-  app->add_option("--data", job->data, "Data set; its test images are attacked")->required();
-  app->add_option("--image-size", job->image_size, "Of imagenette: 32 or 160");
+  app->add_option("--data", job->setup.data, "Data set; its test images are attacked")->required();
+  app->add_option("--image-size", job->setup.image_size, "Of imagenette: 32 or 160");
   app->add_option("--rows", job->rows, "First images only (default: all)")->check(CLI::NonNegativeNumber);
   app->add_option("--norm", job->norm, "linf or l2")->check(CLI::IsMember({"linf", "l2"}))->capture_default_str();
   app->add_option("--epsilon", job->epsilon, "Radius of the ball, of pixels in [0, 1]")->capture_default_str();
@@ -260,7 +260,7 @@ void AddEvaluate(CLI::App* app, EvaluationJob* job) {
                   "\"apgd,pgd:steps=50:loss=margin\"; names and options are those of evaluation.suites[].attacks[]")
       ->capture_default_str();
   app->add_option("--seed", job->seed, "Of all that is random")->capture_default_str();
-  app->add_option("--precision", job->precision, "Of the attacks: fp32, tf32, fp64 or bf16")
+  app->add_option("--precision", job->setup.precision, "Of the attacks: fp32, tf32, fp64 or bf16")
       ->check(CLI::IsMember({"fp32", "tf32", "fp64", "bf16"}))
       ->capture_default_str();
   app->add_option("--record", job->record, "File to write; FILE.journal beside it is what a second call goes on from")
@@ -271,7 +271,7 @@ void AddEvaluate(CLI::App* app, EvaluationJob* job) {
 int Main(int argc, char** argv) {
   KeepFreedMemory();
   Flags flags;
-  flags.evaluation.data_root = "/usr/share/datasets";
+  flags.evaluation.setup.data_root = "/usr/share/datasets";
   flags.job.data_root = "/usr/share/datasets";
   CLI::App app("ham-trainer: trains one rank of a job");
   app.set_version_flag("--version", absl::StrCat("ham-trainer ", kVersion, " (build ", BuildId(), ")"));

@@ -27,8 +27,8 @@ absl::Status CheckPrecision(Precision precision, const std::string& gpu, int com
   const bool is_bf16 = precision == Precision::kBf16;
   if ((!is_bf16 && precision != Precision::kTf32) || compute_capability >= kAmpere) return absl::OkStatus();
   return absl::FailedPreconditionError(absl::StrFormat(
-      "train.precision is %s, which the GPU %s (compute capability %d.%d) lacks: take one of compute capability 8.0 or "
-      "newer, or set train.precision to fp32",
+      "precision is %s, which the GPU %s (compute capability %d.%d) lacks: take one of compute capability 8.0 or "
+      "newer, or set precision to fp32",
       is_bf16 ? "bf16" : "tf32", gpu, compute_capability / 10, compute_capability % 10));
 }
 

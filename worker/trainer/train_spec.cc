@@ -373,25 +373,29 @@ EvaluationAttack ReadEvaluationAttack(Section attack, Norm norm) {
   return out;
 }
 
+AttackSuite ReadSuite(Section suite) {
+  AttackSuite out;
+  out.name = suite.String("name");
+  out.norm = ReadNorm(suite);
+  out.epsilon = ReadDistance(suite, "epsilon", out.norm);
+  for (const json& attack : suite.List("attacks")) {
+    const std::string path = absl::StrCat(suite.Path("attacks"), "[", out.attacks.size(), "]");
+    out.attacks.push_back(ReadEvaluationAttack(Section(attack, path, suite.error()), out.norm));
+  }
+  if (out.attacks.empty()) suite.Fail(suite.Path("attacks"), "is empty; at least one attack is needed");
+  suite.RefuseOthers();
+  return out;
+}
+
 std::vector<AttackSuite> ReadSuites(Section& evaluation, const char* key, std::set<std::string>* names) {
   std::vector<AttackSuite> out;
-  int s = 0;
   for (const json& item : evaluation.List(key)) {
-    Section suite(item, absl::StrCat(evaluation.Path(key), "[", s++, "]"), evaluation.error());
-    AttackSuite& entry = out.emplace_back();
-    entry.name = suite.String("name");
-    if (!names->insert(entry.name).second) {
-      suite.Fail(suite.Path("name"), "is \"" + entry.name + "\", which another suite has; give each its own name");
+    const std::string path = absl::StrCat(evaluation.Path(key), "[", out.size(), "]");
+    out.push_back(ReadSuite(Section(item, path, evaluation.error())));
+    const std::string& name = out.back().name;
+    if (!names->insert(name).second) {
+      evaluation.Fail(path + ".name", "is \"" + name + "\", which another suite has; give each its own name");
     }
-    entry.norm = ReadNorm(suite);
-    entry.epsilon = ReadDistance(suite, "epsilon", entry.norm);
-    int a = 0;
-    for (const json& attack : suite.List("attacks")) {
-      const std::string path = absl::StrCat(suite.Path("attacks"), "[", a++, "]");
-      entry.attacks.push_back(ReadEvaluationAttack(Section(attack, path, suite.error()), entry.norm));
-    }
-    if (a == 0) suite.Fail(suite.Path("attacks"), "is empty; at least one attack is needed");
-    suite.RefuseOthers();
   }
   return out;
 }
@@ -407,16 +411,51 @@ EvaluationOptions ReadEvaluation(Section evaluation) {
   return out;
 }
 
-void ReadResources(Section resources, TrainSpec* out) {
-  out->world_size = resources.Int("world_size", 1, 4096);
-  out->device = resources.OneOf<Device>("device", {{"cpu", Device::kCpu}, {"cuda", Device::kCuda}});
-  out->threads_per_rank = resources.Int("threads_per_rank", 1, 1024);
+struct Resources {
+  int world_size = 1;
+  Device device = Device::kCpu;
+  int threads_per_rank = 1;
+};
+
+// Of `job`, "train" or "evaluate".
+Resources ReadResources(Section& job) {
+  Section resources = job.Child("resources");
+  Resources out;
+  out.world_size = resources.Int("world_size", 1, 4096);
+  out.device = resources.OneOf<Device>("device", {{"cpu", Device::kCpu}, {"cuda", Device::kCuda}});
+  out.threads_per_rank = resources.Int("threads_per_rank", 1, 1024);
   resources.RefuseOthers();
-  if (out->world_size > out->batch_size) {
-    resources.Fail(
-        resources.Path("world_size"),
-        absl::StrFormat("is %d; allowed is at most train.batch_size, which is %d", out->world_size, out->batch_size));
+  return out;
+}
+
+Precision ReadPrecision(Section& job, Device device) {
+  const auto out = job.OneOf<Precision>("precision", {std::begin(kPrecisions), std::end(kPrecisions)});
+  if (out == Precision::kTf32 && device == Device::kCpu) {
+    job.Fail(job.Path("precision"),
+             absl::StrFormat("is \"tf32\", which only GPUs have; %s must be cuda", job.Path("resources.device")));
   }
+  return out;
+}
+
+// The coordinator's.
+void ReadRetry(Section retry) {
+  retry.Int("max_attempts", 1, 1000);
+  retry.RefuseOthers();
+}
+
+void ReadEvaluatedModel(Section model, EvaluateSpec* out) {
+  out->model = model.String("name");
+  out->activation = model.OneOf<std::string>("activation", {{"relu", "relu"}, {"silu", "silu"}});
+  out->extra_block = model.Bool("extra_block");
+  model.OneOf<bool>("normalization", {{"none", false}});  // that of the weights
+  model.RefuseOthers();
+}
+
+void ReadTestData(Section data, EvaluateSpec* out) {
+  out->data = data.String("name");
+  out->rows = data.Int("rows", 0, 200'000);
+  out->image_size = data.Int("image_size", 0, 160);
+  data.RefuseOthers();
 }
 
 }  // namespace
@@ -437,22 +476,46 @@ absl::StatusOr<TrainSpec> ParseTrainSpec(const json& spec) {
   out.method = ReadMethod(train.Child("method"), out.attack, out.epochs, out.batch_size);
   out.optimizer = ReadOptimizer(train.Child("optimizer"));
   out.evaluation = ReadEvaluation(train.Child("evaluation"));
-  ReadResources(train.Child("resources"), &out);
+  const Resources resources = ReadResources(train);
+  out.world_size = resources.world_size;
+  out.device = resources.device;
+  out.threads_per_rank = resources.threads_per_rank;
+  if (out.world_size > out.batch_size) {
+    train.Fail(
+        train.Path("resources.world_size"),
+        absl::StrFormat("is %d; allowed is at most train.batch_size, which is %d", out.world_size, out.batch_size));
+  }
   out.label_smoothing = train.Real("label_smoothing", 0, 1, false, true);
   out.class_bias = ReadClassBias(train.Child("class_bias"));
-  out.precision = train.OneOf<Precision>("precision", {std::begin(kPrecisions), std::end(kPrecisions)});
-  if (out.precision == Precision::kTf32 && out.device == Device::kCpu) {
-    train.Fail(train.Path("precision"), "is \"tf32\", which only GPUs have; train.resources.device must be cuda");
-  }
+  out.precision = ReadPrecision(train, out.device);
   out.batch_norm = train.OneOf<BatchNormMode>(
       "batch_norm", {{"synchronized", BatchNormMode::kSynchronized}, {"local", BatchNormMode::kLocal}});
   out.swa_start_epoch = train.Int("swa_start_epoch", 0, out.epochs);
   out.checkpoint = ReadCheckpoint(train.Child("checkpoint"));
   out.accumulation_steps = train.Int("accumulation_steps", 1, std::max<int64_t>(1, out.batch_size / out.world_size));
-  Section retry = train.Child("retry");  // the coordinator's
-  retry.Int("max_attempts", 1, 1000);
-  retry.RefuseOthers();
+  ReadRetry(train.Child("retry"));
   train.RefuseOthers();
+  if (!error.ok()) return error;
+  return out;
+}
+
+absl::StatusOr<EvaluateSpec> ParseEvaluateSpec(const json& spec) {
+  absl::Status error;
+  Section job(spec, "", &error);
+  Section evaluate = job.Child("evaluate");
+  job.RefuseOthers();
+  EvaluateSpec out;
+  ReadEvaluatedModel(evaluate.Child("model"), &out);
+  evaluate.String("weights");  // the agent brings them
+  evaluate.Text("job");        // the coordinator's
+  ReadTestData(evaluate.Child("data"), &out);
+  out.suite = ReadSuite(evaluate.Child("suite"));
+  out.device = ReadResources(evaluate).device;
+  const Precision precision = ReadPrecision(evaluate, out.device);
+  out.precision = NameIn(kPrecisions, precision);
+  out.seed = evaluate.Seed("seed");
+  ReadRetry(evaluate.Child("retry"));
+  evaluate.RefuseOthers();
   if (!error.ok()) return error;
   return out;
 }

@@ -162,10 +162,26 @@ struct TrainSpec {
   int accumulation_steps = 1;
 };
 
+// Names are as specs have them: records take them over.
+struct EvaluateSpec {
+  std::string model;
+  std::string activation;
+  bool extra_block = false;  // false: as the weights have it
+  std::string data;
+  int64_t rows = 0;  // the first so many; 0 = all
+  int image_size = 0;
+  AttackSuite suite;
+  std::string precision;
+  uint64_t seed = 0;
+  Device device = Device::kCpu;
+};
+
 // Reads `spec`, a whole JobSpec. Options come from the coordinator (or `hamctl`), which resolves defaults, so a
 // missing key is an error here, as are an unknown key, a wrong type and a value out of range. InvalidArgument
 // names the field path. Stateless; any thread.
 absl::StatusOr<TrainSpec> ParseTrainSpec(const nlohmann::json& spec);
+// The same of a job that evaluates.
+absl::StatusOr<EvaluateSpec> ParseEvaluateSpec(const nlohmann::json& spec);
 
 // Reads one of a suite's attacks, all of its options; `path` names it in errors.
 absl::StatusOr<EvaluationAttack> ParseEvaluationAttack(const nlohmann::json& attack, const std::string& path,

@@ -71,8 +71,8 @@ std::vector<double> LargestOfRows(const at::Tensor& rows) {
 
 class NetworkChecks {
  public:
-  NetworkChecks(NetworkPasses& passes, Batch batch, const EvaluationInputs& inputs)
-      : passes_(passes), batch_(std::move(batch)), inputs_(inputs) {}
+  NetworkChecks(NetworkPasses& passes, Batch batch, const EvaluationInputs& inputs, const std::function<void()>& tick)
+      : passes_(passes), batch_(std::move(batch)), inputs_(inputs), tick_(tick) {}
 
   std::vector<EvaluationWarning> Run() {
     CheckForwards();
@@ -85,7 +85,10 @@ class NetworkChecks {
  private:
   void Warn(WarningType type, std::string message) { out_.push_back({type, std::move(message)}); }
   // Of the network itself: [N, K] float64 on the host.
-  at::Tensor LogitsOf(const at::Tensor& x) { return ToHost(passes_.Logits(x)).to(at::kDouble); }
+  at::Tensor LogitsOf(const at::Tensor& x) {
+    tick_();
+    return ToHost(passes_.Logits(x)).to(at::kDouble);
+  }
   RandomKey KeyOf(uint32_t place) const {
     return {.seed = inputs_.seed, .purpose = RandomPurpose::kEvaluationStart, .step = place * kRestartsPerAttack};
   }
@@ -105,6 +108,7 @@ class NetworkChecks {
   NetworkPasses& passes_;
   const Batch batch_;
   const EvaluationInputs& inputs_;
+  const std::function<void()>& tick_;
   at::Tensor logits_;
   std::vector<EvaluationWarning> out_;
 };
@@ -154,6 +158,7 @@ void NetworkChecks::CheckGradients() {
   for (const AttackLoss loss : {AttackLoss::kCrossEntropy, other}) {
     passes_.Aim(loss, batch_);
     const NetworkPasses::Point point = passes_.AttackPoint(start);
+    tick_();
     const std::vector<double> gradients = LargestOfRows(point.gradient), logits = LargestOfRows(point.logits);
     const int64_t zero = std::count(gradients.begin(), gradients.end(), 0.0);
     int64_t wrong = 0;
@@ -186,7 +191,7 @@ void NetworkChecks::CheckLargeBalls() {
     ball.radius *= times;
     if (ball.norm == Norm::kLinf) ball.radius = std::clamp(ball.radius, times * 8 / 255.0, 1.0);
     RowAttack rows(passes_, left, apgd, ball, inputs_.seed, /*place=*/0);
-    for (int leg = 0; leg < RowAttack::Legs(apgd); ++leg) rows.MakeLeg([] {});
+    for (int leg = 0; leg < RowAttack::Legs(apgd); ++leg) rows.MakeLeg(tick_);
     std::vector<uint8_t> stands;
     for (const RowOutcome& outcome : rows.outcomes()) stands.push_back(!outcome.broken);
     if (std::find(stands.begin(), stands.end(), 1) == stands.end()) return;
@@ -205,6 +210,7 @@ NetworkChecks::Rise NetworkChecks::Follow(AttackRun* run) {
   out.stands.assign(batch_.rows(), 1);
   for (int i = 0; i < run->iterations(); ++i) {
     const AttackRun::Points points = run->Next();
+    tick_();
     const at::Tensor logits = points.logits.defined() ? points.logits : passes_.AttackLogits(points.x);
     const at::Tensor loss = ToHost(passes_.LossValues(logits)).to(at::kDouble), on_host = ToHost(logits);
     out.best.emplace_back(loss.const_data_ptr<double>(), loss.const_data_ptr<double>() + batch_.rows());
@@ -250,13 +256,13 @@ void NetworkChecks::CheckRise() {
 
 std::vector<EvaluationWarning> NetworkWarnings(NetworkPasses& passes, const ParameterSet& weights,
                                                const std::string& weights_digest, const EvaluationInputs& inputs,
-                                               const std::vector<uint32_t>& rows) {
+                                               const std::vector<uint32_t>& rows, const std::function<void()>& tick) {
   std::vector<uint32_t> ids;
   for (const uint32_t row : rows) ids.push_back(inputs.ids[row]);
   passes.Freeze(weights);
   std::vector<EvaluationWarning> out;
   if (!ids.empty()) {
-    out = NetworkChecks(passes, Converted(GatherBatch(inputs.images, ids), weights.options()), inputs).Run();
+    out = NetworkChecks(passes, Converted(GatherBatch(inputs.images, ids), weights.options()), inputs, tick).Run();
   }
   const std::string digest = ParametersDigest(ToHost(weights.flat()).to(at::kFloat));
   if (digest != weights_digest) {

@@ -3,6 +3,7 @@
 #pragma once
 
 #include <cstdint>
+#include <functional>
 #include <string>
 #include <vector>
 
@@ -11,10 +12,10 @@
 
 namespace ham::trainer {
 
-// Of `rows` of the inputs, which the network classifies right (CheckedRows()). A function of these alone. Freezes the
-// weights; LibTorch's exceptions pass through. Takes, an image: 7 forward passes, 2 gradient passes, up to 42 in the
-// large balls, and those of one run of the first attack (one target, one restart); beside AutoAttack of 10,000 images
-// no hundredth.
+// Of `rows` of the inputs, which the network classifies right (CheckedRows()). A function of these alone. `tick` is
+// called with each pass. Freezes the weights; LibTorch's exceptions pass through. Takes, an image: 7 forward passes, 2
+// gradient passes, up to 42 in the large balls, and those of one run of the first attack (one target, one restart);
+// beside AutoAttack of 10,000 images no hundredth.
 //
 // RANDOMIZED: 5 forward passes, and one in which the images lie in reverse, differ in a prediction, or by more than
 // 1e-4 in a row's logits divided by their length (that of AutoAttack's authors).
@@ -33,6 +34,6 @@ namespace ham::trainer {
 // such images.
 std::vector<EvaluationWarning> NetworkWarnings(NetworkPasses& passes, const ParameterSet& weights,
                                                const std::string& weights_digest, const EvaluationInputs& inputs,
-                                               const std::vector<uint32_t>& rows);
+                                               const std::vector<uint32_t>& rows, const std::function<void()>& tick);
 
 }  // namespace ham::trainer

@@ -4,12 +4,10 @@
 #include <cstdio>
 #include <filesystem>
 #include <functional>
-#include <iterator>
 #include <memory>
 #include <numeric>
 #include <utility>
 
-#include <ATen/Parallel.h>
 #include <nlohmann/json.hpp>
 #include "absl/status/statusor.h"
 #include "absl/strings/str_cat.h"
@@ -23,86 +21,33 @@
 #include "proto/utf8.h"
 #include "proto/version.h"
 #include "worker/trainer/accelerator.h"
-#include "worker/trainer/checkpoint.h"
-#include "worker/trainer/cpu_identity.h"
-#include "worker/trainer/data/dataset.h"
-#include "worker/trainer/device.h"
 #include "worker/trainer/evaluation/attack_text.h"
 #include "worker/trainer/evaluation/block_evaluator.h"
 #include "worker/trainer/evaluation/evaluator.h"
 #include "worker/trainer/evaluation/model_checks.h"
+#include "worker/trainer/evaluation/prepared_evaluation.h"
 #include "worker/trainer/evaluation/progress_text.h"
 #include "worker/trainer/network_passes.h"
-#include "worker/trainer/precision.h"
 #include "worker/trainer/stopwatch.h"
-#include "worker/trainer/weights_file.h"
 
 namespace ham::trainer {
 namespace {
 
 constexpr double kSecondsBetweenLines = 5;
 
-// All that an evaluation works on.
-struct Prepared {
-  ImageSet images;
-  std::unique_ptr<Accelerator> accelerator;  // null on a CPU
-  std::unique_ptr<Model> model;
-  std::unique_ptr<ParameterSet> weights;  // on the device, in the type that judges
-  std::string weights_digest;             // of the weights in float32
-  std::string device;                     // as records name it
-};
-
-template <typename E, size_t N>
-E ValueNamed(const std::pair<const char*, E> (&names)[N], const std::string& name) {
-  return std::find_if(std::begin(names), std::end(names), [&](const auto& known) { return name == known.first; })
-      ->second;
-}
-
-absl::Status FindDevice(const EvaluationJob& job, Precision precision, Prepared* out) {
-  if (job.device == "cpu") {
-    out->device = absl::StrCat(CpuModel(), ", ", CpuInstructions(), ", LibTorch ", LibTorchVersion());
-    return absl::OkStatus();
-  }
+// Null on a CPU.
+absl::StatusOr<std::unique_ptr<Accelerator>> FindDevice(const EvaluationJob& job) {
+  if (job.device == "cpu") return nullptr;
   auto accelerator = MakeAccelerator();
-  if (!accelerator.ok()) return accelerator.status();
-  if (*accelerator == nullptr) {
-    return absl::FailedPreconditionError(
-        "--device is cuda, but this program was built without CUDA; use ham-trainer-cuda or --device cpu");
-  }
-  out->accelerator = *std::move(accelerator);
-  out->device = absl::StrCat(out->accelerator->name(), ", LibTorch ", LibTorchVersion());
-  return CheckPrecision(precision, out->accelerator->name(), out->accelerator->compute_capability());
+  if (!accelerator.ok() || *accelerator != nullptr) return accelerator;
+  return absl::FailedPreconditionError(
+      "--device is cuda, but this program was built without CUDA; use ham-trainer-cuda or --device cpu");
 }
 
-absl::StatusOr<Prepared> Prepare(const EvaluationJob& job) {
-  at::set_num_threads(job.threads);
-  const Precision precision = ValueNamed(kPrecisions, job.precision);
-  const NumberTypes types = TypesOf(precision);
-  AllowTf32(types.tf32);
-  Prepared out;
-  if (absl::Status status = FindDevice(job, precision, &out); !status.ok()) return status;
-  auto images = LoadDataSet(job.data_root, job.data, Split::kTest,
-                            {.image_size = job.image_size, .cache_directory = job.data_cache});
-  if (!images.ok()) return images.status();
-  out.images = *std::move(images);
-  auto loaded = LoadModel(job.model, job.weights,
-                          {.image = {out.images.channels, out.images.height, out.images.width},
-                           .classes = static_cast<int64_t>(out.images.class_names.size()),
-                           .activation = job.activation == "silu" ? Activation::kSilu : Activation::kRelu,
-                           .compute = types.layers});
-  if (!loaded.ok()) return loaded.status();
-  if (!loaded->note.empty()) std::fprintf(stderr, "ham-trainer: %s\n", loaded->note.c_str());
-  if (loaded->model->classes() != static_cast<int64_t>(out.images.class_names.size())) {
-    return absl::InvalidArgumentError(absl::StrFormat("%s: the network tells %d classes apart, the data set %s has %d",
-                                                      job.weights, loaded->model->classes(), job.data,
-                                                      out.images.class_names.size()));
-  }
-  out.weights_digest = ParametersDigest(loaded->weights->flat());
-  out.weights = std::make_unique<ParameterSet>(
-      loaded->model->parameters(), at::TensorOptions(types.weights).device(DeviceOf(out.accelerator.get())));
-  out.weights->flat().copy_(loaded->weights->flat());
-  out.model = std::move(loaded->model);
-  return out;
+absl::StatusOr<PreparedEvaluation> Prepare(const EvaluationJob& job, const EvaluationSetup& setup) {
+  auto accelerator = FindDevice(job);
+  if (!accelerator.ok()) return accelerator.status();
+  return PrepareEvaluation(setup, *std::move(accelerator));
 }
 
 // Places of the shard among so many rows.
@@ -115,28 +60,11 @@ absl::StatusOr<std::vector<size_t>> ShardOf(size_t rows, const EvaluationJob& jo
 }
 
 absl::StatusOr<std::vector<uint32_t>> RowsOf(const EvaluationJob& job, const ImageSet& images) {
-  if (job.rows > images.rows) {
-    return absl::InvalidArgumentError(
-        absl::StrFormat("--rows is %d, but %s has %d test images; 0 means all", job.rows, job.data, images.rows));
-  }
-  const auto places = ShardOf(job.rows == 0 ? images.rows : job.rows, job);
+  const auto rows = FirstRows("--rows", job.rows, job.setup, images);
+  if (!rows.ok()) return rows.status();
+  const auto places = ShardOf(*rows, job);
   if (!places.ok()) return places.status();
   return std::vector<uint32_t>(places->begin(), places->end());
-}
-
-RecordedAttack RecordOf(const EvaluationAttack& attack) {
-  const bool pgd = attack.name == AttackName::kPgd;
-  RecordedAttack out;
-  out.name = AttackNameOf(attack);
-  out.steps = attack.steps;
-  out.restarts = attack.restarts;
-  if (pgd || attack.name == AttackName::kApgd) out.loss = AttackLossName(attack.loss);
-  out.targets = attack.targets;
-  if (!pgd) return out;
-  out.step_size = attack.step_size;
-  out.random_start = attack.random_start;
-  out.judged_at = attack.judged_at == JudgedAt::kAny ? "any" : "last";
-  return out;
 }
 
 absl::StatusOr<EvaluationAttack> AttackOf(const RecordedAttack& recorded, const Ball& ball) {
@@ -152,30 +80,10 @@ absl::StatusOr<EvaluationAttack> AttackOf(const RecordedAttack& recorded, const 
   return attacks->front();
 }
 
-// All but outcomes, figures and what attacks took.
-EvaluationRecord RecordOf(const EvaluationJob& job, const Prepared& prepared, const EvaluationInputs& inputs) {
-  EvaluationRecord out;
-  out.model.name = job.model;
-  out.model.weights_digest = prepared.weights_digest;
-  out.model.activation = job.activation;
-  for (const ParameterSpec& spec : prepared.model->parameters()) {
-    out.model.extra_block |= spec.name.find("sub_block1") != std::string::npos;
-  }
-  if (const auto& normalization = prepared.model->normalization()) {
-    out.model.normalization_mean = normalization->mean;
-    out.model.normalization_standard_deviation = normalization->standard_deviation;
-  }
-  const std::string source = std::filesystem::path(job.weights).filename();
-  if (IsUtf8(source)) out.model.source = source;
-  out.data = {job.data, "test", prepared.images.digest, job.image_size, prepared.images.class_names, inputs.ids};
-  out.threat = {NormName(inputs.ball.norm), inputs.ball.radius};
-  for (const EvaluationAttack& attack : inputs.attacks) out.attacks.push_back(RecordOf(attack));
-  out.precision = job.precision;
-  out.device = prepared.device;
-  out.seed = inputs.seed;
-  out.code_version = kVersion;
-  out.build_id = BuildId();
-  return out;
+// The file's name, where a record can hold it.
+std::string SourceOf(const EvaluationJob& job) {
+  const std::string name = std::filesystem::path(job.setup.weights).filename();
+  return IsUtf8(name) ? name : "";
 }
 
 // Of all that outcomes depend on.
@@ -193,16 +101,6 @@ std::string InputsDigest(const EvaluationRecord& record) {
           .dump());
 }
 
-absl::Status CheckFinite(const FinishedBlock& finished, const EvaluationInputs& inputs) {
-  for (size_t i = 0; i < finished.outcomes.size(); ++i) {
-    if (finished.outcomes[i].prediction >= 0) continue;
-    return absl::InvalidArgumentError(absl::StrFormat(
-        "the network's output for image %d%s is not finite: it cannot be evaluated", inputs.ids[finished.block.rows[i]],
-        finished.block.stage == kCleanStage ? "" : " under attack"));
-  }
-  return absl::OkStatus();
-}
-
 void AddCosts(const FinishedBlock& finished, EvaluationRecord* record) {
   if (finished.block.stage == kCleanStage) return;
   RecordedAttack& attack = record->attacks[finished.block.stage];
@@ -212,7 +110,7 @@ void AddCosts(const FinishedBlock& finished, EvaluationRecord* record) {
 }
 
 // Works on all that the plan still waits for; finish(block) hands each block on.
-absl::Status WorkOff(const EvaluationJob& job, const Prepared& prepared, const EvaluationInputs& inputs,
+absl::Status WorkOff(const EvaluationJob& job, const PreparedEvaluation& prepared, const EvaluationInputs& inputs,
                      EvaluationPlan* plan, const std::function<absl::Status(const FinishedBlock&)>& finish) {
   NetworkPasses passes(*prepared.model, *prepared.weights, prepared.accelerator.get());
   BlockEvaluator evaluator(passes, *prepared.weights, inputs, [] {});
@@ -313,7 +211,7 @@ absl::Status RunEvaluation(const EvaluationJob& job) {
   const Ball ball{norm, *epsilon};
   auto attacks = ParseAttacks(job.attacks, ball);
   if (!attacks.ok()) return attacks.status();
-  auto prepared = Prepare(job);
+  auto prepared = Prepare(job, job.setup);
   if (!prepared.ok()) return prepared.status();
   if (auto status = CheckAttacks("--attacks", *attacks, prepared->model->classes()); !status.ok()) return status;
   if (auto status = CheckFree(job); !status.ok()) return status;
@@ -321,7 +219,8 @@ absl::Status RunEvaluation(const EvaluationJob& job) {
   if (!ids.ok()) return ids.status();
   const EvaluationInputs inputs{prepared->images, *std::move(ids), *std::move(attacks), ball, job.seed};
 
-  EvaluationRecord record = RecordOf(job, *prepared, inputs);
+  EvaluationRecord record = RecordOf(job.setup, *prepared, inputs);
+  record.model.source = SourceOf(job);
   EvaluationPlan plan(LabelsOf(inputs), static_cast<int32_t>(inputs.attacks.size()));
   EvaluationProgress progress(record.attacks);
   auto journal =
@@ -347,7 +246,7 @@ absl::Status RunEvaluation(const EvaluationJob& job) {
   record.samples = plan.outcomes();
   NetworkPasses passes(*prepared->model, *prepared->weights, prepared->accelerator.get());
   record.warnings =
-      NetworkWarnings(passes, *prepared->weights, prepared->weights_digest, inputs, CheckedRows(record.samples));
+      NetworkWarnings(passes, *prepared->weights, prepared->weights_digest, inputs, CheckedRows(record.samples), [] {});
   for (EvaluationWarning& warning : OutcomeWarnings(record)) record.warnings.push_back(std::move(warning));
   auto made = MakeRecord(std::move(record));
   if (!made.ok()) return made.status();
@@ -361,22 +260,22 @@ absl::Status VerifyRecord(const EvaluationJob& job) {
   const auto file = ReadRecordFile(job.record);
   if (!file.ok()) return file.status();
   const EvaluationRecord& record = file->record;
-  EvaluationJob asked = job;
+  EvaluationSetup asked = job.setup;
   asked.model = record.model.name;
   asked.activation = record.model.activation;
   asked.data = record.data.name;
   asked.image_size = record.data.image_size;
   asked.precision = record.precision;
-  auto prepared = Prepare(asked);
+  auto prepared = Prepare(job, asked);
   if (!prepared.ok()) return prepared.status();
   if (prepared->weights_digest != record.model.weights_digest) {
     return absl::FailedPreconditionError(absl::StrFormat("%s holds other weights (%s) than the record is of (%s)",
-                                                         job.weights, prepared->weights_digest,
+                                                         job.setup.weights, prepared->weights_digest,
                                                          record.model.weights_digest));
   }
   if (prepared->images.digest != record.data.digest) {
     return absl::FailedPreconditionError(absl::StrFormat("%s under %s has other files (%s) than the record is of (%s)",
-                                                         record.data.name, job.data_root, prepared->images.digest,
+                                                         record.data.name, job.setup.data_root, prepared->images.digest,
                                                          record.data.digest));
   }
   const Ball ball{record.threat.norm == "l2" ? Norm::kL2 : Norm::kLinf, record.threat.epsilon};
@@ -398,10 +297,10 @@ absl::Status VerifyRecord(const EvaluationJob& job) {
   const std::string other = OtherThan(RecordOf(asked, *prepared, inputs), record, LabelsOf(inputs), *places);
   if (!other.empty()) {
     return absl::DataLossError(absl::StrFormat("%s: %s is not that of %s and the test images of %s", job.record, other,
-                                               job.weights, record.data.name));
+                                               job.setup.weights, record.data.name));
   }
   EvaluationPlan plan(LabelsOf(inputs), static_cast<int32_t>(inputs.attacks.size()));
-  absl::Status status = WorkOff(asked, *prepared, inputs, &plan, [&](const FinishedBlock& finished) {
+  absl::Status status = WorkOff(job, *prepared, inputs, &plan, [&](const FinishedBlock& finished) {
     return plan.Finish(finished.block, finished.outcomes);
   });
   if (!status.ok()) return status;

@@ -6,20 +6,14 @@
 #include <string>
 
 #include "absl/status/status.h"
+#include "worker/trainer/evaluation/prepared_evaluation.h"
 
 namespace ham::trainer {
 
 struct EvaluationJob {
-  // The network: LoadModel()'s (weights_file.h).
-  std::string weights;
-  std::string model = "cnn-16-32";
-  std::string activation = "relu";
+  EvaluationSetup setup;
   // The images: the first `rows` of the data set's test images, 0 = all; of these every shard_count-th from shard_index
   // on.
-  std::string data;
-  std::string data_root;
-  std::string data_cache;
-  int image_size = 0;
   int64_t rows = 0;
   int64_t shard_index = 0;
   int64_t shard_count = 1;
@@ -28,10 +22,7 @@ struct EvaluationJob {
   std::string epsilon = "8/255";
   std::string attacks = "standard";
   uint64_t seed = 0;
-  // How. Whether an image is broken is always for the weights in fp32 (or fp64) to say.
-  std::string precision = "fp32";
   std::string device = "cpu";
-  int threads = 1;
   int64_t block_rows = 0;  // 0: what suits the device
   std::string record;      // file to write, or to verify
   bool json = false;       // progress as a JSON object a line
@@ -42,9 +33,10 @@ struct EvaluationJob {
 // are the user's, DataLoss the files'.
 absl::Status RunEvaluation(const EvaluationJob& job);
 
-// Attacks the shard of the rows of job.record again, with job's weights, data_root, device, threads and block_rows; all
-// else is the record's. DataLoss where an outcome differs: says which, and whether record and this run are of one
-// device and program, as only then all must be equal. FailedPrecondition for other weights or data than the record's.
+// Attacks the shard of the rows of job.record again, with job's weights, data_root, data_cache, device, threads and
+// block_rows; all else is the record's. DataLoss where an outcome differs: says which, and whether record and this run
+// are of one device and program, as only then all must be equal. FailedPrecondition for other weights or data than the
+// record's.
 absl::Status VerifyRecord(const EvaluationJob& job);
 
 }  // namespace ham::trainer
