@@ -26,10 +26,15 @@ Result Run(const GlobalOptions& global, const VersionOptions& options) {
     std::vector<std::vector<std::string>> rows = {{"hamctl", kVersion, absl::StrCat("build ", BuildId())}};
     if (server.ok()) rows.push_back({"coordinator", server->version(), absl::StrCat("build ", server->build_id())});
     Print(Table(rows));
+    if (server.ok()) Print(absl::StrCat("evaluation records are signed by ", server->signing_key(), "\n"));
   } else {
     // The same shape in JSON and in YAML, which JSON is.
     nlohmann::ordered_json json = {{"client", {{"version", kVersion}, {"build_id", BuildId()}}}};
-    if (server.ok()) json["coordinator"] = {{"version", server->version()}, {"build_id", server->build_id()}};
+    if (server.ok()) {
+      json["coordinator"] = {{"version", server->version()},
+                             {"build_id", server->build_id()},
+                             {"signing_key", server->signing_key()}};
+    }
     Print(json.dump(2) + "\n");
   }
   if (!server.ok() && !no_login) return server.status();

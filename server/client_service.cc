@@ -296,6 +296,7 @@ grpc::Status ClusterServiceImpl::GetVersion(grpc::ServerContext*, const ham::v1:
                                             ham::v1::GetVersionResponse* response) {
   response->set_version(kVersion);
   response->set_build_id(BuildId());
+  response->set_signing_key(parts_.signing_key);
   return grpc::Status::OK;
 }
 

@@ -24,6 +24,7 @@ struct ServiceParts {
   RendezvousTable* rendezvous = nullptr;
   const SnapshotCell* snapshot = nullptr;
   ArtifactStore* artifacts = nullptr;
+  std::string signing_key;  // GetVersionResponse.signing_key
 };
 
 class JobServiceImpl final : public ham::v1::JobService::WithCallbackMethod_WatchJob<ham::v1::JobService::Service> {

@@ -69,7 +69,7 @@ absl::Status Server::Start() {
   artifacts_ = *std::move(artifacts);
   absl::StatusOr<SigningKey> key = SigningKey::LoadOrCreate(options_.state_dir + "/signing_key.pem");
   if (!key.ok()) return key.status();
-  const std::string public_key = Base64Encode(key->public_key());
+  signing_key_ = Base64Encode(key->public_key());
   record_writer_.emplace(*std::move(key), artifacts_.get(), options_.limits.store_reopen);
   absl::StatusOr<std::unique_ptr<JobStore>> store = JobStore::Open(options_.state_dir + "/ham.db");
   if (!store.ok()) return store.status();
@@ -83,7 +83,7 @@ absl::Status Server::Start() {
   if (const absl::Status status = Announce(*identity); !status.ok()) return status;
   spdlog::info("Cluster {}, term {}: {} jobs; serving on {}; log in with {}/bootstrap", store_->cluster_id(),
                store_->term(), jobs, address(), options_.state_dir);
-  spdlog::info("Evaluation records are signed by {}", public_key);
+  spdlog::info("Evaluation records are signed by {}", signing_key_);
   return absl::OkStatus();
 }
 
@@ -126,8 +126,8 @@ void Server::StartLoop(Store::Contents contents) {
 }
 
 absl::Status Server::Listen(const Identity& identity) {
-  const ServiceParts parts{&*authenticator_, &*loop_,    store_.get(),    &*hub_,
-                           &*rendezvous_,    &snapshot_, artifacts_.get()};
+  const ServiceParts parts{&*authenticator_, &*loop_,    store_.get(),     &*hub_,
+                           &*rendezvous_,    &snapshot_, artifacts_.get(), signing_key_};
   jobs_.emplace(parts, options_.limits, NewJobId);
   cluster_.emplace(parts);
   workers_.emplace(parts, options_.limits);

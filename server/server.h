@@ -67,6 +67,7 @@ class Server {
   std::optional<StateLock> lock_;
   std::optional<Authenticator> authenticator_;
   std::unique_ptr<ArtifactStore> artifacts_;
+  std::string signing_key_;  // of evaluation records: public, as base64
   std::unique_ptr<JobStore> store_;
   std::optional<WatchHub> hub_;
   std::optional<RendezvousTable> rendezvous_;

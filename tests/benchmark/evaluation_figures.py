@@ -8,6 +8,7 @@ import re
 import statistics
 import tempfile
 
+import pool_figures
 from base_figures import PEER_PACKAGES, PEER_PACKAGES_ALONE, peer_python, run
 from figure import Figure, Skip
 
@@ -228,4 +229,4 @@ FIGURES = [
     speed_figure("preact-resnet-18 of width 16", 1.3),
     speed_figure("cnn-wong-kolter", 2, "bf16"),
     speed_figure("preact-resnet-18 of width 16", 2, "bf16"),
-]
+] + pool_figures.FIGURES
