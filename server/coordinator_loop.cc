@@ -562,11 +562,13 @@ absl::StatusOr<ham::v1::ReportResponse> CoordinatorLoop::ApplyAppend(const ham::
   const SpoolKey key = {fence.job(), fence.attempt(), report.rank()};
   const absl::StatusOr<int64_t> position = SpoolPosition(key);
   if (!position.ok()) return StoreFailed();
+  // Known before its log has these records.
+  if (core_.FindJob(fence.job())->pool && !EvaluationOf(fence.job()).ok()) return StoreFailed();
   int64_t held = *position;
   for (const ham::v1::SpooledRecord& spooled : report.records()) {
     if (spooled.spool_sequence() <= held) continue;  // sent again
-    if (!AddSpooled(report, worker, spooled).ok()) return StoreFailed();
     held = spooled.spool_sequence();
+    AddSpooled(report, worker, spooled);
   }
   if (held != *position) batch_spools_[key] = held;
   response.set_acknowledged_sequence(held);
@@ -582,15 +584,15 @@ absl::StatusOr<int64_t> CoordinatorLoop::SpoolPosition(const SpoolKey& key) {
   return stored;
 }
 
-absl::Status CoordinatorLoop::AddSpooled(const ham::v1::ReportRequest& report, const std::string& worker,
-                                         const ham::v1::SpooledRecord& spooled) {
+void CoordinatorLoop::AddSpooled(const ham::v1::ReportRequest& report, const std::string& worker,
+                                 const ham::v1::SpooledRecord& spooled) {
   ham::v1::JobRecord record;
   const bool timed = spooled.has_time() && IsTimestamp(spooled.time());
   *record.mutable_time() = timed ? spooled.time() : ToTimestamp(parts_.clock->Read().wall);
   record.set_attempt(report.fence().attempt());
   if (spooled.has_finding()) {
     *record.mutable_finding() = spooled.finding();
-    return AddFinding(report, std::move(record));
+    return AddFinding(report.fence(), std::move(record));
   }
   std::string refusal;
   if (spooled.has_metric()) {
@@ -598,7 +600,7 @@ absl::Status CoordinatorLoop::AddSpooled(const ham::v1::ReportRequest& report, c
     if (bytes <= options_.limits.metric_bytes) {
       *record.mutable_metric() = spooled.metric();
       AddRecord(report.fence().job(), std::move(record));
-      return absl::OkStatus();
+      return;
     }
     refusal = absl::StrCat("The coordinator dropped a metric point of ", bytes, " bytes; it keeps up to ",
                            options_.limits.metric_bytes, ".\n");
@@ -611,7 +613,6 @@ absl::Status CoordinatorLoop::AddSpooled(const ham::v1::ReportRequest& report, c
     log.set_text(std::move(text));
     AddRecord(report.fence().job(), record);
   }
-  return absl::OkStatus();
 }
 
 // ---- the snapshot ------------------------------------------------------------------------------------------

@@ -150,9 +150,8 @@ class CoordinatorLoop {
   void AddRecord(const std::string& job, ham::v1::JobRecord record);
   absl::StatusOr<std::string> ApplyCreate(const NewJob& job);
   absl::StatusOr<ham::v1::ReportResponse> ApplyAppend(const ham::v1::ReportRequest& report);
-  // An error: the store cannot be read, and nothing was added.
-  absl::Status AddSpooled(const ham::v1::ReportRequest& report, const std::string& worker,
-                          const ham::v1::SpooledRecord& spooled);
+  void AddSpooled(const ham::v1::ReportRequest& report, const std::string& worker,
+                  const ham::v1::SpooledRecord& spooled);
   absl::StatusOr<int64_t> SpoolPosition(const SpoolKey& key);
   absl::Status CheckFence(const ham::v1::Fence& fence) const;
   void SendDesired(const std::string& worker_id);
@@ -169,7 +168,7 @@ class CoordinatorLoop {
   };
   // That of a job with an attempt, from the log where it is not known yet. Errors as SpecOf.
   absl::StatusOr<Evaluation*> EvaluationOf(const std::string& job);
-  absl::Status AddFinding(const ham::v1::ReportRequest& report, ham::v1::JobRecord record);
+  void AddFinding(const ham::v1::Fence& fence, ham::v1::JobRecord record);
   void NoteFinding(const std::string& job, const ham::v1::EvaluationFinding& finding);
   // After findings, or a change of its row.
   void SettleEvaluation(const std::string& job);

@@ -51,18 +51,12 @@ absl::StatusOr<CoordinatorLoop::Evaluation*> CoordinatorLoop::EvaluationOf(const
   return added;
 }
 
-absl::Status CoordinatorLoop::AddFinding(const ham::v1::ReportRequest& report, ham::v1::JobRecord record) {
-  const ham::v1::Fence& fence = report.fence();
-  if (!core_.FindJob(fence.job())->pool) return absl::OkStatus();  // of a training: nobody waits for it
-  // Known before its log has this record.
-  if (const absl::StatusOr<Evaluation*> evaluation = EvaluationOf(fence.job()); !evaluation.ok()) {
-    return evaluation.status();
-  }
+void CoordinatorLoop::AddFinding(const ham::v1::Fence& fence, ham::v1::JobRecord record) {
+  if (!core_.FindJob(fence.job())->pool) return;  // of a training: nobody waits for it
   if (record.finding().has_block()) {
     ApplyEvent(WorkFinished{fence.session(), fence.job(), fence.attempt()}).IgnoreError();
   }
   AddRecord(fence.job(), std::move(record));
-  return absl::OkStatus();
 }
 
 void CoordinatorLoop::NoteFinding(const std::string& job, const ham::v1::EvaluationFinding& finding) {
