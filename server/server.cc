@@ -111,17 +111,16 @@ void Server::StartLoop(Store::Contents contents) {
                                               .total_bytes = options_.limits.rendezvous_total_bytes});
   CoordinatorLoop::Options loop{store_->cluster_id(), store_->term(),           options_.lease,
                                 options_.heartbeat,   options_.terminate_grace, options_.limits};
-  CoordinatorLoop::Parts parts{
-      store_.get(),
-      &policy_,
-      &clock_,
-      &*hub_,
-      &*rendezvous_,
-      &snapshot_,
-      [this] { return jitter_(random_); },
-      [this](EvaluationRecord record, std::function<void(absl::StatusOr<std::string>)> done) {
-        record_writer_->Write(std::move(record), std::move(done));
-      }};
+  CoordinatorLoop::Parts parts{store_.get(),
+                               &policy_,
+                               &clock_,
+                               &*hub_,
+                               &*rendezvous_,
+                               &snapshot_,
+                               [this] { return jitter_(random_); },
+                               [this](EvaluationRecord record, std::function<void(absl::StatusOr<std::string>)> done) {
+                                 record_writer_->Write(std::move(record), std::move(done));
+                               }};
   loop_.emplace(loop, parts, std::move(contents));
 }
 

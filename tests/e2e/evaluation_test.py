@@ -15,11 +15,15 @@ import xml_runner  # noqa: E402
 from cluster import BIN, Cluster, spec, wait_for  # noqa: E402
 
 TRAIN = {"method": {"name": "pgd-at"}, "world_size": 1, "evaluation": {"every_epochs": 0}}
-ROWS = 200
-# As `ham-trainer evaluate --attacks` has it, and as a suite.
-ATTACKS = "apgd:steps=15,apgd-t:steps=10:targets=2,fab-t:steps=10:targets=2,square:steps=1200"
-SUITE = {"epsilon": 0.1, "attacks": [{"name": "apgd", "steps": 15}, {"name": "apgd-t", "steps": 10, "targets": 2},
-                                     {"name": "fab-t", "steps": 10, "targets": 2}, {"name": "square", "steps": 1200}]}
+ROWS = 300
+STEPS = {"apgd": {"steps": 60}, "apgd-t": {"steps": 60, "targets": 4}, "fab-t": {"steps": 30, "targets": 4},
+         "square": {"steps": 2000}}
+STAGES = ["clean", *STEPS]
+EPSILON = 0.03
+# As `ham-trainer evaluate --attacks` has them, and as a suite.
+ATTACKS = ",".join(":".join([name, *(f"{key}={value}" for key, value in options.items())])
+                   for name, options in STEPS.items())
+SUITE = {"epsilon": EPSILON, "attacks": [{"name": name} | options for name, options in STEPS.items()]}
 
 
 def evaluation(world_size=2, **fields):
@@ -35,7 +39,7 @@ def run(*command, cwd=None):
 
 def evaluate_alone(weights, record):
     run(BIN / "ham-trainer", "evaluate", "--weights", weights, "--data", "fashion-mnist", "--rows", ROWS, "--epsilon",
-        "0.1", "--attacks", ATTACKS, "--record", record)
+        EPSILON, "--attacks", ATTACKS, "--record", record)
     return json.loads(record.read_text())["record"]
 
 
@@ -77,14 +81,15 @@ class Evaluations(unittest.TestCase):
                 self.assertEqual(attack[field], alone[field], field)
         return path
 
-    def rows_left(self, cluster, name, stage):
-        """None before the stage, or once the evaluation is over."""
-        text = urllib.request.urlopen(f"http://{cluster.metrics}/metrics", timeout=10).read().decode()
-        found = re.search(rf'ham_job_evaluation_rows_left{{job="{name}",stage="{stage}"}} (\S+)', text)
-        return found and float(found[1])
-
     def wait_for_stage(self, cluster, name, stage):
-        wait_for(lambda: self.rows_left(cluster, name, stage) is not None, f"stage {stage}")
+        """Until outcomes of this stage, or of a later one, are known: they are shown about once a second."""
+        later = STAGES[STAGES.index(stage):]
+
+        def reached():
+            text = urllib.request.urlopen(f"http://{cluster.metrics}/metrics", timeout=10).read().decode()
+            found = re.search(rf'ham_job_evaluation_rows_left{{job="{name}",stage="(\S+)"}}', text)
+            return found and found[1] in later
+        wait_for(reached, f"stage {stage}")
 
     def test_two_workers_find_what_one_machine_finds(self):
         with Cluster() as cluster:
@@ -94,8 +99,9 @@ class Evaluations(unittest.TestCase):
             self.assertIn("robust <=", watched)
             path = self.assert_as_alone(cluster, name)
             self.assertIn("worst class", cluster.hamctl("eval", "show", path).stdout)
-            verified = cluster.hamctl("eval", "verify", path, "--model", self.weights, "--data", "/usr/share/datasets",
-                                      "--shard", "1/4")
+            key = json.loads(cluster.hamctl("version", "-o", "json").stdout)["coordinator"]["signing_key"]
+            verified = cluster.hamctl("eval", "verify", path, "--weights", self.weights, "--signed-by", key, "--shard",
+                                      "1/4")
             self.assertIn("all outcomes are equal", verified.stdout)
             evaluations = [r["metric"]["evaluation"] for r in cluster.records(name) if "evaluation" in r.get("metric", {})]
             robust = [point["suites"][0]["robust_accuracy"] for point in evaluations]
@@ -113,13 +119,13 @@ class Evaluations(unittest.TestCase):
     def test_nothing_is_lost_whoever_is_killed(self):
         with Cluster(options=["--lease", "3s"]) as cluster:
             name = self.submit(cluster)
-            self.wait_for_stage(cluster, name, "apgd")
+            self.wait_for_stage(cluster, name, "clean")
             os.kill(cluster.trainers("worker-0")[0], signal.SIGKILL)
-            self.wait_for_stage(cluster, name, "apgd-t")
+            self.wait_for_stage(cluster, name, "apgd")
             cluster.coordinator.kill()
             cluster.coordinator.wait()
             cluster.start_coordinator()
-            self.wait_for_stage(cluster, name, "square")
+            self.wait_for_stage(cluster, name, "fab-t")
             cluster.workers["worker-1"].kill()
             cluster.workers["worker-1"].wait()
             cluster.start_worker("worker-1")
@@ -129,19 +135,19 @@ class Evaluations(unittest.TestCase):
     def test_all_ranks_killed_at_once_it_goes_on_where_it_was(self):
         with Cluster() as cluster:
             name = self.submit(cluster)
-            self.wait_for_stage(cluster, name, "square")
+            self.wait_for_stage(cluster, name, "fab-t")
             for worker in cluster.workers:
                 for pid in cluster.trainers(worker):
                     os.kill(pid, signal.SIGKILL)
             self.assert_as_alone(cluster, name)
             stages = [r["metric"]["evaluation"]["progress"]["stage"] for r in cluster.records(name)
                       if "progress" in r.get("metric", {}).get("evaluation", {})]
-            self.assertEqual(stages.count("clean"), stages.index("apgd"), "no stage came twice")
+            self.assertEqual(stages, sorted(stages, key=STAGES.index), "no stage came twice")
 
     def test_workers_join_and_leave(self):
         with Cluster(workers=1) as cluster:
             name = self.submit(cluster)
-            self.wait_for_stage(cluster, name, "apgd")
+            self.wait_for_stage(cluster, name, "clean")
             cluster.start_worker("late")
             wait_for(lambda: cluster.trainers("late"), "a rank on the worker that came late")
             cluster.workers["worker-0"].terminate()
@@ -170,7 +176,7 @@ class Evaluations(unittest.TestCase):
             wrong.write_bytes(b"not a tensor in sight")
             for weights, fields, what in (
                     (wrong, {}, "safetensors"),
-                    (self.weights, {"model": {"name": "preact-resnet-18"}}, "missing"),
+                    (self.weights, {"model": {"name": "preact-resnet-18"}}, "no tensor"),
                     (self.weights, {"data": {"name": "fashion-mnist", "rows": 20000}}, "10000")):
                 name = cluster.submit(evaluation(**fields), "--weights", weights)
                 job = cluster.wait_state(name, "SUCCEEDED", "FAILED")
