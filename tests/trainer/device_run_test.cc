@@ -24,7 +24,7 @@ TEST(DeviceRun, APrecisionThatTheDeviceLacksIsRefused) {
   job.spec["train"]["precision"] = "bf16";
   const absl::Status refused = PrepareRun(job).status();
   EXPECT_EQ(refused.code(), absl::StatusCode::kFailedPrecondition) << refused;
-  EXPECT_THAT(std::string(refused.message()), HasSubstr("train.precision is bf16"));
+  EXPECT_THAT(std::string(refused.message()), HasSubstr("precision is bf16"));
   job.spec["train"]["precision"] = "fp64";
   EXPECT_TRUE(absl::IsNotFound(PrepareRun(job).status()));  // there is no data
 }
