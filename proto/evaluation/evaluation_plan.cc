@@ -16,7 +16,10 @@ std::vector<uint32_t> CheckedRows(const EvaluationOutcomes& outcomes) {
   return rows;
 }
 
-EvaluationPlan::EvaluationPlan(std::vector<int32_t> labels, int32_t attacks) : attacks_(attacks), rows_(labels.size()) {
+EvaluationPlan::EvaluationPlan(std::vector<int32_t> labels, int32_t attacks)
+    : attacks_(attacks), rows_(labels.size()), stages_(static_cast<size_t>(attacks) + 1) {
+  for (uint32_t row = 0; row < labels.size(); ++row) stages_[0].waiting.insert(stages_[0].waiting.end(), row);
+  stages_[0].left = labels.size();
   outcomes_.clean_predictions = labels;
   outcomes_.attack_predictions = labels;
   outcomes_.broken_by.assign(labels.size(), kNotBroken);
@@ -24,29 +27,22 @@ EvaluationPlan::EvaluationPlan(std::vector<int32_t> labels, int32_t attacks) : a
   outcomes_.labels = std::move(labels);
 }
 
-int32_t EvaluationPlan::FirstStageThatWaits() const {
-  int32_t stage = std::numeric_limits<int32_t>::max();
-  for (const Row& row : rows_) {
-    if (row.state == State::kWaits) stage = std::min(stage, row.stage);
-  }
-  return stage;
+std::vector<EvaluationPlan::Stage>::const_iterator EvaluationPlan::FirstThatWaits() const {
+  return std::find_if(stages_.begin(), stages_.end(), [](const Stage& stage) { return !stage.waiting.empty(); });
 }
 
 size_t EvaluationPlan::Waiting() const {
-  const int32_t stage = FirstStageThatWaits();
-  return static_cast<size_t>(std::count_if(rows_.begin(), rows_.end(), [stage](const Row& row) {
-    return row.state == State::kWaits && row.stage == stage;
-  }));
+  const auto stage = FirstThatWaits();
+  return stage == stages_.end() ? 0 : stage->waiting.size();
 }
 
 std::optional<WorkBlock> EvaluationPlan::Take(size_t most) {
-  WorkBlock block{FirstStageThatWaits(), {}};
-  for (uint32_t i = 0; i < rows_.size() && block.rows.size() < most; ++i) {
-    if (rows_[i].state != State::kWaits || rows_[i].stage != block.stage) continue;
-    rows_[i].state = State::kUnderWork;
-    block.rows.push_back(i);
-  }
-  if (block.rows.empty()) return std::nullopt;
+  const auto first = FirstThatWaits() - stages_.begin();
+  if (first == std::ssize(stages_)) return std::nullopt;
+  std::set<uint32_t>& waiting = stages_[static_cast<size_t>(first)].waiting;
+  const auto end = std::next(waiting.begin(), static_cast<std::ptrdiff_t>(std::min(most, waiting.size())));
+  WorkBlock block{static_cast<int32_t>(first) + kCleanStage, {waiting.begin(), end}};
+  waiting.erase(waiting.begin(), end);
   return block;
 }
 
@@ -60,7 +56,7 @@ absl::Status EvaluationPlan::Check(const WorkBlock& block, const std::vector<Row
     const bool in_order = i == 0 || row > block.rows[i - 1];
     const bool is_stage = block.stage >= kCleanStage && block.stage < attacks_;
     if (row >= rows_.size() || !in_order || !is_stage || rows_[row].stage < block.stage ||
-        (rows_[row].stage == block.stage && rows_[row].state == State::kDone)) {
+        (rows_[row].stage == block.stage && rows_[row].done)) {
       return absl::DataLossError(absl::StrFormat("row %d is not at stage %d", row, block.stage));
     }
     const RowOutcome& outcome = outcomes[i];
@@ -76,33 +72,41 @@ absl::Status EvaluationPlan::Check(const WorkBlock& block, const std::vector<Row
 absl::Status EvaluationPlan::Finish(const WorkBlock& block, const std::vector<RowOutcome>& outcomes) {
   if (absl::Status status = Check(block, outcomes); !status.ok()) return status;
   for (size_t i = 0; i < block.rows.size(); ++i) {
-    if (rows_[block.rows[i]].stage == block.stage) Advance(block.rows[i], block.stage, outcomes[i]);
+    if (rows_[block.rows[i]].stage == block.stage) Advance(block.rows[i], outcomes[i]);
   }
   return absl::OkStatus();
 }
 
-void EvaluationPlan::Advance(uint32_t row, int32_t stage, const RowOutcome& outcome) {
-  if (stage == kCleanStage) {
+void EvaluationPlan::Advance(uint32_t row, const RowOutcome& outcome) {
+  Row& now = rows_[row];
+  if (now.stage == kCleanStage) {
     outcomes_.clean_predictions[row] = outcome.prediction;
   } else if (outcome.broken) {
-    outcomes_.broken_by[row] = stage;
+    outcomes_.broken_by[row] = now.stage;
   }
   outcomes_.attack_predictions[row] = outcome.prediction;
   outcomes_.margins[row] = outcome.broken ? outcome.margin : std::min(outcomes_.margins[row], outcome.margin);
-  const bool ends = outcome.broken || stage + 1 == attacks_;
-  rows_[row] = {stage + 1, ends ? State::kDone : State::kWaits};
-  done_ += ends;
+  StageOf(now).waiting.erase(row);
+  --StageOf(now).left;
+  ++now.stage;
+  now.done = outcome.broken || now.stage == attacks_;
+  done_ += now.done;
+  if (now.done) return;
+  StageOf(now).waiting.insert(row);
+  ++StageOf(now).left;
 }
 
 void EvaluationPlan::GiveBack(const WorkBlock& block) {
   for (const uint32_t row : block.rows) {
-    if (rows_[row].state == State::kUnderWork && rows_[row].stage == block.stage) rows_[row].state = State::kWaits;
+    if (!rows_[row].done && rows_[row].stage == block.stage) StageOf(rows_[row]).waiting.insert(row);
   }
 }
 
 size_t EvaluationPlan::Left(int32_t stage) const {
-  return std::count_if(rows_.begin(), rows_.end(),
-                       [&](const Row& row) { return row.state != State::kDone && row.stage <= stage; });
+  size_t left = 0;
+  for (int32_t s = kCleanStage; s <= std::min(stage, attacks_ - 1); ++s)
+    left += stages_[static_cast<size_t>(s + 1)].left;
+  return left;
 }
 
 }  // namespace ham

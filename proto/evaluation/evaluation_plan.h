@@ -8,6 +8,7 @@
 #include <cstddef>
 #include <cstdint>
 #include <optional>
+#include <set>
 #include <vector>
 
 #include "absl/status/status.h"
@@ -64,16 +65,22 @@ class EvaluationPlan {
   const EvaluationOutcomes& outcomes() const { return outcomes_; }
 
  private:
-  enum class State : uint8_t { kWaits, kUnderWork, kDone };
   struct Row {
     int32_t stage = kCleanStage;  // next one, or the one under work
-    State state = State::kWaits;
+    bool done = false;
   };
-  int32_t FirstStageThatWaits() const;
-  void Advance(uint32_t row, int32_t stage, const RowOutcome& outcome);
+  struct Stage {
+    std::set<uint32_t> waiting;
+    size_t left = 0;  // rows whose next one it is, those under work included
+  };
+  Stage& StageOf(const Row& row) { return stages_[static_cast<size_t>(row.stage + 1)]; }
+  // The first one that any row waits for; else the end.
+  std::vector<Stage>::const_iterator FirstThatWaits() const;
+  void Advance(uint32_t row, const RowOutcome& outcome);
 
   const int32_t attacks_;
   std::vector<Row> rows_;
+  std::vector<Stage> stages_;  // from the clean one on
   size_t done_ = 0;
   EvaluationOutcomes outcomes_;
 };
