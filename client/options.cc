@@ -175,8 +175,13 @@ void AddReading(CLI::App* app, CommandLine* line, AllOptions* all) {
 }
 
 void AddSignedBy(CLI::App* app, std::optional<std::string>* signed_by) {
-  app->add_option("--signed-by", *signed_by, "Refuse a record that is not signed with this public key (base64)")
-      ->type_name("KEY");
+  app->add_option("--signed-by", *signed_by,
+                  "Refuse a record that is not signed with this public key (base64; `hamctl version` tells it)")
+      ->type_name("KEY")
+      // An unset variable of a script must not let every record through.
+      ->check([](const std::string& key) {
+        return key.empty() ? "the key is empty; name one, or leave the flag out" : "";
+      });
 }
 
 void AddEval(CLI::App* app, CommandLine* line, AllOptions* all) {

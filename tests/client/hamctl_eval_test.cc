@@ -21,6 +21,7 @@ class HamctlEvalTest : public ::testing::Test {
     const SigningKey key = SigningKey::LoadOrCreate(directory_ / "key.pem").value();
     const std::string file = UnsignedRecordFile(testing::MadeRecord());
     testing::WriteTestFile(a_, SignRecordFile(file, key).value());
+    key_ = ReadRecordFile(a_)->signed_by;
     testing::WriteTestFile(b_, UnsignedRecordFile(*MakeRecord(other)));
     other.threat.epsilon = 0.5;
     testing::WriteTestFile(wide_, UnsignedRecordFile(*MakeRecord(other)));
@@ -28,6 +29,7 @@ class HamctlEvalTest : public ::testing::Test {
 
   const testing::TemporaryDirectory directory_;
   const std::string a_ = directory_ / "a.json", b_ = directory_ / "b.json", wide_ = directory_ / "wide.json";
+  std::string key_;  // of A
 };
 
 TEST_F(HamctlEvalTest, ShowsARecord) {
@@ -36,6 +38,7 @@ TEST_F(HamctlEvalTest, ShowsARecord) {
   EXPECT_TRUE(absl::StrContains(table.output, "robust accuracy                50.0 %")) << table.output;
   EXPECT_TRUE(absl::StrContains(Eval("show -o json " + b_).output, "\"signed_by\": \"\""));
   EXPECT_EQ(Eval("show --signed-by other " + a_).code, 1);
+  EXPECT_EQ(Eval("show --signed-by " + key_ + " " + a_).code, 0);
   EXPECT_EQ(Eval("show " + (directory_ / "none.json")).code, 5);
 }
 
@@ -60,7 +63,8 @@ TEST_F(HamctlEvalTest, ComparesRecords) {
   EXPECT_TRUE(absl::StrContains(refused.output, "differ in threat.epsilon")) << refused.output;
   EXPECT_EQ(Eval(absl::StrCat("diff ", a_, " ", b_, " --also-a ", b_)).code, 0);
   EXPECT_EQ(Eval(absl::StrCat("diff ", a_, " ", b_, " --also-a ", a_)).code, 2) << "one model twice";
-  EXPECT_EQ(Eval(absl::StrCat("diff ", a_, " ", b_, " --signed-by ''")).code, 1) << "B is unsigned";
+  EXPECT_EQ(Eval(absl::StrCat("diff ", a_, " ", b_, " --signed-by ", key_)).code, 1) << "B is unsigned";
+  EXPECT_EQ(Eval(absl::StrCat("diff ", a_, " ", a_, " --signed-by ''")).code, 2);
 }
 
 TEST_F(HamctlEvalTest, ExportsAutoAttackOnly) {
