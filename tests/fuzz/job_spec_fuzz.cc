@@ -79,8 +79,9 @@ void TryInput(const std::string& input) {
   Check(again.SerializeAsString() == spec.SerializeAsString(), "a resolved spec resolves to itself");
   const absl::StatusOr<nlohmann::json> json = ParseStrictJson(MessageToJson(spec));
   Check(json.ok(), "a resolved spec can be sent to a trainer");
-  if (!spec.has_train()) return;
-  const absl::Status taken = trainer::ParseTrainSpec(*json).status();
+  if (spec.has_evaluate() && spec.evaluate().weights().empty()) return;  // they are still to come from a job
+  const absl::Status taken = spec.has_evaluate() ? trainer::ParseEvaluateSpec(*json).status()
+                                                 : trainer::ParseTrainSpec(*json).status();
   Check(taken.ok(), "the trainer takes what the coordinator took: " + taken.ToString());
 }
 
