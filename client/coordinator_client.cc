@@ -160,7 +160,9 @@ absl::Status CoordinatorClient::UploadWeights(const std::string& path, const std
     writer->WritesDone();
     return writer->Finish();
   };
-  const absl::Status status = Retry(send, TransferTime(size));
+  absl::Status status = Retry(send, TransferTime(size));
+  // What another had sent of this file before was not of it, and is dropped now.
+  if (absl::IsDataLoss(status) || absl::IsAborted(status)) status = Retry(send, TransferTime(size));
   return read.ok() ? status : read;
 }
 

@@ -217,6 +217,15 @@ std::vector<DesiredRank> Coordinator::Impl::Desired(const std::string& worker_id
   return desired;
 }
 
+std::set<int> Coordinator::Impl::RunningRanks(const std::string& job) const {
+  std::set<int> ranks;
+  const JobRow& row = jobs_.at(job);
+  for (const Placement& place : row.gang) {
+    if (workers_.at(place.worker_id).ranks.at({job, row.attempt, place.rank}).running) ranks.insert(place.rank);
+  }
+  return ranks;
+}
+
 int64_t Coordinator::Impl::DesiredVersion(const std::string& worker_id) const {
   const auto worker = workers_.find(worker_id);
   return worker == workers_.end() ? 0 : worker->second.desired_version;
@@ -316,6 +325,7 @@ std::optional<WorkerRow> Coordinator::FindWorker(const std::string& worker_id) c
 }
 std::vector<WorkerView> Coordinator::Workers() const { return impl_->Workers(); }
 std::vector<DesiredRank> Coordinator::Desired(const std::string& worker_id) const { return impl_->Desired(worker_id); }
+std::set<int> Coordinator::RunningRanks(const std::string& job) const { return impl_->RunningRanks(job); }
 int64_t Coordinator::DesiredVersion(const std::string& worker_id) const { return impl_->DesiredVersion(worker_id); }
 std::vector<std::string> Coordinator::CheckInvariants() const { return impl_->CheckInvariants(); }
 

@@ -89,10 +89,12 @@ struct JobRow {
   // The newest attempt; 0 before the first. `gang` is empty unless it holds slots.
   int attempt = 0;
   std::vector<Placement> gang;
-  int next_rank = 0;  // of a pool: rank numbers of this attempt that were given out
-  // Since the last committed checkpoint, of a pool ranks lost since its last finished block; compared with
-  // max_attempts.
-  int failed_attempts = 0;
+  // Of a pool: rank numbers of this attempt that were given out, and what its first attempt began with, which all
+  // others must have too; "" before.
+  int next_rank = 0;
+  std::string data_digest;
+  std::string build_id;
+  int failed_attempts = 0;  // since the last committed checkpoint or finished block; compared with max_attempts
   ham::v1::FailureClass failure_class = ham::v1::FAILURE_CLASS_UNSPECIFIED;
   std::optional<ham::v1::Checkpoint> checkpoint;
   std::string record_digest;  // of a pool that SUCCEEDED
@@ -149,11 +151,9 @@ struct CheckpointCommitted {
   std::string job;
   ham::v1::Checkpoint checkpoint;  // .attempt is the sender's
 };
-// A rank of a pool has finished a block of work, and that is durable.
+// Ranks of a pool got something done, and that is durable.
 struct WorkFinished {
-  int64_t session = 0;
   std::string job;
-  int attempt = 0;
 };
 // The record of an evaluation is made and stored: a pool is done.
 struct EvaluationRecorded {
@@ -179,6 +179,7 @@ struct Effects {
   std::map<std::string, WorkerRow> workers;                 // by worker_id; rows to write
   std::vector<EventRow> events;                             // in order
   std::set<std::string> desired_changed;                    // worker_ids whose Desired() is to be sent
+  std::set<std::string> pools_changed;                      // jobs whose RunningRanks() grew
   std::vector<std::pair<std::string, int>> ended_attempts;  // (job, attempt): its rendezvous keys go
   bool durable_empty() const { return jobs.empty() && workers.empty() && events.empty(); }
 };
@@ -222,8 +223,8 @@ class Coordinator {
   //                        incarnation that another one of this worker_id has replaced
   //   CheckpointCommitted  FAILED_PRECONDITION unless it is newer than the committed one, or the same
   //   EvaluationRecorded   FAILED_PRECONDITION unless the job is a pool at work, or has this record
-  //   WorkerBeat, CheckpointCommitted, WorkFinished, WorkerDisconnected   ABORTED when session or attempt is not
-  //                        current; a beat may name stale attempts: those ranks are ignored, the rest counts
+  //   WorkerBeat, CheckpointCommitted, WorkerDisconnected   ABORTED when session or attempt is not current;
+  //                        a beat may name stale attempts: those ranks are ignored, the rest counts
   // `jitter` in [-1, 1] spreads a backoff that this event may start. Ends with scheduling if slots or queue changed.
   absl::Status Apply(const Event& event, Now now, double jitter);
 
@@ -248,6 +249,8 @@ class Coordinator {
   std::optional<WorkerRow> FindWorker(const std::string& worker_id) const;
   std::vector<WorkerView> Workers() const;                               // by name
   std::vector<DesiredRank> Desired(const std::string& worker_id) const;  // by (job, rank); without succeeded ranks
+  // Ranks of the newest attempt that have been seen to run.
+  std::set<int> RunningRanks(const std::string& job) const;
   // DesiredAssignments.version to send with it; grows with each change and each registration.
   int64_t DesiredVersion(const std::string& worker_id) const;
 

@@ -66,6 +66,9 @@ struct WorkerState {
   std::deque<std::string> superseded;  // older incarnations seen by this process, newest last; bounded
 };
 
+// So many ranks of a pool may fail on a worker; then it gets no more of them in this attempt.
+inline constexpr int kMostLosses = 3;
+
 // What is known of a job beside its row; volatile.
 struct JobFacts {
   int running_ranks = 0;
@@ -74,6 +77,7 @@ struct JobFacts {
   absl::Duration last_failure = -absl::InfiniteDuration();
   absl::Duration not_before = absl::ZeroDuration();     // 0: may start now
   std::optional<ham::v1::Checkpoint> start_checkpoint;  // all ranks of the attempt start from this one
+  std::map<std::string, int> losses;                    // of a pool's attempt: ranks that failed, by worker_id
 };
 
 class Coordinator::Impl {
@@ -93,6 +97,7 @@ class Coordinator::Impl {
   std::optional<WorkerRow> FindWorker(const std::string& worker_id) const;
   std::vector<WorkerView> Workers() const;
   std::vector<DesiredRank> Desired(const std::string& worker_id) const;
+  std::set<int> RunningRanks(const std::string& job) const;
   int64_t DesiredVersion(const std::string& worker_id) const;
   std::vector<std::string> CheckInvariants() const;
 
@@ -153,6 +158,8 @@ class Coordinator::Impl {
   void ReleaseSucceeded(const std::string& name);
   void AnnounceGang(const JobRow& row);
   void FailAttempt(const std::string& name, const Cause& cause);
+  // A pool goes on without ranks that it lost on this worker, unless none runs any more and it is the user's fault.
+  void ThinPool(const std::string& name, const std::string& worker_id, const Cause& cause);
   void FinishIfGone(const std::string& name, const Cause& cause);
   void CountFailure(const std::string& name, const Cause& cause);
   void NoteUserFailure(const std::string& name, const Cause& cause);
@@ -182,7 +189,6 @@ class Coordinator::Impl {
   // -- queue (coordinator_schedule.cc)
   void Schedule();
   std::vector<FreeSlot> FreeSlots(std::vector<FreeSlot>* all) const;
-  std::optional<SlotGroup> GroupOf(const JobRow& row) const;
   void StartAttempt(const std::string& name, const std::vector<FreeSlot>& slots);
   void JoinPool(const std::string& name, const std::vector<FreeSlot>& slots);
   // Gives the attempt these slots; the names of their workers.

@@ -92,6 +92,8 @@ absl::Status Coordinator::Impl::Handle(const SubmitJob& event) {
   row.attempt = 0;
   row.gang.clear();
   row.next_rank = 0;
+  row.data_digest.clear();
+  row.build_id.clear();
   row.record_digest.clear();
   row.failed_attempts = 0;
   row.failure_class = ham::v1::FAILURE_CLASS_UNSPECIFIED;
@@ -159,8 +161,8 @@ absl::Status Coordinator::Impl::Handle(const CheckpointCommitted& event) {
 }
 
 absl::Status Coordinator::Impl::Handle(const WorkFinished& event) {
-  if (absl::Status fence = CheckFence(event.session, event.job, event.attempt); !fence.ok()) return fence;
-  if (jobs_.at(event.job).failed_attempts == 0 && facts_.at(event.job).failure_streak == 0) return absl::OkStatus();
+  const JobRow* found = FindJob(event.job);
+  if (found == nullptr || IsFinal(found->state) || found->failed_attempts == 0) return absl::OkStatus();
   TouchJob(event.job).failed_attempts = 0;
   TouchFacts(event.job).failure_streak = 0;
   dirty_jobs_.insert(event.job);
@@ -192,7 +194,7 @@ absl::Status Coordinator::Impl::Handle(const JobBroken& event) {
   if (found == nullptr || IsFinal(found->state)) return absl::OkStatus();
   const Cause cause = {.failure_class = ham::v1::USER,
                        .reason = ham::v1::FailureClass_Name(ham::v1::USER),
-                       .message = event.message,
+                       .message = Shown(event.message, kMostExitMessageBytes),
                        .actor = kCoordinator};
   if (IsActive(found->state)) {
     FailAttempt(event.job, cause);
@@ -231,6 +233,7 @@ void Coordinator::Impl::RankRunning(const RankKey& key, WorkerState& worker, Ran
   facts.running = true;
   const int running = ++TouchFacts(key.job).running_ranks;
   const JobRow& row = jobs_.at(key.job);
+  if (row.pool) pending_.pools_changed.insert(key.job);
   if (row.state != Job::STARTING) return;
   if (row.pool) {
     Transition(key.job, Job::RUNNING, "RANK_RUNNING",
@@ -284,7 +287,10 @@ void Coordinator::Impl::LoseRanks(const std::string& worker_id, const std::vecto
     names.insert(key.job);
   }
   for (const std::string& name : names) {
-    if (IsActive(jobs_.at(name).state)) {
+    const JobRow& row = jobs_.at(name);
+    if (IsActive(row.state) && row.pool && !row.gang.empty()) {
+      ThinPool(name, worker_id, cause);
+    } else if (IsActive(row.state)) {
       FailAttempt(name, cause);
     } else {
       NoteUserFailure(name, cause);
@@ -343,14 +349,22 @@ void Coordinator::Impl::DesiredChanged(WorkerState& worker) {
 void Coordinator::Impl::FailAttempt(const std::string& name, const Cause& cause) {
   if (cause.counts) CountFailure(name, cause);
   const JobRow& row = jobs_.at(name);
-  if (row.pool && !row.gang.empty() && !IsOutOfAttempts(row))
-    return Note(row, cause.reason, cause.message, cause.actor);
   AnnounceGang(row);
   ReleaseSucceeded(name);
   if (!row.gang.empty() || !IsOutOfAttempts(row)) {
     Transition(name, Job::RECOVERING, cause.reason, cause.message, cause.actor);
   }
   FinishIfGone(name, cause);
+}
+
+void Coordinator::Impl::ThinPool(const std::string& name, const std::string& worker_id, const Cause& cause) {
+  const bool users = cause.failure_class == ham::v1::USER;
+  if (users && facts_.at(name).running_ranks == 0) return FailAttempt(name, cause);
+  // Where others run, what a rank calls the user's fault is more likely its worker's.
+  const bool workers = users || cause.failure_class == ham::v1::TRAINER_CRASH ||
+                       cause.failure_class == ham::v1::INFRASTRUCTURE || cause.failure_class == ham::v1::HANG;
+  if (workers) TouchFacts(name).losses[worker_id] += users ? kMostLosses : 1;
+  Note(jobs_.at(name), cause.reason, cause.message, cause.actor);
 }
 
 void Coordinator::Impl::CountFailure(const std::string& name, const Cause& cause) {
@@ -399,10 +413,8 @@ void Coordinator::Impl::FinishIfGone(const std::string& name, const Cause& cause
       Transition(name, Job::FAILED, "USER", last, kCoordinator);
     } else {
       Transition(name, Job::FAILED, "ATTEMPTS_EXHAUSTED",
-                 absl::StrCat(row.failed_attempts,
-                              row.pool ? " ranks were lost without a finished block"
-                                       : " attempts failed without a new checkpoint",
-                              "; the last one: ", last),
+                 absl::StrCat(row.failed_attempts, " attempts failed without a ",
+                              row.pool ? "finished block" : "new checkpoint", "; the last one: ", last),
                  kCoordinator);
     }
     return;

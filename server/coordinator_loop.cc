@@ -122,6 +122,7 @@ absl::Duration CoordinatorLoop::NextWake(absl::Duration now) const {
   }
   if (snapshot_dirty_) wake = std::min(wake, std::max(now, snapshot_time_ + kSnapshotPeriod));
   if (!metrics_end_.empty()) wake = std::min(wake, metrics_end_.begin()->first);
+  if (!evaluations_.empty() && !store_failed_) wake = std::min(wake, settle_at_);
   return wake;
 }
 
@@ -192,6 +193,7 @@ void CoordinatorLoop::RunBatch(std::vector<Item> batch, bool drained) {
     spdlog::warn(frozen_ ? "Many workers are silent: no rank is given up until more of them are heard."
                          : "Enough workers are heard again.");
   }
+  if (!evaluations_.empty() && !store_failed_ && now >= settle_at_) SettleEvaluations();
   std::set<std::string> tell = std::exchange(unsent_, {});
   for (const std::string& id : tell) SendDesired(id);
   const bool late = snapshot_dirty_ && now >= snapshot_time_ + kSnapshotPeriod;
@@ -255,7 +257,7 @@ void CoordinatorLoop::Act(Effects effects, Transaction transaction) {
   for (const EventRow& row : effects.events) {
     if (row.event.to_state() == Job::STARTING && row.event.from_state() != Job::STARTING) ++counters_.attempts_started;
   }
-  std::set<std::string> settle;  // evaluations
+  std::set<std::string> settle = effects.pools_changed;
   for (const auto& [name, records] : transaction.records) {
     for (const auto& record : records) {
       NoteMetrics(name, *record);
@@ -481,14 +483,14 @@ void CoordinatorLoop::SendDesired(const std::string& worker_id) {
         unsent_.insert(worker_id);  // with the next batch
         return;
       }
-      Break(rank.job, problem, [this, worker_id](const absl::Status& status) {
+      Apply(JobBroken{rank.job, problem}, [this, worker_id](const absl::Status& status) {
         if (!status.ok()) unsent_.insert(worker_id);
       });
       continue;
     }
     ham::v1::Assignment& assignment = *desired.add_assignments();
     if (*evaluation != nullptr) {
-      for (const WorkBlock& block : (*evaluation)->pool.WorkOf(rank.rank)) {
+      for (const WorkBlock& block : (*evaluation)->pool.WorkOf(rank.rank, parts_.clock->Read().steady)) {
         ham::v1::WorkBlock& out = *assignment.add_blocks();
         out.set_stage(block.stage);
         out.mutable_rows()->Add(block.rows.begin(), block.rows.end());

@@ -164,6 +164,8 @@ class CoordinatorLoop {
   struct Evaluation {
     EvaluationPool pool;
     bool recording = false;
+    bool news = false;                                   // findings since its newest metrics
+    size_t advances = 0;                                 // EvaluationPool::advances that the core knows of
     absl::Duration said_at = -absl::InfiniteDuration();  // its newest metrics; steady
   };
   // That of a job with an attempt, from the log where it is not known yet. Errors as SpecOf.
@@ -177,7 +179,7 @@ class CoordinatorLoop {
   void AddMetrics(const std::string& job, const ham::v1::EvaluationMetrics& metrics);
   void StartRecord(const std::string& job, Evaluation& evaluation);
   void FinishRecord(const std::string& job, const absl::StatusOr<std::string>& digest);
-  void Break(const std::string& job, const std::string& problem, Done done);
+  void Break(const std::string& job, const std::string& problem);
 
   const Options options_;
   const Parts parts_;
@@ -199,9 +201,10 @@ class CoordinatorLoop {
   std::vector<std::tuple<std::string, int64_t, const WorkerStream*>> undone_ends_;
   bool store_failed_ = false;
   absl::Duration reopen_at_;
-  absl::Duration timers_from_;  // no timer fires before
-  absl::Duration due_;          // when the thread was to run again at the latest
-  bool frozen_ = false;         // the core holds all leases
+  absl::Duration settle_at_ = absl::InfiniteDuration();  // evaluations
+  absl::Duration timers_from_;                           // no timer fires before
+  absl::Duration due_;                                   // when the thread was to run again at the latest
+  bool frozen_ = false;                                  // the core holds all leases
   // For the snapshot.
   std::map<std::string, ham::v1::Job::State> states_;
   std::map<std::string, std::shared_ptr<const JobMetrics>> metrics_;

@@ -16,14 +16,10 @@ using ham::v1::Job;
 namespace {
 
 constexpr absl::Duration kMetricsPeriod = absl::Seconds(1);
+// How often work that is late is looked for.
+constexpr absl::Duration kSettlePeriod = absl::Seconds(5);
 
 bool IsActive(Job::State state) { return state == Job::STARTING || state == Job::RUNNING; }
-
-std::set<int> RanksOf(const JobRow& row) {
-  std::set<int> ranks;
-  for (const Placement& place : row.gang) ranks.insert(place.rank);
-  return ranks;
-}
 
 }  // namespace
 
@@ -39,32 +35,35 @@ absl::StatusOr<CoordinatorLoop::Evaluation*> CoordinatorLoop::EvaluationOf(const
     if (!records.ok()) return records.status();
     if (records->empty()) break;
     for (const RecordPtr& record : *records) {
-      // One that was wrong has broken the job, or is about to.
-      if (record->has_finding()) evaluation.pool.Apply(record->finding()).IgnoreError();
+      if (record->has_finding()) evaluation.pool.Apply(record->finding()).IgnoreError();  // see its status
     }
     after = records->back()->sequence();
   }
-  const JobRow& row = *core_.FindJob(job);
-  evaluation.pool.Retain(row.attempt, RanksOf(row));
+  evaluation.advances = evaluation.pool.advances();
+  evaluation.pool.Retain(core_.FindJob(job)->attempt, core_.RunningRanks(job));
   Evaluation* const added = &evaluations_.emplace(job, std::move(evaluation)).first->second;
+  if (!added->pool.status().ok()) Break(job, std::string(added->pool.status().message()));
   if (added->pool.done()) StartRecord(job, *added);
+  settle_at_ = std::min(settle_at_, parts_.clock->Read().steady + kSettlePeriod);
   return added;
 }
 
 void CoordinatorLoop::AddFinding(const ham::v1::Fence& fence, ham::v1::JobRecord record) {
   if (!core_.FindJob(fence.job())->pool) return;  // of a training: nobody waits for it
-  if (record.finding().has_block()) {
-    ApplyEvent(WorkFinished{fence.session(), fence.job(), fence.attempt()}).IgnoreError();
+  if (const size_t bytes = record.finding().ByteSizeLong(); bytes > options_.limits.finding_bytes) {
+    ApplyEvent(JobBroken{fence.job(), absl::StrCat("a rank found something of ", bytes, " bytes; up to ",
+                                                   options_.limits.finding_bytes, " are taken")})
+        .IgnoreError();
+    return;
   }
   AddRecord(fence.job(), std::move(record));
 }
 
 void CoordinatorLoop::NoteFinding(const std::string& job, const ham::v1::EvaluationFinding& finding) {
   const auto found = evaluations_.find(job);
-  if (found == evaluations_.end()) return;  // it has ended
-  const absl::Status status = found->second.pool.Apply(finding);
-  if (status.ok()) return;
-  Break(job, std::string(status.message()), [](const absl::Status&) {});
+  if (found == evaluations_.end()) return;          // it has ended
+  found->second.pool.Apply(finding).IgnoreError();  // see its status
+  found->second.news = true;
 }
 
 void CoordinatorLoop::SettleEvaluation(const std::string& job) {
@@ -76,15 +75,24 @@ void CoordinatorLoop::SettleEvaluation(const std::string& job) {
     return;
   }
   Evaluation& evaluation = found->second;
-  evaluation.pool.Retain(row.attempt, IsActive(row.state) ? RanksOf(row) : std::set<int>());
+  EvaluationPool& pool = evaluation.pool;
+  if (!pool.status().ok()) {
+    // Until that is durable.
+    if (row.failure_class != ham::v1::USER) Break(job, std::string(pool.status().message()));
+    return;
+  }
+  const absl::Duration now = parts_.clock->Read().steady;
+  pool.Retain(row.attempt, IsActive(row.state) ? core_.RunningRanks(job) : std::set<int>());
   for (const Placement& place : row.gang) {
-    if (evaluation.pool.HasWorkFor(place.rank)) unsent_.insert(place.worker_id);
+    if (pool.HasWorkFor(place.rank, now)) unsent_.insert(place.worker_id);
+  }
+  if (std::exchange(evaluation.advances, pool.advances()) != pool.advances() && row.failed_attempts > 0) {
+    Apply(WorkFinished{job}, [](const absl::Status&) {});
   }
   if (!IsActive(row.state)) return;
-  if (evaluation.pool.done()) return StartRecord(job, evaluation);
-  if (evaluation.pool.stage_ended() || parts_.clock->Read().steady >= evaluation.said_at + kMetricsPeriod) {
-    SayMetrics(job, evaluation);
-  }
+  if (pool.done()) return StartRecord(job, evaluation);
+  const bool news = std::exchange(evaluation.news, false);
+  if (news && (pool.stage_ended() || now >= evaluation.said_at + kMetricsPeriod)) SayMetrics(job, evaluation);
 }
 
 // In a batch of its own: this one is committed.
@@ -136,16 +144,17 @@ void CoordinatorLoop::FinishRecord(const std::string& job, const absl::StatusOr<
   ApplyEvent(EvaluationRecorded{job, *digest}).IgnoreError();
 }
 
-// What could not become durable while the store had failed.
+// For what could not become durable while the store had failed, and for work that is late.
 void CoordinatorLoop::SettleEvaluations() {
+  settle_at_ = parts_.clock->Read().steady + kSettlePeriod;
   std::set<std::string> jobs;
   for (const auto& [job, evaluation] : evaluations_) jobs.insert(job);
   for (const std::string& job : jobs) SettleEvaluation(job);
 }
 
-void CoordinatorLoop::Break(const std::string& job, const std::string& problem, Done done) {
+void CoordinatorLoop::Break(const std::string& job, const std::string& problem) {
   spdlog::error("{}: {}", job, problem);
-  Apply(JobBroken{job, problem}, std::move(done));
+  Apply(JobBroken{job, problem}, [](const absl::Status&) {});
 }
 
 }  // namespace ham::server

@@ -22,10 +22,11 @@ void Coordinator::Impl::Schedule() {
     if (entry.facts->not_before > now_.steady) continue;
     const JobRow& row = *entry.row;
     QueuedJob job{row.name, row.world_size, row.device, row.data_set, row.pool};
-    if (!row.gang.empty()) {
-      job.group = GroupOf(row);
-      if (!job.group) continue;
-      job.world_size -= static_cast<int>(row.gang.size());
+    job.world_size -= static_cast<int>(row.gang.size());
+    job.grows = !row.gang.empty();
+    if (!row.build_id.empty()) job.group = SlotGroup{row.data_digest, row.build_id};
+    for (const auto& [worker, count] : entry.facts->losses) {
+      if (count >= kMostLosses) job.avoided.insert(worker);
     }
     rows.push_back(&row);
     queue.push_back(std::move(job));
@@ -82,18 +83,6 @@ std::vector<FreeSlot> Coordinator::Impl::FreeSlots(std::vector<FreeSlot>* all) c
   return free;
 }
 
-// What the ranks that the job has run on; nullopt while none of their workers has said it to this process.
-std::optional<SlotGroup> Coordinator::Impl::GroupOf(const JobRow& row) const {
-  for (const Placement& place : row.gang) {
-    const auto& registration = workers_.at(place.worker_id).registration;
-    if (registration == nullptr) continue;
-    for (const ham::v1::DataSet& data_set : registration->data_sets) {
-      if (data_set.name() == row.data_set) return SlotGroup{data_set.digest(), registration->build_id};
-    }
-  }
-  return std::nullopt;
-}
-
 std::string Coordinator::Impl::Place(JobRow& row, const std::vector<FreeSlot>& slots, int first_rank) {
   std::set<std::string> names;
   for (size_t i = 0; i < slots.size(); ++i) {
@@ -107,6 +96,10 @@ std::string Coordinator::Impl::Place(JobRow& row, const std::vector<FreeSlot>& s
     names.insert(worker.row.name);
   }
   row.next_rank = first_rank + static_cast<int>(slots.size());
+  if (row.pool && row.build_id.empty()) {
+    row.build_id = slots[0].build_id;
+    row.data_digest = slots[0].DigestOf(row.data_set).value_or("");
+  }
   return absl::StrJoin(names, ", ");
 }
 
@@ -119,6 +112,7 @@ void Coordinator::Impl::StartAttempt(const std::string& name, const std::vector<
   facts.running_ranks = 0;
   facts.succeeded_ranks = 0;
   facts.not_before = absl::ZeroDuration();
+  facts.losses.clear();
   facts.start_checkpoint = row.checkpoint;
   const std::string names = Place(row, slots, 0);
   Transition(name, Job::STARTING, "GANG_PLACED", absl::StrCat("Attempt ", row.attempt, " starts on ", names, "."),

@@ -81,6 +81,11 @@ void Coordinator::Impl::BeginSession(WorkerState& worker, const std::string& inc
   worker.row.incarnation = incarnation;
   worker.row.session = globals_.next_session++;
   worker.stale.clear();
+  std::vector<std::string> forgiven;  // pools that had given this worker up
+  for (const auto& [name, facts] : facts_) {
+    if (facts.losses.count(worker.row.worker_id) != 0) forgiven.push_back(name);
+  }
+  for (const std::string& name : forgiven) TouchFacts(name).losses.erase(worker.row.worker_id);
   for (const auto& [key, facts] : worker.ranks) {
     for (Placement& place : TouchJob(key.job).gang) {  // succeeded ranks stay, and their records may still come
       if (place.rank == key.rank) place.session = worker.row.session;

@@ -13,6 +13,7 @@
 #include <vector>
 
 #include "absl/status/status.h"
+#include "absl/time/time.h"
 #include "ham/v1/evaluation.pb.h"
 #include "ham/v1/job.pb.h"
 #include "ham/v1/metrics.pb.h"
@@ -27,19 +28,24 @@ class EvaluationPool {
   // `spec`: resolved.
   explicit EvaluationPool(const ham::v1::EvaluateSpec& spec);
 
-  // Takes a finding of the log, in its order. InvalidArgument, in one sentence, and nothing changed, for one that
-  // contradicts those before or the spec: the job cannot go on.
+  // Takes a finding of the log, in its order. InvalidArgument, in one sentence, for one that contradicts those before
+  // or the spec: then the job cannot go on, and all later ones have the same answer.
   absl::Status Apply(const ham::v1::EvaluationFinding& finding);
+  // The first contradiction.
+  const absl::Status& status() const { return status_; }
 
   // These ranks are at work now; what others had in hand waits again. Ranks of another attempt are others.
   void Retain(int attempt, const std::set<int>& ranks);
-  // Whether WorkOf would give the rank something new.
-  bool HasWorkFor(int rank) const;
-  // All that the rank of the newest attempt is to do now: what it has in hand, with more where that is little.
-  std::vector<WorkBlock> WorkOf(int rank);
+  // Whether WorkOf would give the rank something new. `now`: steady.
+  bool HasWorkFor(int rank, absl::Duration now) const;
+  // All that the rank of the newest attempt is to do now: what it has in hand, with more where that is little. Where
+  // nothing waits, an idle rank gets what another should have done long ago: the first outcome counts.
+  std::vector<WorkBlock> WorkOf(int rank, absl::Duration now);
 
   // All images are evaluated, and the network was checked.
-  bool done() const { return warnings_.has_value(); }
+  bool done() const { return status_.ok() && warnings_.has_value(); }
+  // Grows with each image that got through a stage.
+  size_t advances() const { return plan_ ? plan_->advances() : 0; }
   // Call when done: the record, for MakeRecord to complete.
   EvaluationRecord Record() const;
 
@@ -49,25 +55,33 @@ class EvaluationPool {
   bool stage_ended() const { return stage_ended_; }
 
  private:
-  absl::Status Apply(const std::string& inputs);
-  absl::Status Apply(const ham::v1::EvaluationBlock& block);
-  absl::Status Apply(const ham::v1::EvaluationChecks& checks);
+  struct Held {
+    WorkBlock block;
+    absl::Duration since;
+  };
+
+  absl::Status ApplyInputs(const std::string& inputs);
+  absl::Status ApplyBlock(const ham::v1::EvaluationBlock& block);
+  absl::Status ApplyChecks(const ham::v1::EvaluationChecks& checks);
   absl::Status CheckInputs(const EvaluationRecord& inputs) const;
+  void AddCosts(const FinishedBlock& finished, size_t advanced);
   int32_t check_stage() const { return static_cast<int32_t>(inputs_->attacks.size()); }
   bool ChecksWait() const;
+  const Held* FindLate(absl::Duration now) const;
   size_t BlockRows() const;
-  void Settle(const WorkBlock& block);
 
   const ham::v1::EvaluateSpec spec_;
-  std::optional<EvaluationRecord> inputs_;  // with what the attacks took so far; unset before the first rank's word
-  std::set<std::string> devices_;           // of all ranks so far
-  std::optional<EvaluationPlan> plan_;      // with inputs_
+  absl::Status status_;
+  // What the first rank said, without samples, with what the attacks took so far; unset before.
+  std::optional<EvaluationRecord> inputs_;
+  std::set<std::string> devices_;       // of all ranks so far
+  std::optional<EvaluationPlan> plan_;  // with inputs_
   std::optional<EvaluationProgress> progress_;
   bool stage_ended_ = false;
   std::optional<std::vector<EvaluationWarning>> warnings_;
 
   int attempt_ = 0;
-  std::map<int, std::vector<WorkBlock>> in_hand_;  // by rank
+  std::map<int, std::vector<Held>> in_hand_;  // by rank
 };
 
 }  // namespace ham::server

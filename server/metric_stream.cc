@@ -28,6 +28,8 @@ int KindOf(const ham::v1::JobRecord& record) {
       return ham::v1::METRIC;
     case ham::v1::JobRecord::kLog:
       return ham::v1::LOG;
+    case ham::v1::JobRecord::kFinding:
+      return ham::v1::FINDING;
     default:
       return ham::v1::RECORD_KIND_UNSPECIFIED;
   }

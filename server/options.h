@@ -24,7 +24,7 @@ struct Limits {
   // Streams of WatchJob that are open together; more are refused with RESOURCE_EXHAUSTED. Each may hold one response
   // (`watch_response_bytes`) and costs no thread.
   size_t watches = 2000;
-  // Bytes of records in one response, unless a single record is larger (256 KiB). Below the 4 MiB of a message.
+  // Bytes of records in one response, unless a single record is larger (finding_bytes). Below the 4 MiB of a message.
   size_t watch_response_bytes = 512 << 10;
   // Newest records kept in memory for each watched job; a watcher that lags further reads the store again.
   size_t watch_ring_bytes = 1 << 20;
@@ -45,6 +45,9 @@ struct Limits {
   size_t log_chunk_bytes = 256 << 10;
   // Bytes of one metric point; a line of log text takes the place of a larger one. A watch response must hold it.
   size_t metric_bytes = 256 << 10;
+  // Bytes of one finding of an evaluation; a larger one breaks its job. A watch response must hold it: 4 MiB with what
+  // wraps it.
+  size_t finding_bytes = (4 << 20) - (64 << 10);
   // Bytes of one artifact, as worker_service.proto says.
   int64_t artifact_bytes = int64_t{16} << 30;
 

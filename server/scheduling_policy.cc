@@ -13,22 +13,16 @@ namespace ham::server {
 namespace {
 
 using Groups = std::map<SlotGroup, std::vector<const FreeSlot*>>;
-using Kind = std::pair<std::string, std::string>;  // (device, data set)
+using Kind = std::tuple<std::string, std::string, std::optional<SlotGroup>>;  // device, data set, group
 
-// The digest a slot's worker has of a data set; "" for jobs that need none.
-std::optional<std::string> DigestOf(const FreeSlot& slot, const std::string& data_set) {
-  if (data_set.empty()) return "";
-  for (const auto& [name, digest] : slot.data_sets) {
-    if (name == data_set) return digest;
-  }
-  return std::nullopt;
-}
-
-Groups GroupSlots(const Kind& kind, const std::vector<FreeSlot>& slots) {
+Groups GroupSlots(const QueuedJob& job, const std::vector<FreeSlot>& slots) {
   Groups groups;
   for (const FreeSlot& slot : slots) {
-    if (slot.device != kind.first) continue;
-    if (const auto digest = DigestOf(slot, kind.second)) groups[{*digest, slot.build_id}].push_back(&slot);
+    if (slot.device != job.device || job.avoided.count(slot.worker_id) != 0) continue;
+    const std::optional<std::string> digest = slot.DigestOf(job.data_set);
+    if (digest && (!job.group || SlotGroup{*digest, slot.build_id} == *job.group)) {
+      groups[{*digest, slot.build_id}].push_back(&slot);
+    }
   }
   return groups;
 }
@@ -69,12 +63,22 @@ std::string NeedOf(const QueuedJob& job) {
 
 std::string NoWorkerFits(const QueuedJob& job, size_t largest) {
   const std::string needs =
-      absl::StrCat("Needs ", NeedOf(job), " with data set ", job.data_set, " of one digest and one build; ");
+      absl::StrCat("Needs ", NeedOf(job), " with data set ", job.data_set,
+                   job.group ? absl::StrCat(" and build ", job.group->second, ", as when it began; ")
+                             : " of one digest and one build; ");
   if (largest == 0) return absl::StrCat(needs, "no connected worker has any.");
   return absl::StrCat(needs, "the largest gang that the connected workers could hold is ", largest, ".");
 }
 
 }  // namespace
+
+std::optional<std::string> FreeSlot::DigestOf(const std::string& data_set) const {
+  if (data_set.empty()) return "";
+  for (const auto& [name, digest] : data_sets) {
+    if (name == data_set) return digest;
+  }
+  return std::nullopt;
+}
 
 Schedule SubmitOrderGangs::Plan(const std::vector<QueuedJob>& queue, const std::vector<FreeSlot>& free,
                                 const std::vector<FreeSlot>& all) const {
@@ -84,24 +88,24 @@ Schedule SubmitOrderGangs::Plan(const std::vector<QueuedJob>& queue, const std::
   std::map<Kind, size_t> largest;  // by kind, over all slots; a long queue has few kinds
   bool blocked = false;
   for (const QueuedJob& job : queue) {
-    const Kind kind = {job.device, job.data_set};
     const size_t most = static_cast<size_t>(job.world_size);
     const size_t fewest = job.pool ? 1 : most;
-    auto [fit, unknown] = largest.try_emplace(kind, 0);
-    if (unknown) fit->second = LargestGang(GroupSlots(kind, all));
-    if (!job.group && fewest > fit->second) {
-      plan.refusals.push_back({job.name, "NO_WORKER_FITS", NoWorkerFits(job, fit->second)});
-      continue;
+    if (!job.grows) {
+      auto [fit, unknown] = largest.try_emplace({job.device, job.data_set, job.group}, 0);
+      if (unknown) fit->second = LargestGang(GroupSlots(job, all));
+      if (fewest > fit->second) {
+        plan.refusals.push_back({job.name, "NO_WORKER_FITS", NoWorkerFits(job, fit->second)});
+        continue;
+      }
     }
-    if (blocked && job.group) continue;
+    if (blocked && job.grows) continue;
     if (blocked) {
       plan.refusals.push_back({job.name, "BEHIND_EARLIER_JOB", "Waits behind an earlier job that waits for slots."});
       continue;
     }
-    Groups groups = GroupSlots(kind, left);
-    if (job.group) std::erase_if(groups, [&job](const auto& entry) { return entry.first != *job.group; });
+    const Groups groups = GroupSlots(job, left);
     std::vector<FreeSlot> picked = Pick(groups, std::clamp(LargestGang(groups), fewest, most));
-    if (picked.empty() && job.group) continue;
+    if (picked.empty() && job.grows) continue;
     if (picked.empty()) {
       blocked = true;
       plan.refusals.push_back({job.name, "WAITING_FOR_SLOTS",

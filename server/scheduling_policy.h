@@ -2,6 +2,7 @@
 #pragma once
 
 #include <optional>
+#include <set>
 #include <string>
 #include <utility>
 #include <vector>
@@ -17,7 +18,9 @@ struct QueuedJob {
   std::string device;
   std::string data_set;
   bool pool = false;                              // takes as many as it can get, one at least
-  std::optional<SlotGroup> group = std::nullopt;  // of a pool at work: only such slots, and it does not wait for them
+  bool grows = false;                             // a pool at work, which does not wait for more
+  std::optional<SlotGroup> group = std::nullopt;  // of a pool that has begun: only such slots
+  std::set<std::string> avoided = {};             // worker_ids where a pool's ranks failed again and again
 };
 
 // A free slot of a connected worker.
@@ -28,6 +31,9 @@ struct FreeSlot {
   std::string device;
   std::string build_id;
   std::vector<std::pair<std::string, std::string>> data_sets;  // (name, digest)
+
+  // "" for "".
+  std::optional<std::string> DigestOf(const std::string& data_set) const;
 };
 
 struct Grant {

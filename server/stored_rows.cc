@@ -18,6 +18,8 @@ std::string SerializeJobRow(const JobRow& row) {
   job.set_pool(row.pool);
   job.set_next_rank(row.next_rank);
   job.set_record_digest(row.record_digest);
+  job.set_data_digest(row.data_digest);
+  job.set_build_id(row.build_id);
   job.set_max_attempts(row.max_attempts);
   job.set_attempt(row.attempt);
   for (const Placement& place : row.gang) {
@@ -52,6 +54,8 @@ bool ParseJobRow(const std::string& bytes, JobRow* row) {
   row->pool = job.pool();
   row->next_rank = job.next_rank();
   row->record_digest = job.record_digest();
+  row->data_digest = job.data_digest();
+  row->build_id = job.build_id();
   row->max_attempts = job.max_attempts();
   row->attempt = job.attempt();
   for (const stored::Placement& place : job.gang()) {

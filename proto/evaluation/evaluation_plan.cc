@@ -51,11 +51,14 @@ absl::Status EvaluationPlan::Check(const WorkBlock& block, const std::vector<Row
     return absl::DataLossError(
         absl::StrFormat("a block of %d rows has %d outcomes", block.rows.size(), outcomes.size()));
   }
+  if (block.rows.empty() || block.stage < kCleanStage || block.stage >= attacks_) {
+    return absl::DataLossError(
+        absl::StrFormat("a block of %d rows is of stage %d, of %d attacks", block.rows.size(), block.stage, attacks_));
+  }
   for (size_t i = 0; i < block.rows.size(); ++i) {
     const uint32_t row = block.rows[i];
     const bool in_order = i == 0 || row > block.rows[i - 1];
-    const bool is_stage = block.stage >= kCleanStage && block.stage < attacks_;
-    if (row >= rows_.size() || !in_order || !is_stage || rows_[row].stage < block.stage ||
+    if (row >= rows_.size() || !in_order || rows_[row].stage < block.stage ||
         (rows_[row].stage == block.stage && rows_[row].done)) {
       return absl::DataLossError(absl::StrFormat("row %d is not at stage %d", row, block.stage));
     }
@@ -89,6 +92,7 @@ void EvaluationPlan::Advance(uint32_t row, const RowOutcome& outcome) {
   StageOf(now).waiting.erase(row);
   --StageOf(now).left;
   ++now.stage;
+  ++advances_;
   now.done = outcome.broken || now.stage == attacks_;
   done_ += now.done;
   if (now.done) return;

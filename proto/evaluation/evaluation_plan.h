@@ -53,6 +53,8 @@ class EvaluationPlan {
   // Takes them, whoever has these rows under work; rows that are through the stage stay as they are. Errors of Check,
   // then nothing is changed.
   absl::Status Finish(const WorkBlock& block, const std::vector<RowOutcome>& outcomes);
+  // Times that a row has got through a stage.
+  size_t advances() const { return advances_; }
   // Rows that Take() could give at once: those that wait at the first stage that any waits for.
   size_t Waiting() const;
   // Rows under work wait again.
@@ -82,6 +84,7 @@ class EvaluationPlan {
   std::vector<Row> rows_;
   std::vector<Stage> stages_;  // from the clean one on
   size_t done_ = 0;
+  size_t advances_ = 0;
   EvaluationOutcomes outcomes_;
 };
 

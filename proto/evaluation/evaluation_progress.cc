@@ -58,19 +58,31 @@ void EvaluationProgress::Add(const FinishedBlock& finished) {
   rows_[at] += static_cast<double>(finished.block.rows.size());
 }
 
-std::optional<double> EvaluationProgress::SecondsLeft(const EvaluationPlan& plan) const {
+std::optional<double> EvaluationProgress::PaceOf(size_t stage) const {
+  if (rows_[stage] > 0) return seconds_[stage] / rows_[stage];
   double seconds = 0, passes = 0;  // of the attacks so far
   for (size_t i = 1; i < names_.size(); ++i) {
     seconds += seconds_[i];
     passes += rows_[i] * passes_[i];
   }
   if (passes == 0) return std::nullopt;
+  return seconds / passes * passes_[stage];
+}
+
+std::optional<double> EvaluationProgress::SecondsLeft(const EvaluationPlan& plan) const {
   double out = 0;
   for (size_t i = 1; i < names_.size(); ++i) {
-    const double pace = rows_[i] > 0 ? seconds_[i] / rows_[i] : seconds / passes * passes_[i];
-    out += pace * static_cast<double>(plan.Left(static_cast<int32_t>(i) - 1));
+    const std::optional<double> pace = PaceOf(i);
+    if (!pace) return std::nullopt;
+    out += *pace * static_cast<double>(plan.Left(static_cast<int32_t>(i) - 1));
   }
   return out;
+}
+
+std::optional<double> EvaluationProgress::SecondsOf(const WorkBlock& block) const {
+  const std::optional<double> pace = PaceOf(static_cast<size_t>(block.stage + 1));
+  if (!pace) return std::nullopt;
+  return *pace * static_cast<double>(block.rows.size());
 }
 
 }  // namespace ham

@@ -37,8 +37,12 @@ class EvaluationProgress {
   // Upper bound of the seconds that one worker needs for the rest, by the pace of each attack so far; nullopt while
   // none has one.
   std::optional<double> SecondsLeft(const EvaluationPlan& plan) const;
+  // The same of a block of that stage.
+  std::optional<double> SecondsOf(const WorkBlock& block) const;
 
  private:
+  std::optional<double> PaceOf(size_t stage) const;  // seconds a row
+
   std::vector<std::string> names_;      // of stages, from the clean one on
   std::vector<double> passes_;          // of a row that survives a stage, in forward passes
   std::vector<double> seconds_, rows_;  // of each stage, so far

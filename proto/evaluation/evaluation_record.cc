@@ -313,6 +313,8 @@ std::string AttackText(const RecordedAttack& attack) {
   return text;
 }
 
+absl::Status CheckRecordInputs(const EvaluationRecord& record) { return CheckInputs(record, {}); }
+
 absl::StatusOr<EvaluationRecord> MakeRecord(EvaluationRecord record, const FigureOptions& options) {
   if (absl::Status status = CheckInputs(record, options); !status.ok()) return status;
   CountRows(record.samples, &record.attacks);

@@ -110,6 +110,10 @@ std::string ShortestDigits(double value);
 // Completes a record with what follows from the rest. DataLoss as CheckRecord.
 absl::StatusOr<EvaluationRecord> MakeRecord(EvaluationRecord record, const FigureOptions& options = {});
 
+// Whether all that figures are computed from, and all texts, are in their ranges and agree with each other. DataLoss as
+// CheckRecord.
+absl::Status CheckRecordInputs(const EvaluationRecord& record);
+
 // Whether all fields are in their ranges, agree with each other, and the figures follow from the samples (but for 1e-9:
 // another processor may round otherwise). DataLoss names the first field that does not.
 absl::Status CheckRecord(const EvaluationRecord& record);

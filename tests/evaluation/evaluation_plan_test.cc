@@ -100,6 +100,8 @@ TEST(EvaluationPlanTest, RefusesWhatCannotBeAndStaysAsItIs) {
   refuses({kCleanStage, {0, 1, 6}}, good);
   refuses({2, block.rows}, good);  // no such attack
   refuses({-2, block.rows}, good);
+  refuses({kCleanStage, {}}, {});
+  refuses({100'000'000, {}}, {});
   refuses({kCleanStage, {0, 1, 1}}, good);
   refuses({kCleanStage, {1, 0, 2}}, good);
   refuses(block, {good[0], good[1], {true, 2, 0}});   // its label

@@ -233,6 +233,65 @@ TEST_F(EvaluationLoopTest, FailsAJobWhoseRanksContradictEachOther) {
   EXPECT_EQ(Row("e").state, Job::FAILED);
 }
 
+TEST_F(EvaluationLoopTest, DoesNotForgetAContradiction) {
+  RunTwo();
+  Must("a", 0, Said(Inputs()));
+  EvaluationRecord inputs = Inputs();
+  inputs.build_id = "fedcba987654";
+  // Durable, but what follows from it is not, as where a coordinator dies in between.
+  store_.FailAfter(1);
+  Must("b", 1, Said(inputs));
+  EXPECT_EQ(Row("e").state, Job::RUNNING);
+  loop_.reset();
+  store_.Fail(false);
+  ASSERT_TRUE(store_.Reopen().ok());
+  Start();
+  streams_["a"] = Register("a", 1, {Rank("e", 1, 0, ObservedRank::RUNNING)});
+  Settle();
+  EXPECT_EQ(Row("e").state, Job::RECOVERING);
+  EXPECT_THAT(Row("e").state_message, HasSubstr("build_id"));
+}
+
+TEST_F(EvaluationLoopTest, FailsAJobWhoseContradictionTheStoreCouldNotTakeOnce) {
+  RunTwo();
+  Must("a", 0, Said(Inputs()));
+  EvaluationRecord inputs = Inputs();
+  inputs.build_id = "fedcba987654";
+  store_.FailAfter(1);
+  Must("b", 1, Said(inputs));
+  EXPECT_EQ(Row("e").state, Job::RUNNING);
+  store_.Fail(false);
+  Pass(absl::Seconds(3));
+  EXPECT_EQ(Row("e").state, Job::RECOVERING);
+}
+
+TEST_F(EvaluationLoopTest, BreaksAJobOfAFindingThatNoWatchCouldCarry) {
+  RunTwo();
+  EvaluationFinding large;
+  large.set_inputs(std::string(limits_.finding_bytes, ' '));
+  Must("a", 0, large);
+  EXPECT_EQ(Row("e").state, Job::RECOVERING);
+  for (const RecordPtr& record : store_.Log("e")) EXPECT_FALSE(record->has_finding());
+}
+
+TEST_F(EvaluationLoopTest, GivesNothingToARankThatHasNotStarted) {
+  RunTwo();
+  streams_["c"] = Register("c");
+  NewJob job;
+  job.row.name = "f";
+  job.row.creator = "admin";
+  job.row.device = "cpu";
+  job.row.data_set = "d";
+  job.row.pool = true;
+  job.row.world_size = 1;
+  *job.content.spec.mutable_evaluate() = Spec();
+  ASSERT_TRUE(CreateJobAndWait(&*loop_, job).ok());
+  ASSERT_TRUE(Report("c", 0, Said(Inputs()), "f").ok());
+  EXPECT_THAT(WorkOf("c"), IsEmpty());
+  ASSERT_TRUE(Beat("c", {Rank("f", 1, 0, ObservedRank::RUNNING)}).ok());
+  EXPECT_THAT(WorkOf("c"), SizeIs(1));
+}
+
 TEST_F(EvaluationLoopTest, FailsAJobWhoseRecordCannotBeMade) {
   RunTwo();
   Must("a", 0, Said(Inputs()));

@@ -44,6 +44,8 @@ JobRow FullRow() {
   row.pool = true;
   row.next_rank = 5;
   row.record_digest = "def";
+  row.data_digest = "d1";
+  row.build_id = "b1";
   row.data_set = "fashion-mnist";
   row.max_attempts = 9;
   row.attempt = 4;
@@ -70,6 +72,8 @@ void ExpectEqual(const JobRow& a, const JobRow& b) {
   EXPECT_EQ(a.pool, b.pool);
   EXPECT_EQ(a.next_rank, b.next_rank);
   EXPECT_EQ(a.record_digest, b.record_digest);
+  EXPECT_EQ(a.data_digest, b.data_digest);
+  EXPECT_EQ(a.build_id, b.build_id);
   EXPECT_EQ(a.data_set, b.data_set);
   EXPECT_EQ(a.max_attempts, b.max_attempts);
   EXPECT_EQ(a.attempt, b.attempt);

@@ -10,6 +10,7 @@
 #include <optional>
 #include <set>
 #include <string>
+#include <tuple>
 #include <utility>
 #include <vector>
 
@@ -46,6 +47,11 @@ class ScriptedStore : public Store {
     absl::MutexLock lock(&mutex_);
     fails_ = fails;
   }
+  // So many commits succeed, then it fails.
+  void FailAfter(int commits) {
+    absl::MutexLock lock(&mutex_);
+    fail_after_ = commits;
+  }
   void TakeFor(absl::Duration time) {
     absl::MutexLock lock(&mutex_);
     time_ = time;
@@ -74,10 +80,12 @@ class ScriptedStore : public Store {
   absl::Status Commit(const Transaction& transaction) override {
     absl::MutexLock lock(&mutex_);
     clock_->Advance(time_);
+    if (fail_after_ >= 0 && fail_after_-- == 0) fails_ = true;
     open_ = open_ && !fails_;
     if (!open_) return absl::UnavailableError("no disk");
     for (const auto& [job, row] : transaction.jobs) jobs_[job] = row;
     for (const auto& [id, row] : transaction.workers) workers_[id] = row;
+    for (const SpoolRow& row : transaction.spools) spools_[{row.job, row.attempt, row.rank}] = row.sequence;
     for (const auto& [job, content] : transaction.contents) contents_[job] = content;
     for (const auto& [job, records] : transaction.records) {
       logs_[job].insert(logs_[job].end(), records.begin(), records.end());
@@ -106,7 +114,10 @@ class ScriptedStore : public Store {
     const auto begin = log.begin() + std::min<std::ptrdiff_t>(after, std::ssize(log));
     return std::vector<RecordPtr>(begin, begin + std::min<std::ptrdiff_t>(2, log.end() - begin));
   }
-  absl::StatusOr<int64_t> GetSpool(const std::string&, int, int) override { return 0; }
+  absl::StatusOr<int64_t> GetSpool(const std::string& job, int attempt, int rank) override {
+    absl::MutexLock lock(&mutex_);
+    return spools_[{job, attempt, rank}];
+  }
   absl::StatusOr<std::optional<RequestRow>> GetRequest(const std::string&, const std::string&, absl::Time) override {
     return std::nullopt;
   }
@@ -116,8 +127,10 @@ class ScriptedStore : public Store {
   absl::Mutex mutex_;
   bool open_ ABSL_GUARDED_BY(mutex_) = true;
   bool fails_ ABSL_GUARDED_BY(mutex_) = false;
+  int fail_after_ ABSL_GUARDED_BY(mutex_) = -1;
   absl::Duration time_ ABSL_GUARDED_BY(mutex_);
   std::set<std::string> damaged_ ABSL_GUARDED_BY(mutex_);
+  std::map<std::tuple<std::string, int, int>, int64_t> spools_ ABSL_GUARDED_BY(mutex_);
   std::map<std::string, JobRow> jobs_ ABSL_GUARDED_BY(mutex_);
   std::map<std::string, WorkerRow> workers_ ABSL_GUARDED_BY(mutex_);
   std::map<std::string, JobContent> contents_ ABSL_GUARDED_BY(mutex_);

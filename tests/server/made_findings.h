@@ -14,6 +14,7 @@ using ham::v1::EvaluationFinding;
 inline EvaluationRecord Inputs() {
   EvaluationRecord record = ham::testing::MadeInputs();
   record.samples = EvaluationPlan(record.samples.labels, 2).outcomes();
+  for (uint32_t i = 0; i < record.data.row_ids.size(); ++i) record.data.row_ids[i] = i;
   for (RecordedAttack& attack : record.attacks) {
     attack.seconds = 0;
     attack.forward_passes = attack.gradient_passes = 0;
@@ -26,12 +27,23 @@ inline ham::v1::EvaluateSpec Spec() {
   const EvaluationRecord record = Inputs();
   ham::v1::EvaluateSpec spec;
   spec.mutable_model()->set_name(record.model.name);
+  spec.mutable_model()->set_activation(record.model.activation);
   spec.mutable_data()->set_name(record.data.name);
+  spec.mutable_data()->set_image_size(record.data.image_size);
   spec.mutable_suite()->set_name("both");
   spec.mutable_suite()->set_norm(record.threat.norm);
   spec.mutable_suite()->set_epsilon(record.threat.epsilon);
-  spec.mutable_suite()->add_attacks()->set_name("pgd");
-  spec.mutable_suite()->add_attacks()->set_name("apgd-t");
+  for (const RecordedAttack& recorded : record.attacks) {
+    ham::v1::EvaluationAttack& attack = *spec.mutable_suite()->add_attacks();
+    attack.set_name(recorded.name);
+    attack.set_loss(recorded.loss.empty() ? "dlr" : recorded.loss);
+    attack.set_steps(recorded.steps);
+    attack.set_step_size(recorded.step_size);
+    attack.set_restarts(recorded.restarts);
+    attack.set_targets(recorded.targets);
+    attack.set_random_start(recorded.name == "pgd" ? recorded.random_start : true);
+    attack.set_judged_at(recorded.judged_at.empty() ? "any" : recorded.judged_at);
+  }
   spec.set_precision(record.precision);
   spec.set_seed(record.seed);
   spec.mutable_resources()->set_device("cpu");

@@ -491,10 +491,9 @@ void World::AgentWork(SimulatedAgent& agent) {
   for (const auto& [id, process] : agent.processes) {
     const std::string& job = std::get<0>(id);
     if (process.state != ObservedRank::RUNNING || !IsPool(job) || Chance(random_) >= 0.2) continue;
-    const server::WorkFinished work = {agent.session, job, std::get<1>(id)};
-    At(now_ + Latency(), [this, work, term = term_] {
-      if (term != term_ || core_ == nullptr) return;
-      Deliver({.event = work, .reply = [this, job = work.job](bool ok) {
+    At(now_ + Latency(), [this, job, session = agent.session, attempt = std::get<1>(id), term = term_] {
+      if (term != term_ || core_ == nullptr || !core_->CheckFence(session, job, attempt).ok()) return;
+      Deliver({.event = server::WorkFinished{job}, .reply = [this, job](bool ok) {
                  if (!ok || ++pool_work_[job] < kPoolBlocks) return;
                  const int copies = 1 + static_cast<int>(random_() % 2);
                  for (int i = 0; i < copies; ++i) {
