@@ -3,7 +3,7 @@
 # trains PGD-AT, HAM (q=0) and HAM (q=0.3) on the same 10,000 Fashion-MNIST images, prints one table and
 # leaves nothing running.
 #   deploy/quickstart.sh [--seeds 0[,1,2...]] [--json FILE]
-# Takes about 10 minutes on two cores the first time; about 6 with everything built.
+# Takes about 10 minutes on two cores the first time; about 5 with everything built.
 set -euo pipefail
 seeds=0
 json=
