@@ -143,6 +143,17 @@ TEST_F(WatchHubTest, ShowsTheKindsAskedForAndATokenBehindTheRest) {
   EXPECT_EQ(reader->token(), "e.j1.10");
 }
 
+TEST_F(WatchHubTest, ShowsWhatRanksOfAnEvaluationFound) {
+  Start(Limits(), 0);
+  const auto reader = Watch({"", {ham::v1::FINDING}, true});
+  auto finding = std::make_shared<ham::v1::JobRecord>();
+  finding->set_sequence(2);
+  finding->mutable_finding()->mutable_checks();
+  PublishState(ham::v1::Job::SUCCEEDED, {Record(1), finding, Record(3)});
+  EXPECT_TRUE(reader->WaitForEnd().ok());
+  EXPECT_EQ(reader->sequences(), std::vector<int64_t>{2});
+}
+
 TEST_F(WatchHubTest, RefusesForeignTokensAndTooManyWatches) {
   Limits limits;
   limits.watches = 1;
