@@ -56,6 +56,14 @@ void CoordinatorLoop::AddFinding(const ham::v1::Fence& fence, ham::v1::JobRecord
         .IgnoreError();
     return;
   }
+  // Each rank says the same inputs, megabytes of a large evaluation: the log keeps the first ones.
+  const EvaluationPool& pool = evaluations_.at(fence.job()).pool;
+  if (record.finding().has_inputs()) {
+    if (std::optional<std::string> device = pool.DeviceOfSameInputs(record.finding().inputs())) {
+      if (pool.KnowsDevice(*device)) return;
+      record.mutable_finding()->set_device(*std::move(device));
+    }
+  }
   AddRecord(fence.job(), std::move(record));
 }
 

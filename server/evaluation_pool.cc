@@ -130,6 +130,8 @@ absl::Status EvaluationPool::Apply(const ham::v1::EvaluationFinding& finding) {
       return status_ = ApplyBlock(finding.block());
     case ham::v1::EvaluationFinding::kChecks:
       return status_ = ApplyChecks(finding.checks());
+    case ham::v1::EvaluationFinding::kDevice:
+      return status_ = ApplyDevice(finding.device());
     default:
       return status_ = Contradiction("it is of an unknown kind");
   }
@@ -159,12 +161,36 @@ absl::Status EvaluationPool::CheckInputs(const EvaluationRecord& inputs) const {
   return absl::OkStatus();
 }
 
-absl::Status EvaluationPool::ApplyInputs(const std::string& inputs) {
+absl::StatusOr<EvaluationRecord> EvaluationPool::ReadInputs(const std::string& inputs) const {
   const absl::StatusOr<nlohmann::json> json = ParseStrictJson(inputs);
   if (!json.ok()) return Contradiction(std::string(json.status().message()));
   absl::StatusOr<EvaluationRecord> record = ReadRecordJson(*json);
   if (!record.ok()) return Contradiction(std::string(record.status().message()));
   if (absl::Status status = CheckInputs(*record); !status.ok()) return status;
+  return record;
+}
+
+std::string EvaluationPool::DifferenceFromFirst(const EvaluationRecord& inputs) const {
+  EvaluationRecord first = *inputs_;
+  first.samples = EvaluationPlan(plan_->outcomes().labels, check_stage()).outcomes();
+  for (size_t i = 0; i < std::min(first.attacks.size(), inputs.attacks.size()); ++i) {
+    first.attacks[i].seconds = inputs.attacks[i].seconds;
+    first.attacks[i].forward_passes = inputs.attacks[i].forward_passes;
+    first.attacks[i].gradient_passes = inputs.attacks[i].gradient_passes;
+  }
+  return DifferenceOf(first, inputs);
+}
+
+std::optional<std::string> EvaluationPool::DeviceOfSameInputs(const std::string& inputs) const {
+  if (!status_.ok() || !inputs_) return std::nullopt;
+  const absl::StatusOr<EvaluationRecord> record = ReadInputs(inputs);
+  if (!record.ok() || !DifferenceFromFirst(*record).empty()) return std::nullopt;
+  return record->device;
+}
+
+absl::Status EvaluationPool::ApplyInputs(const std::string& inputs) {
+  absl::StatusOr<EvaluationRecord> record = ReadInputs(inputs);
+  if (!record.ok()) return record.status();
   if (!inputs_) {
     inputs_ = *std::move(record);
     plan_.emplace(std::exchange(inputs_->samples, {}).labels, check_stage());
@@ -172,20 +198,17 @@ absl::Status EvaluationPool::ApplyInputs(const std::string& inputs) {
     devices_.insert(inputs_->device);
     return absl::OkStatus();
   }
-  EvaluationRecord first = *inputs_;
-  first.samples = EvaluationPlan(plan_->outcomes().labels, check_stage()).outcomes();
-  for (size_t i = 0; i < first.attacks.size(); ++i) {
-    first.attacks[i].seconds = record->attacks[i].seconds;
-    first.attacks[i].forward_passes = record->attacks[i].forward_passes;
-    first.attacks[i].gradient_passes = record->attacks[i].gradient_passes;
-  }
-  const std::string difference = DifferenceOf(first, *record);
-  if (!difference.empty()) {
+  if (const std::string difference = DifferenceFromFirst(*record); !difference.empty()) {
     return Contradiction(absl::StrCat("its ranks differ in ", difference,
                                       "; an evaluation needs workers of one build with the same files from its first "
                                       "block to its last: submit it again"));
   }
-  devices_.insert(record->device);
+  return ApplyDevice(record->device);
+}
+
+absl::Status EvaluationPool::ApplyDevice(const std::string& device) {
+  if (!inputs_) return Contradiction("a device came before the inputs");
+  devices_.insert(Shown(device, kMostDeviceBytes));
   inputs_->device = DeviceText(devices_);
   return absl::OkStatus();
 }

@@ -13,6 +13,7 @@
 #include <vector>
 
 #include "absl/status/status.h"
+#include "absl/status/statusor.h"
 #include "absl/time/time.h"
 #include "ham/v1/evaluation.pb.h"
 #include "ham/v1/job.pb.h"
@@ -33,6 +34,10 @@ class EvaluationPool {
   absl::Status Apply(const ham::v1::EvaluationFinding& finding);
   // The first contradiction.
   const absl::Status& status() const { return status_; }
+
+  // The device in inputs that say the same as the first ones of all else; nullopt for any others.
+  std::optional<std::string> DeviceOfSameInputs(const std::string& inputs) const;
+  bool KnowsDevice(const std::string& device) const { return devices_.count(device) != 0; }
 
   // These ranks are at work now; what others had in hand waits again. Ranks of another attempt are others.
   void Retain(int attempt, const std::set<int>& ranks);
@@ -61,9 +66,13 @@ class EvaluationPool {
   };
 
   absl::Status ApplyInputs(const std::string& inputs);
+  absl::Status ApplyDevice(const std::string& device);
   absl::Status ApplyBlock(const ham::v1::EvaluationBlock& block);
   absl::Status ApplyChecks(const ham::v1::EvaluationChecks& checks);
+  absl::StatusOr<EvaluationRecord> ReadInputs(const std::string& inputs) const;
   absl::Status CheckInputs(const EvaluationRecord& inputs) const;
+  // In words; "" for none.
+  std::string DifferenceFromFirst(const EvaluationRecord& inputs) const;
   void AddCosts(const FinishedBlock& finished, size_t advanced);
   int32_t check_stage() const { return static_cast<int32_t>(inputs_->attacks.size()); }
   bool ChecksWait() const;

@@ -233,6 +233,26 @@ TEST_F(EvaluationLoopTest, FailsAJobWhoseRanksContradictEachOther) {
   EXPECT_EQ(Row("e").state, Job::FAILED);
 }
 
+TEST_F(EvaluationLoopTest, KeepsOneCopyOfTheInputs) {
+  RunTwo();
+  Must("a", 0, Said(Inputs()));
+  Must("b", 1, Said(Inputs()));
+  EvaluationRecord inputs = Inputs();
+  inputs.device = "another CPU";
+  Must("b", 1, Said(inputs));
+  std::vector<EvaluationFinding> kept;
+  for (const RecordPtr& record : store_.Log("e")) {
+    if (record->has_finding()) kept.push_back(record->finding());
+  }
+  ASSERT_THAT(kept, SizeIs(2));
+  EXPECT_TRUE(kept[0].has_inputs());
+  EXPECT_EQ(kept[1].device(), "another CPU");
+  WorkOff();
+  const std::vector<Asked> asked = TakeAsked();
+  ASSERT_THAT(asked, SizeIs(1));
+  EXPECT_EQ(asked[0].record.device, "another CPU; toy CPU, avx2");
+}
+
 TEST_F(EvaluationLoopTest, DoesNotForgetAContradiction) {
   RunTwo();
   Must("a", 0, Said(Inputs()));

@@ -278,6 +278,9 @@ TEST_F(RefusalTest, OfInputsThatAreNotTheSpecs) {
   Refuses(EvaluationFinding(), "unknown kind");
   Refuses(Found({kCleanStage, {0}}), "before the inputs");
   Refuses(Checked(), "before all images");
+  EvaluationFinding device;
+  device.set_device("CPU");
+  Refuses(device, "before the inputs");
   for (const std::string& text : {std::string("{"), std::string("{}"), "{\"" + std::string(4000, 'x') + "\":1}"}) {
     EvaluationFinding finding;
     finding.set_inputs(text);
