@@ -13,6 +13,7 @@
 #include "proto/evaluation/evaluation_record.h"
 #include "proto/extra_data_name.h"
 #include "proto/known_attacks.h"
+#include "proto/sha256.h"
 #include "proto/utf8.h"
 
 namespace ham {
@@ -90,12 +91,6 @@ class Checker {
  private:
   std::vector<FieldViolation>* out_;
 };
-
-bool IsLowerHex(char c) { return (c >= 'a' && c <= 'f') || (c >= '0' && c <= '9'); }
-
-bool IsSha256(const std::string& text) {
-  return text.size() == 64 && std::all_of(text.begin(), text.end(), IsLowerHex);
-}
 
 bool IsPlainName(const std::string& text, size_t longest) {
   if (text.empty() || text.size() > longest) return false;
@@ -644,7 +639,7 @@ void ResolveEvaluated(EvaluateSpec* evaluate, Checker* check) {
     check->Fail("evaluate.weights",
                 "evaluate.weights is missing; hand their file to hamctl submit with --weights FILE, or name a training "
                 "job in evaluate.job");
-  } else if (!evaluate->weights().empty() && !IsSha256(evaluate->weights())) {
+  } else if (!evaluate->weights().empty() && !IsSha256Hex(evaluate->weights())) {
     check->Fail(
         "evaluate.weights",
         absl::StrFormat("evaluate.weights is \"%s\"; allowed is the SHA-256 of a file that the coordinator has, "

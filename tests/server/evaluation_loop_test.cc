@@ -36,20 +36,23 @@ class EvaluationLoopTest : public LoopTest {
     return std::exchange(asked_, {});
   }
 
+  absl::Status Submit(const std::string& name, int most) {
+    NewJob job;
+    job.row.name = name;
+    job.row.creator = "admin";
+    job.row.device = "cpu";
+    job.row.data_set = "d";
+    job.row.pool = true;
+    job.row.world_size = most;
+    *job.content.spec.mutable_evaluate() = Spec();
+    return CreateJobAndWait(&*loop_, job).status();
+  }
   // Job "e", of up to two ranks, on workers a and b.
   void RunTwo() {
     Start();
     streams_["a"] = Register("a");
     streams_["b"] = Register("b");
-    NewJob job;
-    job.row.name = "e";
-    job.row.creator = "admin";
-    job.row.device = "cpu";
-    job.row.data_set = "d";
-    job.row.pool = true;
-    job.row.world_size = 2;
-    *job.content.spec.mutable_evaluate() = Spec();
-    ASSERT_TRUE(CreateJobAndWait(&*loop_, job).ok());
+    ASSERT_TRUE(Submit("e", 2).ok());
     ASSERT_TRUE(Beat("a", {Rank("e", 1, 0, ObservedRank::RUNNING)}).ok());
     ASSERT_TRUE(Beat("b", {Rank("e", 1, 1, ObservedRank::RUNNING)}).ok());
     ASSERT_EQ(Row("e").state, Job::RUNNING);
@@ -297,15 +300,7 @@ TEST_F(EvaluationLoopTest, BreaksAJobOfAFindingThatNoWatchCouldCarry) {
 TEST_F(EvaluationLoopTest, GivesNothingToARankThatHasNotStarted) {
   RunTwo();
   streams_["c"] = Register("c");
-  NewJob job;
-  job.row.name = "f";
-  job.row.creator = "admin";
-  job.row.device = "cpu";
-  job.row.data_set = "d";
-  job.row.pool = true;
-  job.row.world_size = 1;
-  *job.content.spec.mutable_evaluate() = Spec();
-  ASSERT_TRUE(CreateJobAndWait(&*loop_, job).ok());
+  ASSERT_TRUE(Submit("f", 1).ok());
   ASSERT_TRUE(Report("c", 0, Said(Inputs()), "f").ok());
   EXPECT_THAT(WorkOf("c"), IsEmpty());
   ASSERT_TRUE(Beat("c", {Rank("f", 1, 0, ObservedRank::RUNNING)}).ok());
