@@ -129,6 +129,7 @@ class Jobs(unittest.TestCase):
         self.assertIn(f'name: "{name}"', self.cluster.hamctl("get", name, "-o", "yaml").stdout)
         self.assertRegex(self.cluster.hamctl("workers").stdout, r"worker-0 +CONNECTED +[01]/1 +cpu")
         version = json.loads(self.cluster.hamctl("version", "-o", "json").stdout)
+        self.assertEqual(len(version["coordinator"].pop("signing_key")), 44)
         self.assertEqual(version["client"], version["coordinator"])
         self.assertIn("more jobs", self.cluster.hamctl("list", "--limit", 1).stderr)
 

