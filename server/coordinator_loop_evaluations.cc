@@ -99,14 +99,15 @@ void CoordinatorLoop::SettleEvaluation(const std::string& job) {
   }
   if (!IsActive(row.state)) return;
   if (pool.done()) return StartRecord(job, evaluation);
-  const bool news = std::exchange(evaluation.news, false);
-  if (news && (pool.stage_ended() || now >= evaluation.said_at + kMetricsPeriod)) SayMetrics(job, evaluation);
+  if (evaluation.news && (pool.stage_ended() || now >= evaluation.said_at + kMetricsPeriod))
+    SayMetrics(job, evaluation);
 }
 
 // In a batch of its own: this one is committed.
 void CoordinatorLoop::SayMetrics(const std::string& job, Evaluation& evaluation) {
   std::optional<ham::v1::EvaluationMetrics> metrics = evaluation.pool.Metrics();
   if (!metrics) return;
+  evaluation.news = false;
   evaluation.said_at = parts_.clock->Read().steady;
   Post({.run = [this, job, metrics = *std::move(metrics)]() -> Completion {
           if (IsActive(core_.FindJob(job)->state)) AddMetrics(job, metrics);
