@@ -32,7 +32,7 @@ std::vector<std::string> Seeds() {
 }
 
 void TryInput(const std::string& input) {
-  static const auto* const quiet = google::protobuf::SetLogHandler(nullptr);  // of text that is not UTF-8
+  static auto* const quiet = google::protobuf::SetLogHandler(nullptr);  // of text that is not UTF-8
   static_cast<void>(quiet);
   ham::v1::ReportRequest report;
   if (!report.ParseFromString(input)) return;
