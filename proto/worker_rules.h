@@ -8,6 +8,9 @@ namespace ham {
 inline constexpr int kMostSlots = 1024;  // of one worker
 inline constexpr size_t kMostWorkerNameBytes = 63;
 inline constexpr size_t kMostManifestBytes = 1 << 20;  // of a checkpoint
+// Of an evaluation: with what wraps it, a longer one would not fit into a message of 4 MiB. The inputs of 200,000
+// images are about 3 MiB.
+inline constexpr size_t kMostFindingBytes = (4 << 20) - (64 << 10);
 // The coordinator keeps and shows these as they come, so each has a bound.
 inline constexpr int kMostDataSets = 1000;          // of one worker
 inline constexpr size_t kMostInventoryBytes = 255;  // of a device's id or name, of a data set's name

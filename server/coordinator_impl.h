@@ -147,6 +147,8 @@ class Coordinator::Impl {
   // -- a job's life (coordinator_jobs.cc)
   void Transition(const std::string& name, ham::v1::Job::State to, const std::string& reason,
                   const std::string& message, const std::string& actor);
+  void AddEvent(const JobRow& row, ham::v1::Job::State from, ham::v1::Job::State to, const std::string& reason,
+                const std::string& message, const std::string& actor);
   // An event that leaves the state as it is.
   void Note(const JobRow& row, const std::string& reason, const std::string& message, const std::string& actor);
   void RunRestart();

@@ -34,13 +34,7 @@ void Coordinator::Impl::Transition(const std::string& name, Job::State to, const
   Require(IsAllowedTransition(row.state, to),
           absl::StrCat(name, " cannot go from ", Job::State_Name(row.state), " to ", Job::State_Name(to)));
   UnindexJob(name);
-  EventRow event{.job = name, .attempt = row.attempt, .event = {}, .time = now_.wall};
-  event.event.set_from_state(row.state);
-  event.event.set_to_state(to);
-  event.event.set_reason(reason);
-  event.event.set_message(message);
-  event.event.set_actor(actor);
-  pending_.events.push_back(std::move(event));
+  AddEvent(row, row.state, to, reason, message, actor);
   if (IsActive(row.state) && !IsActive(to)) pending_.ended_attempts.emplace_back(name, row.attempt);
   row.state = to;
   row.state_reason = reason;
@@ -53,13 +47,18 @@ void Coordinator::Impl::Transition(const std::string& name, Job::State to, const
 
 void Coordinator::Impl::Note(const JobRow& row, const std::string& reason, const std::string& message,
                              const std::string& actor) {
-  EventRow note{.job = row.name, .attempt = row.attempt, .event = {}, .time = now_.wall};
-  note.event.set_from_state(row.state);
-  note.event.set_to_state(row.state);
-  note.event.set_reason(reason);
-  note.event.set_message(message);
-  note.event.set_actor(actor);
-  pending_.events.push_back(std::move(note));
+  AddEvent(row, row.state, row.state, reason, message, actor);
+}
+
+void Coordinator::Impl::AddEvent(const JobRow& row, Job::State from, Job::State to, const std::string& reason,
+                                 const std::string& message, const std::string& actor) {
+  EventRow event{.job = row.name, .attempt = row.attempt, .event = {}, .time = now_.wall};
+  event.event.set_from_state(from);
+  event.event.set_to_state(to);
+  event.event.set_reason(reason);
+  event.event.set_message(message);
+  event.event.set_actor(actor);
+  pending_.events.push_back(std::move(event));
 }
 
 void Coordinator::Impl::IndexJob(const std::string& name) {
@@ -102,12 +101,7 @@ absl::Status Coordinator::Impl::Handle(const SubmitJob& event) {
   row.start_time = row.end_time = absl::InfinitePast();
   if (row.submit_index <= 0) row.submit_index = globals_.next_submit_index;
   globals_.next_submit_index = std::max(globals_.next_submit_index, row.submit_index + 1);
-  EventRow submitted{.job = name, .attempt = 0, .event = {}, .time = now_.wall};
-  submitted.event.set_to_state(Job::QUEUED);
-  submitted.event.set_reason(row.state_reason);
-  submitted.event.set_message(row.state_message);
-  submitted.event.set_actor(row.creator);
-  pending_.events.push_back(std::move(submitted));
+  AddEvent(row, Job::STATE_UNSPECIFIED, Job::QUEUED, row.state_reason, row.state_message, row.creator);
   dirty_jobs_.insert(name);
   IndexJob(name);
   globals_.schedule_due = true;

@@ -154,7 +154,7 @@ absl::Status EvaluationPool::CheckInputs(const EvaluationRecord& inputs) const {
       (rows != 0 && inputs.data.row_ids.size() != static_cast<size_t>(rows))) {
     return Contradiction("its inputs are not those of the spec");
   }
-  const EvaluationOutcomes fresh = EvaluationPlan(inputs.samples.labels, 1).outcomes();
+  const EvaluationOutcomes fresh = OutcomesBefore(inputs.samples.labels);
   if (inputs.samples.clean_predictions != fresh.clean_predictions || inputs.samples.broken_by != fresh.broken_by) {
     return Contradiction("its inputs have outcomes");
   }
@@ -172,7 +172,7 @@ absl::StatusOr<EvaluationRecord> EvaluationPool::ReadInputs(const std::string& i
 
 std::string EvaluationPool::DifferenceFromFirst(const EvaluationRecord& inputs) const {
   EvaluationRecord first = *inputs_;
-  first.samples = EvaluationPlan(plan_->outcomes().labels, check_stage()).outcomes();
+  first.samples = OutcomesBefore(plan_->outcomes().labels);
   for (size_t i = 0; i < std::min(first.attacks.size(), inputs.attacks.size()); ++i) {
     first.attacks[i].seconds = inputs.attacks[i].seconds;
     first.attacks[i].forward_passes = inputs.attacks[i].forward_passes;

@@ -8,6 +8,7 @@
 
 #include "absl/status/statusor.h"
 #include "absl/time/time.h"
+#include "proto/worker_rules.h"
 
 namespace ham::server {
 
@@ -47,7 +48,7 @@ struct Limits {
   size_t metric_bytes = 256 << 10;
   // Bytes of one finding of an evaluation; a larger one breaks its job. A watch response must hold it: 4 MiB with what
   // wraps it.
-  size_t finding_bytes = (4 << 20) - (64 << 10);
+  size_t finding_bytes = kMostFindingBytes;
   // Bytes of one artifact, as worker_service.proto says.
   int64_t artifact_bytes = int64_t{16} << 30;
 

@@ -16,15 +16,21 @@ std::vector<uint32_t> CheckedRows(const EvaluationOutcomes& outcomes) {
   return rows;
 }
 
+EvaluationOutcomes OutcomesBefore(std::vector<int32_t> labels) {
+  EvaluationOutcomes out;
+  out.clean_predictions = labels;
+  out.attack_predictions = labels;
+  out.broken_by.assign(labels.size(), kNotBroken);
+  out.margins.assign(labels.size(), std::numeric_limits<float>::infinity());
+  out.labels = std::move(labels);
+  return out;
+}
+
 EvaluationPlan::EvaluationPlan(std::vector<int32_t> labels, int32_t attacks)
     : attacks_(attacks), rows_(labels.size()), stages_(static_cast<size_t>(attacks) + 1) {
   for (uint32_t row = 0; row < labels.size(); ++row) stages_[0].waiting.insert(stages_[0].waiting.end(), row);
   stages_[0].left = labels.size();
-  outcomes_.clean_predictions = labels;
-  outcomes_.attack_predictions = labels;
-  outcomes_.broken_by.assign(labels.size(), kNotBroken);
-  outcomes_.margins.assign(labels.size(), std::numeric_limits<float>::infinity());
-  outcomes_.labels = std::move(labels);
+  outcomes_ = OutcomesBefore(std::move(labels));
 }
 
 std::vector<EvaluationPlan::Stage>::const_iterator EvaluationPlan::FirstThatWaits() const {

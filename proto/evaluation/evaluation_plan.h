@@ -40,6 +40,9 @@ struct FinishedBlock {
 inline constexpr uint32_t kCheckedRows = 128;
 std::vector<uint32_t> CheckedRows(const EvaluationOutcomes& outcomes);
 
+// Of images of which nothing is known yet: they count as right and unbroken.
+EvaluationOutcomes OutcomesBefore(std::vector<int32_t> labels);
+
 class EvaluationPlan {
  public:
   // Of each image, in [0, 2^31).

@@ -6,12 +6,9 @@
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
 #include "ham/v1/evaluation.pb.h"
+#include "proto/worker_rules.h"
 
 namespace ham::agent {
-
-// A longer record would make a report longer than 4 MiB, which is never taken. The inputs of 200,000 images are about
-// 3 MiB.
-inline constexpr size_t kMostFindingBytes = (4 << 20) - (64 << 10);
 
 // From the JSON of a `finding` frame, parsed strictly (ipc::ReadFrame). InvalidArgument in one sentence for unknown
 // fields, wrong types, more than kMostFindingBytes, or what CheckFinding refuses. Any thread.

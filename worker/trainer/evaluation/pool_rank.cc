@@ -37,7 +37,7 @@ absl::StatusOr<PreparedEvaluation> PrepareRank(const EvaluationSetup& setup, con
 
 // Findings, as proto/ham/v1/evaluation.proto has them.
 json InputsFinding(EvaluationRecord record, const EvaluationInputs& inputs) {
-  record.samples = EvaluationPlan(LabelsOf(inputs), static_cast<int32_t>(inputs.attacks.size())).outcomes();
+  record.samples = OutcomesBefore(LabelsOf(inputs));
   return {{"inputs", RecordJson(record).dump()}};
 }
 
