@@ -58,6 +58,8 @@ struct CoordinatorOptions {
   absl::Duration backoff_initial = absl::Seconds(5);
   absl::Duration backoff_cap = absl::Minutes(5);
   absl::Duration backoff_window = absl::Minutes(10);
+  // Checkpoints that a job keeps, the newest among them. At least 1. Each costs its size on the coordinator's disk.
+  int kept_checkpoints = 2;
 };
 
 // ---- what is durable -------------------------------------------------------------------------------------
@@ -97,7 +99,8 @@ struct JobRow {
   int failed_attempts = 0;  // since the last committed checkpoint or finished block; compared with max_attempts
   ham::v1::FailureClass failure_class = ham::v1::FAILURE_CLASS_UNSPECIFIED;
   std::optional<ham::v1::Checkpoint> checkpoint;
-  std::string record_digest;  // of a pool that SUCCEEDED
+  std::vector<ham::v1::Checkpoint> older_checkpoints;  // kept for when that one is damaged; newest first
+  std::string record_digest;                           // of a pool that SUCCEEDED
   absl::Time create_time = absl::InfinitePast();
   absl::Time start_time = absl::InfinitePast();
   absl::Time end_time = absl::InfinitePast();
@@ -151,6 +154,12 @@ struct CheckpointCommitted {
   std::string job;
   ham::v1::Checkpoint checkpoint;  // .attempt is the sender's
 };
+// A committed checkpoint turned out to be damaged or missing where it is kept.
+struct CheckpointDamaged {
+  std::string job;
+  std::string manifest_digest;
+  std::string problem;  // a part of a sentence
+};
 // Ranks of a pool got something done, and that is durable.
 struct WorkFinished {
   std::string job;
@@ -169,7 +178,7 @@ struct JobBroken {
 struct TimerFired {};
 
 using Event = std::variant<SubmitJob, CancelJob, WorkerRegistered, WorkerBeat, WorkerDisconnected, CheckpointCommitted,
-                           WorkFinished, EvaluationRecorded, JobBroken, TimerFired>;
+                           CheckpointDamaged, WorkFinished, EvaluationRecorded, JobBroken, TimerFired>;
 
 // ---- effects -----------------------------------------------------------------------------------------------
 

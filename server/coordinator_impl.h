@@ -134,6 +134,7 @@ class Coordinator::Impl {
   absl::Status Handle(const WorkerBeat& event);
   absl::Status Handle(const WorkerDisconnected& event);
   absl::Status Handle(const CheckpointCommitted& event);
+  absl::Status Handle(const CheckpointDamaged& event);
   absl::Status Handle(const WorkFinished& event);
   absl::Status Handle(const EvaluationRecorded& event);
   absl::Status Handle(const JobBroken& event);

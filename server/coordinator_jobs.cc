@@ -97,6 +97,7 @@ absl::Status Coordinator::Impl::Handle(const SubmitJob& event) {
   row.failed_attempts = 0;
   row.failure_class = ham::v1::FAILURE_CLASS_UNSPECIFIED;
   row.checkpoint.reset();
+  row.older_checkpoints.clear();
   row.create_time = now_.wall;
   row.start_time = row.end_time = absl::InfinitePast();
   if (row.submit_index <= 0) row.submit_index = globals_.next_submit_index;
@@ -141,6 +142,9 @@ absl::Status Coordinator::Impl::Handle(const CheckpointCommitted& event) {
                                                       checkpoint.iteration(), " is not newer: go on without it"));
   }
   JobRow& row = TouchJob(event.job);
+  if (row.checkpoint) row.older_checkpoints.insert(row.older_checkpoints.begin(), *row.checkpoint);
+  const size_t older = static_cast<size_t>(std::max(options_.kept_checkpoints, 1) - 1);
+  if (row.older_checkpoints.size() > older) row.older_checkpoints.resize(older);
   row.checkpoint = checkpoint;
   row.failed_attempts = 0;
   TouchFacts(event.job).failure_streak = 0;
@@ -151,6 +155,38 @@ absl::Status Coordinator::Impl::Handle(const CheckpointCommitted& event) {
   Note(row, "CHECKPOINT_COMMITTED",
        absl::StrCat("Checkpoint of iteration ", checkpoint.iteration(), ", epoch ", checkpoint.epoch(), "."), actor);
   dirty_jobs_.insert(event.job);
+  return absl::OkStatus();
+}
+
+absl::Status Coordinator::Impl::Handle(const CheckpointDamaged& event) {
+  const JobRow* found = FindJob(event.job);
+  if (found == nullptr) return absl::NotFoundError(absl::StrCat("job ", event.job, " does not exist"));
+  const auto is_it = [&event](const ham::v1::Checkpoint& c) { return c.manifest_digest() == event.manifest_digest; };
+  if (!found->checkpoint || !is_it(*found->checkpoint)) {
+    JobRow& row = TouchJob(event.job);
+    if (std::erase_if(row.older_checkpoints, is_it) != 0) dirty_jobs_.insert(event.job);
+    return absl::OkStatus();
+  }
+  JobRow& row = TouchJob(event.job);
+  std::string message =
+      absl::StrCat("The checkpoint of iteration ", row.checkpoint->iteration(), " is damaged: ", event.problem, "; ");
+  row.checkpoint.reset();
+  if (row.older_checkpoints.empty()) {
+    absl::StrAppend(&message, "there is none before it, so the next attempt starts from the beginning.");
+  } else {
+    row.checkpoint = row.older_checkpoints.front();
+    row.older_checkpoints.erase(row.older_checkpoints.begin());
+    absl::StrAppend(&message, "the next attempt starts from that of iteration ", row.checkpoint->iteration(), ".");
+  }
+  dirty_jobs_.insert(event.job);
+  const auto& start = facts_.at(event.job).start_checkpoint;
+  if (row.state == Job::STARTING && start && is_it(*start)) {
+    // Its ranks can never have it. Nobody's failure, and each such attempt leaves one checkpoint less.
+    FailAttempt(event.job,
+                {.reason = "CHECKPOINT_DAMAGED", .message = message, .actor = kCoordinator, .counts = false});
+  } else {
+    Note(row, "CHECKPOINT_DAMAGED", message, kCoordinator);
+  }
   return absl::OkStatus();
 }
 

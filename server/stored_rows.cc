@@ -33,6 +33,7 @@ std::string SerializeJobRow(const JobRow& row) {
   job.set_failed_attempts(row.failed_attempts);
   job.set_failure_class(row.failure_class);
   if (row.checkpoint) *job.mutable_checkpoint() = *row.checkpoint;
+  job.mutable_older_checkpoints()->Assign(row.older_checkpoints.begin(), row.older_checkpoints.end());
   if (row.create_time != absl::InfinitePast()) job.set_create_time(absl::ToUnixNanos(row.create_time));
   if (row.start_time != absl::InfinitePast()) job.set_start_time(absl::ToUnixNanos(row.start_time));
   if (row.end_time != absl::InfinitePast()) job.set_end_time(absl::ToUnixNanos(row.end_time));
@@ -64,6 +65,7 @@ bool ParseJobRow(const std::string& bytes, JobRow* row) {
   row->failed_attempts = job.failed_attempts();
   row->failure_class = static_cast<ham::v1::FailureClass>(job.failure_class());
   if (job.has_checkpoint()) row->checkpoint = job.checkpoint();
+  row->older_checkpoints.assign(job.older_checkpoints().begin(), job.older_checkpoints().end());
   if (job.has_create_time()) row->create_time = absl::FromUnixNanos(job.create_time());
   if (job.has_start_time()) row->start_time = absl::FromUnixNanos(job.start_time());
   if (job.has_end_time()) row->end_time = absl::FromUnixNanos(job.end_time());

@@ -145,6 +145,68 @@ TEST_F(CoreTest, StartsTheNextAttemptFromTheNewestCheckpoint) {
   EXPECT_EQ(core_->Desired("id-a").at(0).checkpoint->iteration(), 10);
 }
 
+ham::v1::Checkpoint NamedCheckpoint(int attempt, int64_t iteration) {
+  ham::v1::Checkpoint checkpoint = CheckpointOf(attempt, iteration);
+  checkpoint.set_manifest_digest(absl::StrCat("m", iteration));
+  return checkpoint;
+}
+
+TEST_F(CoreTest, KeepsAsManyOlderCheckpointsAsItIsTold) {
+  RunSingle();
+  for (const int64_t iteration : {10, 20, 30}) Must(CheckpointCommitted{1, "j", NamedCheckpoint(1, iteration)});
+  EXPECT_EQ(Row("j").checkpoint->iteration(), 30);
+  ASSERT_EQ(Row("j").older_checkpoints.size(), 1u);
+  EXPECT_EQ(Row("j").older_checkpoints[0].iteration(), 20);
+  Must(CheckpointCommitted{1, "j", NamedCheckpoint(1, 30)});  // sent again
+  EXPECT_EQ(Row("j").older_checkpoints[0].iteration(), 20);
+  options_.kept_checkpoints = 1;
+  Restart();
+  Must(CheckpointCommitted{1, "j", NamedCheckpoint(1, 40)});
+  EXPECT_TRUE(Row("j").older_checkpoints.empty());
+}
+
+TEST_F(CoreTest, StartsAgainAtOnceFromTheCheckpointBeforeADamagedOne) {
+  RunPair();
+  for (const int64_t iteration : {10, 20}) Must(CheckpointCommitted{1, "j", NamedCheckpoint(1, iteration)});
+  Beat("a", {Exited("j", 1, 0, false)});
+  Beat("b", {Exited("j", 1, 1, false)});
+  Beat("a", {});
+  ASSERT_EQ(core_->Desired("id-a").at(0).checkpoint->iteration(), 20);
+  Must(CheckpointDamaged{"j", "m20", "artifact x is missing"});
+  EXPECT_EQ(State("j"), Job::RECOVERING);  // the attempt can never start
+  EXPECT_THAT(Row("j").state_message, HasSubstr("iteration 20 is damaged: artifact x is missing"));
+  EXPECT_THAT(Row("j").state_message, HasSubstr("from that of iteration 10"));
+  EXPECT_EQ(Row("j").failed_attempts, 1);                        // this one does not count
+  Must(CheckpointDamaged{"j", "m20", "artifact x is missing"});  // its other rank found out too
+  EXPECT_EQ(Row("j").checkpoint->iteration(), 10);
+  Beat("a", {Exited("j", 2, 0, false, ham::v1::INFRASTRUCTURE)});
+  Beat("b", {Exited("j", 2, 1, false, ham::v1::INFRASTRUCTURE)});
+  EXPECT_EQ(State("j"), Job::STARTING);
+  EXPECT_EQ(Row("j").attempt, 3);
+  EXPECT_EQ(core_->Desired("id-a").at(0).checkpoint->iteration(), 10);
+  EXPECT_EQ(log_["j"].at(log_["j"].size() - 2), "STARTING>RECOVERING CHECKPOINT_DAMAGED");
+  Must(CheckpointDamaged{"j", "m10", "artifact y is missing"});
+  Beat("a", {});
+  Beat("b", {});
+  EXPECT_EQ(State("j"), Job::STARTING);
+  EXPECT_FALSE(core_->Desired("id-a").at(0).checkpoint.has_value());
+}
+
+TEST_F(CoreTest, ADamagedCheckpointDoesNotDisturbWhatRuns) {
+  RunSingle();
+  for (const int64_t iteration : {10, 20}) Must(CheckpointCommitted{1, "j", NamedCheckpoint(1, iteration)});
+  Must(CheckpointDamaged{"j", "m10", "artifact x is missing"});
+  EXPECT_TRUE(Row("j").older_checkpoints.empty());
+  EXPECT_TRUE(stored_jobs_.at("j").older_checkpoints.empty());
+  Must(CheckpointDamaged{"j", "m20", "artifact x is missing"});
+  EXPECT_EQ(State("j"), Job::RUNNING);
+  EXPECT_FALSE(stored_jobs_.at("j").checkpoint.has_value());
+  EXPECT_EQ(log_["j"].back(), "RUNNING>RUNNING CHECKPOINT_DAMAGED");
+  Must(CheckpointCommitted{1, "j", NamedCheckpoint(1, 15)});  // newer than what is left
+  EXPECT_EQ(Row("j").checkpoint->iteration(), 15);
+  EXPECT_EQ(Apply(CheckpointDamaged{"k", "m", ""}).code(), absl::StatusCode::kNotFound);
+}
+
 TEST_F(CoreTest, ResetsTheCountOfFailedAttemptsWhenACheckpointMovesOn) {
   RunSingle(2);
   Beat("a", {Exited("j", 1, 0, false)});

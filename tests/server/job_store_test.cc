@@ -54,6 +54,8 @@ JobRow FullRow() {
   row.failure_class = ham::v1::WORKER_LOST;
   row.checkpoint.emplace().set_iteration(90);
   row.checkpoint->set_manifest_digest("abc");
+  row.older_checkpoints = {*row.checkpoint, *row.checkpoint};
+  row.older_checkpoints[1].set_iteration(80);
   row.create_time = absl::FromUnixNanos(1700000000123456789);
   row.start_time = absl::UnixEpoch();  // not the same as never
   row.end_time = absl::InfinitePast();
@@ -90,6 +92,10 @@ void ExpectEqual(const JobRow& a, const JobRow& b) {
   ASSERT_EQ(a.checkpoint.has_value(), b.checkpoint.has_value());
   if (a.checkpoint) {
     EXPECT_EQ(a.checkpoint->SerializeAsString(), b.checkpoint->SerializeAsString());
+  }
+  ASSERT_EQ(a.older_checkpoints.size(), b.older_checkpoints.size());
+  for (size_t i = 0; i < a.older_checkpoints.size(); ++i) {
+    EXPECT_EQ(a.older_checkpoints[i].SerializeAsString(), b.older_checkpoints[i].SerializeAsString());
   }
   EXPECT_EQ(a.create_time, b.create_time);
   EXPECT_EQ(a.start_time, b.start_time);
