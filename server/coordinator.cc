@@ -148,7 +148,7 @@ absl::Duration Coordinator::Impl::NextTimer() const {
   if (globals_.restart_due) return absl::ZeroDuration();
   absl::Duration next = globals_.lease_check_at;
   if (!backoff_.empty()) next = std::min(next, backoff_.begin()->first);
-  return next;
+  return std::min(next, globals_.exclusion_check_at);
 }
 
 absl::Status Coordinator::Impl::CheckFence(int64_t session, const std::string& job, int attempt) const {
@@ -180,9 +180,13 @@ std::vector<WorkerView> Coordinator::Impl::Workers() const {
     if (!worker.connected && name.find('~') != std::string::npos) continue;  // another worker has its name now
     WorkerView view;
     view.row = worker.row;
-    view.connected = worker.connected && !worker.unreachable;
     view.connect_time = worker.connect_time;
     view.last_beat_time = worker.last_beat_time;
+    if (worker.connected && !worker.unreachable) {
+      const absl::Duration rest = worker.excluded_until - now_.steady;
+      view.state = rest > absl::ZeroDuration() ? ham::v1::Worker::EXCLUDED : ham::v1::Worker::CONNECTED;
+      view.excluded_until = now_.wall + rest;
+    }
     if (worker.registration != nullptr) {
       view.build_id = worker.registration->build_id;
       view.slots = worker.registration->slots;

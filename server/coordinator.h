@@ -34,6 +34,7 @@
 #include "ham/v1/job.pb.h"
 #include "ham/v1/job_service.pb.h"
 #include "ham/v1/worker_service.pb.h"
+#include "server/rank_pulse.h"
 
 namespace ham::server {
 
@@ -53,6 +54,9 @@ struct CoordinatorOptions {
   // Longest silence that a freeze of the leases (see SuspectsItself) excuses: after it agents without contact have
   // stopped their ranks themselves (orphan_limit). At least the lease.
   absl::Duration freeze_limit = absl::Hours(1);
+  // Between two beats; three of them are the most that a beat's silence counts (rank_pulse.h).
+  absl::Duration heartbeat = absl::Seconds(1);
+  HangBounds hang;
   // First retry of an attempt is immediate; from the second failure within `backoff_window` the job waits
   // initial, x2 each, at most cap, spread by +-20 % with the number the event brought (see Event rules).
   absl::Duration backoff_initial = absl::Seconds(5);
@@ -60,6 +64,11 @@ struct CoordinatorOptions {
   absl::Duration backoff_window = absl::Minutes(10);
   // Checkpoints that a job keeps, the newest among them. At least 1. Each costs its size on the coordinator's disk.
   int kept_checkpoints = 2;
+  // A worker on which so many attempts, of two jobs at least, failed by its own fault within the window, none ended
+  // well and no checkpoint was stored since the first of them, gets no ranks for a while, or until it registers anew.
+  int exclusion_failures = 3;
+  absl::Duration exclusion_window = absl::Minutes(30);
+  absl::Duration exclusion_time = absl::Minutes(10);
 };
 
 // ---- what is durable -------------------------------------------------------------------------------------
@@ -197,12 +206,13 @@ struct Effects {
 
 struct WorkerView {
   WorkerRow row;
-  bool connected = false;
+  ham::v1::Worker::State state = ham::v1::Worker::UNREACHABLE;
   std::string build_id;
   std::vector<ham::v1::Slot> slots;  // .job filled in
   std::vector<ham::v1::DataSet> data_sets;
   absl::Time connect_time;
   absl::Time last_beat_time;
+  absl::Time excluded_until;  // with EXCLUDED
 };
 
 // One assignment, without the spec (the owner adds it from the store).

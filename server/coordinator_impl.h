@@ -1,7 +1,8 @@
 // Inside of the coordinator; included by server/coordinator*.cc only.
 //
 // Files: coordinator.cc (events, undo, restore, views), coordinator_jobs.cc (a job's life), coordinator_workers.cc
-// (registrations, beats, leases), coordinator_schedule.cc (queue to gangs), job_transitions.cc (the table).
+// (registrations, beats, leases), coordinator_schedule.cc (queue to gangs), coordinator_verdicts.cc (ranks that hang,
+// peers that are lost, workers that fail again and again), job_transitions.cc (the table).
 #pragma once
 
 #include <compare>
@@ -17,6 +18,7 @@
 #include "absl/status/status.h"
 #include "absl/time/time.h"
 #include "server/coordinator.h"
+#include "server/gang_verdict.h"
 #include "server/scheduling_policy.h"
 
 namespace ham::server {
@@ -37,6 +39,9 @@ struct RankFacts {
   bool succeeded = false;  // exited with success; waits for the rest of its gang
   int64_t collective_sequence = 0;
   absl::Duration advance_time = -absl::InfiniteDuration();  // when collective_sequence last grew; steady
+  RankPulse pulse = {};
+  bool lost_to_peer = false;  // another rank of its gang has lost the connection to it
+  bool slow = false;          // that it holds its gang up is noted
 };
 
 // A rank that no job holds any more but that may still run on its worker and occupies a slot there.
@@ -64,7 +69,17 @@ struct WorkerState {
   std::map<RankKey, RankFacts> ranks;  // exactly the placements of all gangs on this worker
   std::map<RankKey, StaleRank> stale;
   std::deque<std::string> superseded;  // older incarnations seen by this process, newest last; bounded
+  std::deque<std::pair<absl::Duration, std::string>>
+      failures;  // (steady time, job) by its own fault, within the window
+  absl::Duration excluded_until = -absl::InfiniteDuration();
 };
+
+inline constexpr char kCoordinator[] = "coordinator";
+
+// It has all of its ranks, and they are to run.
+inline bool IsActive(ham::v1::Job::State state) {
+  return state == ham::v1::Job::STARTING || state == ham::v1::Job::RUNNING;
+}
 
 // So many ranks of a pool may fail on a worker; then it gets no more of them in this attempt.
 inline constexpr int kMostLosses = 3;
@@ -78,6 +93,7 @@ struct JobFacts {
   absl::Duration not_before = absl::ZeroDuration();     // 0: may start now
   std::optional<ham::v1::Checkpoint> start_checkpoint;  // all ranks of the attempt start from this one
   std::map<std::string, int> losses;                    // of a pool's attempt: ranks that failed, by worker_id
+  bool collateral = false;                              // the attempt failed by a rank that lost another one
 };
 
 class Coordinator::Impl {
@@ -107,12 +123,14 @@ class Coordinator::Impl {
     std::string reason;
     std::string message;
     std::string actor;
-    bool counts = true;  // towards backoff, and max_attempts unless PREEMPTED
+    bool counts = true;       // towards backoff, and max_attempts unless PREEMPTED
+    bool collateral = false;  // the rank ended because another one did
   };
   // Small volatile state, copied whole at the start of a batch.
   struct Globals {
     absl::Duration lease_check_at = absl::InfiniteDuration();
     absl::Duration frozen_until = -absl::InfiniteDuration();
+    absl::Duration exclusion_check_at = absl::InfiniteDuration();
     bool schedule_due = false;
     bool restart_due = false;  // jobs as Restore found them still wait for their first look
     int64_t next_submit_index = 1;
@@ -155,6 +173,7 @@ class Coordinator::Impl {
   void RunRestart();
   void RankRunning(const RankKey& key, WorkerState& worker, RankFacts& facts);
   void RankExited(const RankKey& key, const std::string& worker_id, const ham::v1::RankExit& exit);
+  void RankFailed(const RankKey& key, const std::string& worker_id, const ham::v1::RankExit& exit);
   // The ranks are gone (proven) or given up (not proven: their slots stay occupied until the worker says so).
   void LoseRanks(const std::string& worker_id, const std::vector<RankKey>& keys, const Cause& cause, bool proven);
   void Release(const RankKey& key, const std::string& worker_id, bool proven);
@@ -165,7 +184,8 @@ class Coordinator::Impl {
   void ThinPool(const std::string& name, const std::string& worker_id, const Cause& cause);
   void FinishIfGone(const std::string& name, const Cause& cause);
   void CountFailure(const std::string& name, const Cause& cause);
-  void NoteUserFailure(const std::string& name, const Cause& cause);
+  // Of an attempt that failed already: what is known better now.
+  void NoteCause(const std::string& name, const Cause& cause, bool is_origin);
   bool IsOutOfAttempts(const JobRow& row) const;
   absl::Duration BackoffAfter(int failures) const;
   void DesiredChanged(WorkerState& worker);
@@ -179,15 +199,31 @@ class Coordinator::Impl {
   absl::Status CheckIncarnation(const ham::v1::RegisterWorker& registration) const;
   void BeginSession(WorkerState& worker, const std::string& incarnation);
   void Heard(WorkerState& worker);
-  void Observe(const std::string& worker_id, const ham::v1::ObservedRank& observed);
+  void Observe(const std::string& worker_id, const ham::v1::ObservedRank& observed, absl::Duration since_last);
   // Draws conclusions from what `observed` lacks. `version`: newest Desired() the worker had seen; nullopt for a
   // registration, which is newer than anything sent before.
   void ObserveAbsence(const std::string& worker_id, const std::vector<ham::v1::ObservedRank>& observed,
                       std::optional<int64_t> version);
   void ExpireLeases();
+  void NoteUnreachable(const WorkerState& worker, const RankKey& key);
   bool SuspectsItself();
   absl::Duration HoldUntil(const WorkerState& worker, const JobRow& row) const;
   void WakeBackoff();
+
+  // -- verdicts (coordinator_verdicts.cc)
+  // After a beat of this worker.
+  void JudgeRanksOf(const std::string& worker_id);
+  std::vector<GangRank> RanksAtWork(const JobRow& row) const;
+  void JudgeGang(const std::string& name);
+  void JudgePool(const std::string& name);
+  void NoteSlow(const std::string& name);
+  // Another rank of the attempt has lost the connection to this one.
+  void LostToPeer(const std::string& name, int rank);
+  // The worker's control stream is closed: ranks that peers have lost too are dead.
+  void GiveUpLostRanks(const std::string& worker_id);
+  void BlameWorker(const std::string& worker_id, const std::string& job);
+  void Absolve(const std::string& worker_id);
+  void EndExclusions();
 
   // -- queue (coordinator_schedule.cc)
   void Schedule();

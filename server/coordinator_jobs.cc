@@ -1,5 +1,6 @@
 // A job's life: submit, cancel, checkpoints, ranks that run, exit or are lost, attempts that fail.
 #include <algorithm>
+#include <csignal>
 #include <utility>
 
 #include "absl/strings/str_cat.h"
@@ -13,11 +14,8 @@ using ham::v1::Job;
 
 namespace {
 
-constexpr char kCoordinator[] = "coordinator";
 // It becomes part of the job, and a page of ListJobs holds a thousand jobs.
 constexpr size_t kMostExitMessageBytes = 1000;
-
-bool IsActive(Job::State state) { return state == Job::STARTING || state == Job::RUNNING; }
 
 std::string DescribeExit(const RankKey& key, const std::string& worker, const ham::v1::RankExit& exit) {
   const std::string who = absl::StrCat("Rank ", key.rank, " on ", worker);
@@ -151,6 +149,7 @@ absl::Status Coordinator::Impl::Handle(const CheckpointCommitted& event) {
   std::string actor = kCoordinator;
   for (const Placement& place : row.gang) {
     if (place.session == event.session) actor = workers_.at(place.worker_id).row.name;
+    Absolve(place.worker_id);
   }
   Note(row, "CHECKPOINT_COMMITTED",
        absl::StrCat("Checkpoint of iteration ", checkpoint.iteration(), ", epoch ", checkpoint.epoch(), "."), actor);
@@ -232,7 +231,7 @@ absl::Status Coordinator::Impl::Handle(const JobBroken& event) {
     TouchJob(event.job).failure_class = cause.failure_class;
     Transition(event.job, Job::FAILED, cause.reason, cause.message, cause.actor);
   } else {
-    NoteUserFailure(event.job, cause);
+    NoteCause(event.job, cause, true);
   }
   return absl::OkStatus();
 }
@@ -280,17 +279,11 @@ void Coordinator::Impl::RankExited(const RankKey& key, const std::string& worker
   if (facts.succeeded) return;
   // A pool is told when it is done.
   if (!exit.success() || jobs_.at(key.job).pool) {
-    const ham::v1::FailureClass failure_class =
-        exit.failure_class() == ham::v1::FAILURE_CLASS_UNSPECIFIED ? ham::v1::TRAINER_CRASH : exit.failure_class();
-    LoseRanks(worker_id, {key},
-              {.failure_class = failure_class,
-               .reason = ham::v1::FailureClass_Name(failure_class),
-               .message = DescribeExit(key, worker.row.name, exit),
-               .actor = worker.row.name},
-              true);
+    RankFailed(key, worker_id, exit);
     return;
   }
   facts.succeeded = true;
+  Absolve(worker_id);
   for (Placement& place : TouchJob(key.job).gang) {
     if (place.rank == key.rank) place.succeeded = true;
   }
@@ -309,35 +302,59 @@ void Coordinator::Impl::RankExited(const RankKey& key, const std::string& worker
   }
 }
 
+void Coordinator::Impl::RankFailed(const RankKey& key, const std::string& worker_id, const ham::v1::RankExit& exit) {
+  const WorkerState& worker = workers_.at(worker_id);
+  const ham::v1::FailureClass failure_class =
+      exit.failure_class() == ham::v1::FAILURE_CLASS_UNSPECIFIED ? ham::v1::TRAINER_CRASH : exit.failure_class();
+  const bool told = !IsActive(jobs_.at(key.job).state) && exit.signal() == SIGTERM;
+  const Cause cause = {.failure_class = failure_class,
+                       .reason = ham::v1::FailureClass_Name(failure_class),
+                       .message = DescribeExit(key, worker.row.name, exit),
+                       .actor = worker.row.name,
+                       .collateral = exit.has_lost_rank() || told};
+  const bool workers = failure_class == ham::v1::TRAINER_CRASH || failure_class == ham::v1::INFRASTRUCTURE;
+  const bool origin = IsActive(jobs_.at(key.job).state) || worker.ranks.at(key).lost_to_peer;
+  if (workers && origin && !cause.collateral) BlameWorker(worker_id, key.job);
+  LoseRanks(worker_id, {key}, cause, true);
+  if (exit.has_lost_rank()) LostToPeer(key.job, exit.lost_rank());
+}
+
 void Coordinator::Impl::LoseRanks(const std::string& worker_id, const std::vector<RankKey>& keys, const Cause& cause,
                                   bool proven) {
-  std::set<std::string> names;
+  std::map<std::string, bool> names;  // and whether one of the ranks is where it began
   for (const RankKey& key : keys) {
+    const bool origin = workers_.at(worker_id).ranks.at(key).lost_to_peer && !cause.collateral;
     Release(key, worker_id, proven);
-    names.insert(key.job);
+    names[key.job] |= origin;
   }
-  for (const std::string& name : names) {
+  for (const auto& [name, origin] : names) {
     const JobRow& row = jobs_.at(name);
     if (IsActive(row.state) && row.pool && !row.gang.empty()) {
       ThinPool(name, worker_id, cause);
     } else if (IsActive(row.state)) {
       FailAttempt(name, cause);
     } else {
-      NoteUserFailure(name, cause);
+      NoteCause(name, cause, origin);
       FinishIfGone(name, cause);
     }
   }
 }
 
-// Peers of a rank that failed often report first, with a broken collective; what is not to be retried counts all the
-// same.
-void Coordinator::Impl::NoteUserFailure(const std::string& name, const Cause& cause) {
-  if (cause.failure_class != ham::v1::USER || jobs_.at(name).state != Job::RECOVERING) return;
+// Peers of a rank that failed often report first, with a broken collective. Then its own word counts, and what is not
+// to be retried in any case.
+void Coordinator::Impl::NoteCause(const std::string& name, const Cause& cause, bool is_origin) {
+  if (jobs_.at(name).state != Job::RECOVERING) return;
+  JobFacts& facts = TouchFacts(name);
+  const bool users = cause.failure_class == ham::v1::USER;
+  if (!users && !(is_origin && facts.collateral)) return;
   JobRow& row = TouchJob(name);
   if (row.failure_class == ham::v1::USER) return;
-  row.failure_class = ham::v1::USER;
+  facts.collateral = false;
+  if (cause.failure_class == ham::v1::PREEMPTED) --row.failed_attempts;
+  row.failure_class = cause.failure_class;
   row.state_reason = cause.reason;
   row.state_message = cause.message;
+  Note(row, cause.reason, cause.message, cause.actor);
   dirty_jobs_.insert(name);
 }
 
@@ -378,6 +395,7 @@ void Coordinator::Impl::DesiredChanged(WorkerState& worker) {
 
 void Coordinator::Impl::FailAttempt(const std::string& name, const Cause& cause) {
   if (cause.counts) CountFailure(name, cause);
+  TouchFacts(name).collateral = cause.collateral;
   const JobRow& row = jobs_.at(name);
   AnnounceGang(row);
   ReleaseSucceeded(name);

@@ -30,6 +30,14 @@ absl::Status Stopping() {
   return WithReason(absl::UnavailableError("the coordinator stops; try again in a moment"), "STOPPING");
 }
 
+CoordinatorOptions CoreOptions(const CoordinatorLoop::Options& options) {
+  CoordinatorOptions core;
+  core.lease = options.lease;
+  core.heartbeat = options.heartbeat;
+  core.hang = {.unknown = options.hang_bound, .least = options.hang_bound / 2, .busy = 10 * options.hang_bound};
+  return core;
+}
+
 }  // namespace
 
 absl::Status StoreFailed() {
@@ -51,7 +59,7 @@ absl::Status CoordinatorLoop::View::CheckActive(const ham::v1::Fence& fence) con
 }
 
 CoordinatorLoop::CoordinatorLoop(const Options& options, const Parts& parts, Store::Contents contents)
-    : options_(options), parts_(parts), core_({.lease = options.lease}, parts.policy) {
+    : options_(options), parts_(parts), core_(CoreOptions(options), parts.policy) {
   const Now now = parts_.clock->Read();
   reopen_at_ = timers_from_ = due_ = now.steady;
   snapshot_time_ = -absl::InfiniteDuration();
@@ -646,7 +654,7 @@ void CoordinatorLoop::PublishSnapshot(absl::Duration now) {
   std::map<std::string, std::vector<ham::v1::GpuReading>> gpus;
   for (const WorkerView& worker : snapshot->workers) {
     const auto found = gpus_.find(worker.row.worker_id);
-    if (worker.connected && found != gpus_.end()) gpus.insert(gpus_.extract(found));
+    if (worker.state != ham::v1::Worker::UNREACHABLE && found != gpus_.end()) gpus.insert(gpus_.extract(found));
   }
   gpus_ = std::move(gpus);  // what others said is old
   snapshot->gpus = gpus_;

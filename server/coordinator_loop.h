@@ -62,6 +62,7 @@ class CoordinatorLoop {
     int64_t term = 0;
     absl::Duration lease = absl::Seconds(15);
     absl::Duration heartbeat = absl::Seconds(1);
+    absl::Duration hang_bound = absl::Minutes(1);
     absl::Duration terminate_grace = absl::Seconds(15);
     Limits limits;
   };

@@ -77,7 +77,8 @@ std::vector<FreeSlot> Coordinator::Impl::FreeSlots(std::vector<FreeSlot>* all) c
       slot.index = registered.index();
       slot.device = registered.device();
       all->push_back(slot);
-      if (occupied.count(-1) == 0 && occupied.count(slot.index) == 0) free.push_back(slot);
+      const bool usable = occupied.count(-1) == 0 && worker.excluded_until <= now_.steady;
+      if (usable && occupied.count(slot.index) == 0) free.push_back(slot);
     }
   }
   return free;
@@ -116,7 +117,7 @@ void Coordinator::Impl::StartAttempt(const std::string& name, const std::vector<
   facts.start_checkpoint = row.checkpoint;
   const std::string names = Place(row, slots, 0);
   Transition(name, Job::STARTING, "GANG_PLACED", absl::StrCat("Attempt ", row.attempt, " starts on ", names, "."),
-             "coordinator");
+             kCoordinator);
 }
 
 void Coordinator::Impl::JoinPool(const std::string& name, const std::vector<FreeSlot>& slots) {
@@ -124,8 +125,7 @@ void Coordinator::Impl::JoinPool(const std::string& name, const std::vector<Free
   JobRow& row = TouchJob(name);
   const std::string names = Place(row, slots, row.next_rank);
   Note(row, "RANKS_JOINED",
-       absl::StrCat(slots.size(), slots.size() == 1 ? " rank joins on " : " ranks join on ", names, "."),
-       "coordinator");
+       absl::StrCat(slots.size(), slots.size() == 1 ? " rank joins on " : " ranks join on ", names, "."), kCoordinator);
   dirty_jobs_.insert(name);
   IndexJob(name);
 }
@@ -134,7 +134,7 @@ void Coordinator::Impl::JoinPool(const std::string& name, const std::vector<Free
 void Coordinator::Impl::Wait(const JobRow& current, const std::string& reason, const std::string& message) {
   if (current.state == Job::RECOVERING) {
     const std::string name = current.name;
-    Transition(name, Job::QUEUED, reason, message, "coordinator");
+    Transition(name, Job::QUEUED, reason, message, kCoordinator);
   } else if (current.state_reason != reason || current.state_message != message) {
     JobRow& row = TouchJob(current.name);
     row.state_reason = reason;

@@ -58,7 +58,7 @@ absl::Status Coordinator::Impl::Handle(const WorkerRegistered& event) {
               true);
   }
   const std::vector<ObservedRank> observed(in.observed().begin(), in.observed().end());
-  for (const ObservedRank& rank : observed) Observe(in.worker_id(), rank);
+  for (const ObservedRank& rank : observed) Observe(in.worker_id(), rank, absl::ZeroDuration());
   ObserveAbsence(in.worker_id(), observed, std::nullopt);
   return absl::OkStatus();
 }
@@ -81,6 +81,8 @@ void Coordinator::Impl::BeginSession(WorkerState& worker, const std::string& inc
   worker.row.incarnation = incarnation;
   worker.row.session = globals_.next_session++;
   worker.stale.clear();
+  Absolve(worker.row.worker_id);
+  worker.excluded_until = -absl::InfiniteDuration();
   std::vector<std::string> forgiven;  // pools that had given this worker up
   for (const auto& [name, facts] : facts_) {
     if (facts.losses.count(worker.row.worker_id) != 0) forgiven.push_back(name);
@@ -132,13 +134,15 @@ absl::Status Coordinator::Impl::Handle(const WorkerBeat& event) {
                                            " is not current: connect and register again"));
   }
   WorkerState& worker = TouchWorker(event.worker_id);
+  const absl::Duration since_last = std::min(now_.steady - worker.heard, 3 * options_.heartbeat);
   Heard(worker);
   if (!worker.connected) {  // a beat proves a connection, whatever became of another one
     worker.connected = true;
     globals_.schedule_due = true;
   }
-  for (const ObservedRank& rank : event.observed) Observe(event.worker_id, rank);
+  for (const ObservedRank& rank : event.observed) Observe(event.worker_id, rank, since_last);
   ObserveAbsence(event.worker_id, event.observed, event.desired_version);
+  JudgeRanksOf(event.worker_id);
   return absl::OkStatus();
 }
 
@@ -150,10 +154,11 @@ absl::Status Coordinator::Impl::Handle(const WorkerDisconnected& event) {
   }
   TouchWorker(event.worker_id).connected = false;
   globals_.schedule_due = true;
+  GiveUpLostRanks(event.worker_id);
   return absl::OkStatus();
 }
 
-void Coordinator::Impl::Observe(const std::string& worker_id, const ObservedRank& observed) {
+void Coordinator::Impl::Observe(const std::string& worker_id, const ObservedRank& observed, absl::Duration since_last) {
   WorkerState& worker = TouchWorker(worker_id);
   const RankKey key = {observed.job(), observed.attempt(), observed.rank()};
   const auto rank = worker.ranks.find(key);
@@ -167,6 +172,7 @@ void Coordinator::Impl::Observe(const std::string& worker_id, const ObservedRank
   }
   RankFacts& facts = rank->second;
   facts.reported = true;
+  facts.pulse.Observe(observed, since_last);
   if (observed.progress().collective_sequence() > facts.collective_sequence) {
     facts.collective_sequence = observed.progress().collective_sequence();
     facts.advance_time = now_.steady;
@@ -208,6 +214,7 @@ void Coordinator::Impl::ObserveAbsence(const std::string& worker_id, const std::
 
 absl::Status Coordinator::Impl::Handle(const TimerFired&) {
   WakeBackoff();
+  EndExclusions();
   ExpireLeases();
   return absl::OkStatus();
 }
@@ -233,10 +240,8 @@ void Coordinator::Impl::ExpireLeases() {
       continue;
     }
     WorkerState& worker = TouchWorker(id);
-    if (!worker.unreachable) {
-      worker.unreachable = true;
-      globals_.schedule_due = true;
-    }
+    const bool first_look = !std::exchange(worker.unreachable, true);
+    globals_.schedule_due = globals_.schedule_due || first_look;
     std::vector<RankKey> lost;
     for (const auto& [key, facts] : worker.ranks) {
       if (facts.succeeded) continue;  // nothing left to lose
@@ -244,6 +249,7 @@ void Coordinator::Impl::ExpireLeases() {
       const absl::Duration until = std::max(frozen, HoldUntil(worker, jobs_.at(key.job)));
       if (now_.steady < until) {
         next = std::min(next, until);
+        if (first_look) NoteUnreachable(worker, key);
       } else {
         lost.push_back(key);
       }
@@ -253,10 +259,19 @@ void Coordinator::Impl::ExpireLeases() {
                .reason = "WORKER_LOST",
                .message = absl::StrCat("Worker ", worker.row.name, " was silent for ",
                                        absl::FormatDuration(options_.lease), "."),
-               .actor = "coordinator"},
+               .actor = kCoordinator},
               false);
   }
   globals_.lease_check_at = next;
+}
+
+void Coordinator::Impl::NoteUnreachable(const WorkerState& worker, const RankKey& key) {
+  Note(jobs_.at(key.job), "WORKER_UNREACHABLE",
+       absl::StrCat("Worker ", worker.row.name, " is silent for ", absl::FormatDuration(options_.lease), "; its rank ",
+                    key.rank, " is kept: ",
+                    now_.steady < globals_.frozen_until ? "so many workers are silent that the fault may lie here."
+                                                        : "its gang still completes collectives."),
+       kCoordinator);
 }
 
 // True while so many workers that fell silent together stay so that the fault is more likely here. A worker that was

@@ -40,7 +40,8 @@ ham::v1::Worker ToWorker(const WorkerView& view) {
   ham::v1::Worker worker;
   worker.set_name(absl::StrCat("workers/", view.row.name));
   worker.set_worker_id(view.row.worker_id);
-  worker.set_state(view.connected ? ham::v1::Worker::CONNECTED : ham::v1::Worker::UNREACHABLE);
+  worker.set_state(view.state);
+  if (view.state == ham::v1::Worker::EXCLUDED) *worker.mutable_excluded_until() = ToTimestamp(view.excluded_until);
   for (const ham::v1::Slot& slot : view.slots) *worker.add_slots() = slot;
   for (const ham::v1::DataSet& data_set : view.data_sets) *worker.add_data_sets() = data_set;
   worker.set_build_id(view.build_id);

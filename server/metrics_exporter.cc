@@ -56,19 +56,20 @@ std::vector<MetricFamily> ClusterFamilies(const ClusterSnapshot& snapshot) {
               static_cast<double>(snapshot.jobs_by_state[state]));
   }
 
-  int connected = 0;
+  std::map<ham::v1::Worker::State, int> workers_by;
   std::map<std::pair<std::string, bool>, int> slots_by;
   for (const WorkerView& worker : snapshot.workers) {
-    connected += worker.connected ? 1 : 0;
+    ++workers_by[worker.state];
     for (const ham::v1::Slot& slot : worker.slots) {
       slots_by.try_emplace({slot.device(), slot.job().empty()}, 0);
       slots_by.try_emplace({slot.device(), !slot.job().empty()}, 0);
-      if (worker.connected) ++slots_by[{slot.device(), !slot.job().empty()}];
+      if (worker.state != ham::v1::Worker::UNREACHABLE) ++slots_by[{slot.device(), !slot.job().empty()}];
     }
   }
   MetricFamily workers = Family("ham_workers", "Workers by state.");
-  AddMetric(&workers, {{"state", "CONNECTED"}}, connected);
-  AddMetric(&workers, {{"state", "UNREACHABLE"}}, static_cast<double>(snapshot.workers.size()) - connected);
+  for (const auto state : {ham::v1::Worker::CONNECTED, ham::v1::Worker::UNREACHABLE, ham::v1::Worker::EXCLUDED}) {
+    AddMetric(&workers, {{"state", ham::v1::Worker::State_Name(state)}}, workers_by[state]);
+  }
   MetricFamily slots = Family("ham_slots", "Slots of connected workers by device and state.");
   for (const auto& [key, count] : slots_by) {
     AddMetric(&slots, {{"device", key.first}, {"state", key.second ? "BUSY" : "FREE"}}, count);

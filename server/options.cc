@@ -38,6 +38,10 @@ absl::Status CheckOptions(const ServerOptions& options) {
                                                    " is out of range: it must lie in 10ms to a third of --lease (",
                                                    absl::FormatDuration(options.lease / 3), ")"));
   }
+  if (options.hang_bound < absl::Seconds(1) || options.hang_bound > absl::Hours(1)) {
+    return absl::InvalidArgumentError(absl::StrCat("--hang-bound ", absl::FormatDuration(options.hang_bound),
+                                                   " is out of range: it must lie in 1s to 1h"));
+  }
   if (options.insecure && !IsLoopback(options.listen)) {
     return absl::InvalidArgumentError(absl::StrCat("--insecure is allowed on loopback addresses only, and --listen is ",
                                                    options.listen, ": leave --insecure out"));
@@ -67,6 +71,10 @@ CommandLine ParseCommandLine(int argc, const char* const* argv) {
   app.add_flag("--insecure", options.insecure, "No TLS, loopback addresses only; tokens are still asked for");
   AddDuration(&app, "--lease", "Silence after which a worker is taken for lost [1s to 1h]", &options.lease);
   AddDuration(&app, "--heartbeat", "Between two beats of a worker [10ms to a third of the lease]", &options.heartbeat);
+  AddDuration(&app, "--hang-bound",
+              "Silence of a rank after which it is stuck, while the usual time of its ticks is not known; then five of "
+              "them, half of this at least [1s to 1h]",
+              &options.hang_bound);
   app.add_option("--port-file", options.port_file, "Write {\"listen\",\"metrics\"} with the real ports to FILE");
   CLI::App* reset = app.add_subcommand("reset-admin", "Make a new admin token; run it while the coordinator is down");
   reset->add_option("--state-dir", options.state_dir, "Directory of the coordinator");

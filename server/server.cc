@@ -109,8 +109,8 @@ void Server::StartLoop(Store::Contents contents) {
   rendezvous_.emplace(RendezvousTable::Bounds{.keys = options_.limits.rendezvous_keys,
                                               .bytes = options_.limits.rendezvous_bytes,
                                               .total_bytes = options_.limits.rendezvous_total_bytes});
-  CoordinatorLoop::Options loop{store_->cluster_id(), store_->term(),           options_.lease,
-                                options_.heartbeat,   options_.terminate_grace, options_.limits};
+  CoordinatorLoop::Options loop{store_->cluster_id(), store_->term(),           options_.lease, options_.heartbeat,
+                                options_.hang_bound,  options_.terminate_grace, options_.limits};
   CoordinatorLoop::Parts parts{store_.get(),
                                &policy_,
                                &clock_,

@@ -106,7 +106,7 @@ TEST_F(LoopTest, RemembersADisconnectThatWasUndone) {
   Pass(absl::Seconds(3));
   ASSERT_TRUE(Create("j").ok());
   EXPECT_EQ(Row("j").state, Job::QUEUED);
-  EXPECT_FALSE(snapshot_.Get()->workers.at(0).connected);
+  EXPECT_EQ(snapshot_.Get()->workers.at(0).state, ham::v1::Worker::UNREACHABLE);
 }
 
 TEST_F(LoopTest, KnowsThatAWorkerWhoseOldStreamEndsAfterItsNewOneBeganIsConnected) {

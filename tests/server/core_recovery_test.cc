@@ -330,8 +330,8 @@ std::string Describe(const Coordinator& core) {
   }
   for (const WorkerView& worker : core.Workers()) {
     absl::StrAppend(&text, worker.row.name, " ", worker.row.worker_id, " ", worker.row.session, " ",
-                    worker.row.incarnation, " ", worker.connected, " ", absl::FormatTime(worker.last_beat_time), " ",
-                    core.DesiredVersion(worker.row.worker_id), "\n");
+                    worker.row.incarnation, " ", static_cast<int>(worker.state), " ",
+                    absl::FormatTime(worker.last_beat_time), " ", core.DesiredVersion(worker.row.worker_id), "\n");
     for (const ham::v1::Slot& slot : worker.slots) absl::StrAppend(&text, "  ", slot.index(), " ", slot.job(), "\n");
     for (const DesiredRank& rank : core.Desired(worker.row.worker_id)) {
       absl::StrAppend(&text, "  ", rank.job, " ", rank.attempt, " ", rank.rank, " ", rank.slot, "\n");

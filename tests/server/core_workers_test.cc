@@ -175,7 +175,7 @@ TEST_F(CoreTest, LeavesOtherSlotsOfAWorkerWithAStaleRankFree) {
 TEST_F(CoreTest, PlacesNothingOnASilentWorker) {
   Register("a", 1);
   Pass(absl::Seconds(16));
-  EXPECT_FALSE(core_->Workers().at(0).connected);
+  EXPECT_EQ(core_->Workers().at(0).state, ham::v1::Worker::UNREACHABLE);
   Submit("j");
   EXPECT_EQ(State("j"), Job::QUEUED);
   Beat("a", {});

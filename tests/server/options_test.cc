@@ -23,5 +23,13 @@ TEST(CheckOptions, AllowsInsecureOnLoopbackAlone) {
   EXPECT_TRUE(absl::IsInvalidArgument(CheckOptions(options)));
 }
 
+TEST(CheckOptions, BoundsTheHangBound) {
+  ServerOptions options;
+  options.hang_bound = absl::Milliseconds(999);
+  EXPECT_THAT(std::string(CheckOptions(options).message()), HasSubstr("--hang-bound 999ms is out of range"));
+  options.hang_bound = absl::Hours(1);
+  EXPECT_TRUE(CheckOptions(options).ok());
+}
+
 }  // namespace
 }  // namespace ham::server

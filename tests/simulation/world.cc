@@ -377,8 +377,8 @@ std::string World::Describe() const {
   }
   for (const server::WorkerView& worker : core_->Workers()) {
     absl::StrAppend(&text, worker.row.name, " ", worker.row.worker_id, " ", worker.row.incarnation, " ",
-                    worker.row.session, " ", worker.connected, " ", absl::FormatTime(worker.last_beat_time), " ",
-                    core_->DesiredVersion(worker.row.worker_id), "\n");
+                    worker.row.session, " ", worker.state != ham::v1::Worker::UNREACHABLE, " ",
+                    absl::FormatTime(worker.last_beat_time), " ", core_->DesiredVersion(worker.row.worker_id), "\n");
     for (const ham::v1::Slot& slot : worker.slots) absl::StrAppend(&text, " ", slot.index(), " ", slot.job(), "\n");
     for (const server::DesiredRank& rank : core_->Desired(worker.row.worker_id)) {
       absl::StrAppend(&text, " ", rank.job, " ", rank.attempt, " ", rank.rank, " ", rank.slot, " ",
