@@ -124,7 +124,7 @@ class Coordinator::Impl {
     std::string message;
     std::string actor;
     bool counts = true;       // towards backoff, and max_attempts unless PREEMPTED
-    bool collateral = false;  // the rank ended because another one did
+    bool collateral = false;  // says nothing of why an attempt failed that has failed already
   };
   // Small volatile state, copied whole at the start of a batch.
   struct Globals {

@@ -1,6 +1,5 @@
 // A job's life: submit, cancel, checkpoints, ranks that run, exit or are lost, attempts that fail.
 #include <algorithm>
-#include <csignal>
 #include <utility>
 
 #include "absl/strings/str_cat.h"
@@ -306,12 +305,11 @@ void Coordinator::Impl::RankFailed(const RankKey& key, const std::string& worker
   const WorkerState& worker = workers_.at(worker_id);
   const ham::v1::FailureClass failure_class =
       exit.failure_class() == ham::v1::FAILURE_CLASS_UNSPECIFIED ? ham::v1::TRAINER_CRASH : exit.failure_class();
-  const bool told = !IsActive(jobs_.at(key.job).state) && exit.signal() == SIGTERM;
   const Cause cause = {.failure_class = failure_class,
                        .reason = ham::v1::FailureClass_Name(failure_class),
                        .message = DescribeExit(key, worker.row.name, exit),
                        .actor = worker.row.name,
-                       .collateral = exit.has_lost_rank() || told};
+                       .collateral = exit.has_lost_rank()};
   const bool workers = failure_class == ham::v1::TRAINER_CRASH || failure_class == ham::v1::INFRASTRUCTURE;
   const bool origin = IsActive(jobs_.at(key.job).state) || worker.ranks.at(key).lost_to_peer;
   if (workers && origin && !cause.collateral) BlameWorker(worker_id, key.job);

@@ -206,7 +206,8 @@ void Coordinator::Impl::ObserveAbsence(const std::string& worker_id, const std::
             {.failure_class = ham::v1::WORKER_LOST,
              .reason = "WORKER_LOST",
              .message = absl::StrCat("Worker ", worker.row.name, " no longer has its rank."),
-             .actor = worker.row.name},
+             .actor = worker.row.name,
+             .collateral = true},
             true);
 }
 

@@ -16,7 +16,7 @@ void RankPulse::Observe(const ham::v1::ObservedRank& observed, absl::Duration si
   const bool met = progress.collective_begun() > 0 || progress.collective_sequence() > 0;
   const Known now{.phase = progress.phase(),
                   .tick = progress.tick(),
-                  .meetings = std::max(progress_.meetings, met ? 1 + progress.collective_begun() : int64_t{connecting}),
+                  .meetings = met ? 1 + progress.collective_begun() : int64_t{connecting},
                   .waits = connecting || progress.collective_begun() > progress.collective_sequence()};
   state_ = observed.process().state();
   cpu_seconds_ = observed.process().cpu_seconds();

@@ -310,10 +310,17 @@ TEST_F(VerdictTest, TheWordOfTheRankWhereItBeganCounts) {
 
 TEST_F(VerdictTest, ARankThatWasToldToStopIsNotWhereItBegan) {
   Beat("a", {LostPeer(0, 1)});
-  ObservedRank stopped = Exited("j", 1, 1, false);
-  stopped.mutable_exit()->set_signal(SIGTERM);
-  Beat("b", {stopped});
+  Beat("b", {});
+  EXPECT_EQ(Row("j").attempt, 2);
   EXPECT_EQ(Row("j").failure_class, ham::v1::INFRASTRUCTURE);
+}
+
+TEST_F(VerdictTest, AWorkerThatWasToldToStopCostsNoAttempt) {
+  Beat("a", {LostPeer(0, 1)});
+  EXPECT_EQ(Row("j").failed_attempts, 1);
+  Beat("b", {Exited("j", 1, 1, false, ham::v1::PREEMPTED)});
+  EXPECT_EQ(Row("j").failure_class, ham::v1::PREEMPTED);
+  EXPECT_EQ(Row("j").failed_attempts, 0);
 }
 
 // ---- workers that fail again and again -----------------------------------------------------------------------
