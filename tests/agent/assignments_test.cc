@@ -83,8 +83,8 @@ constexpr AssignmentOptions kOptions{.terminate_grace = absl::Seconds(15),
                                      .shutdown_flush = absl::Seconds(2)};
 
 // One line of a case: what happens; the actions that follow, separated by ", "; what is observed then. nullptr: not
-// looked at. Events: desire RANK@SLOT..., progress RANK PHASE, exit RANK ok|failed [flushed], flushed RANK, fenced
-// RANK, connected, disconnected, shutdown, kill, abandon, +SECONDS (passes time, and ticks).
+// looked at. Events: desire RANK@SLOT..., progress RANK PHASE, exit RANK ok|failed [flushed], flushed RANK, told,
+// fenced RANK, connected, disconnected, shutdown, kill, abandon, +SECONDS (passes time, and ticks).
 struct Step {
   const char* event;
   const char* actions = "";
@@ -115,6 +115,8 @@ class Script {
       core_.Exited(Id(words[1]), Exit(words[2] == "ok"), words.size() > 3, now_);
     } else if (verb == "flushed") {
       core_.Flushed(Id(words[1]));
+    } else if (verb == "told") {
+      core_.Told();
     } else if (verb == "fenced") {
       core_.Fenced(Id(words[1]), now_);
     } else if (verb == "connected") {
@@ -206,6 +208,18 @@ INSTANTIATE_TEST_SUITE_P(
               {"exit a0 failed", "", "a0:STARTING"},
               {"+9", "", "a0:STARTING"},
               {"+1", "", "a0:EXITED/TRAINER_CRASH"}}},
+        Case{"AFailureNobodyAsksForIsToldOnce",
+             {{"desire a0@0", "start a0"},
+              {"told", ""},
+              {"exit a0 failed", "", "a0:STARTING"},
+              {"desire", "", "a0:STARTING"},
+              {"flushed a0", "", "a0:EXITED/TRAINER_CRASH"},
+              {"told", "forget a0", ""}}},
+        Case{"AFailureThatIsToldIsKeptWhileItIsAskedFor",
+             {{"desire a0@0", "start a0"},
+              {"exit a0 failed flushed", ""},
+              {"told", "", "a0:EXITED/TRAINER_CRASH"},
+              {"desire", "forget a0", ""}}},
         Case{"ARankNobodyWantsWaitsOnlySoLongForItsRecords",
              {{"desire a0@0", "start a0"},
               {"progress a0 train"},
@@ -401,7 +415,8 @@ class RandomRun {
     EXPECT_TRUE(core_.Settled());
     EXPECT_FALSE(core_.has_processes());
     EXPECT_TRUE(alive_.empty());
-    core_.Desire({}, now_);  // nothing is wanted: all that was started is forgotten
+    core_.Desire({}, now_);  // nothing is wanted: all that was started is forgotten once its end is told
+    core_.Told();
     Act();
     EXPECT_TRUE(kept_.empty());
     EXPECT_TRUE(core_.Observed().empty());
@@ -441,6 +456,7 @@ class RandomRun {
         break;
       case 6:
         if (Below(20) == 0) core_.Abandon(now_);
+        core_.Told();
         break;
       case 7:
         if (!alive_.empty()) End(Any(alive_));

@@ -198,6 +198,8 @@ void Agent::SendBeat() {
   for (ham::v1::ObservedRank& rank : core_.Observed()) *beat.add_observed() = std::move(rank);
   for (ham::v1::GpuReading& reading : gpu_monitor_.Newest()) *beat.add_gpus() = std::move(reading);
   control_->Beat(stream_, std::move(beat));
+  core_.Told();
+  Act();
 }
 
 void Agent::BeginStop() {

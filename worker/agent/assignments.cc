@@ -87,6 +87,7 @@ void Assignments::Exited(const RankId& id, const ham::v1::RankExit& exit, bool f
     rank.exit.set_failure_class(ham::v1::PREEMPTED);
     rank.exit.set_message(shutdown_ ? "the worker was told to stop" : "the worker stopped this rank");
   }
+  rank.untold = !rank.stopping && !exit.success();
   if (!rank.exit.success() || !rank.desired || shutdown_) LimitFlush(rank, now);
   Settle(it, flushed || rank.fenced);
   StartWaiting();
@@ -95,6 +96,13 @@ void Assignments::Exited(const RankId& id, const ham::v1::RankExit& exit, bool f
 void Assignments::Flushed(const RankId& id) {
   const auto it = ranks_.find(id);
   if (it != ranks_.end() && it->second.phase == Phase::kFlushing) Settle(it, true);
+}
+
+void Assignments::Told() {
+  for (auto it = ranks_.begin(); it != ranks_.end();) {
+    const bool told = it->second.phase == Phase::kExited && std::exchange(it->second.untold, false);
+    it = told ? Settle(it, true) : std::next(it);
+  }
 }
 
 void Assignments::Fenced(const RankId& id, absl::Duration now) {
@@ -133,6 +141,7 @@ void Assignments::Abandon(absl::Duration now) {
     Rank& rank = it->second;
     rank.desired = false;
     rank.fenced = true;
+    rank.untold = false;
     if (rank.alive()) {
       Stop(it->first, rank, now);
       ++it;
@@ -182,7 +191,7 @@ Assignments::Ranks::iterator Assignments::Settle(Ranks::iterator it, bool flushe
     rank.phase = Phase::kExited;
     changed_ = true;
   }
-  if (rank.desired) return std::next(it);
+  if (rank.desired || rank.untold) return std::next(it);
   actions_.push_back(ForgetRank{it->first});
   changed_ = true;
   return ranks_.erase(it);

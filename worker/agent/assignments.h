@@ -77,6 +77,8 @@ class Assignments {
   void Exited(const RankId& id, const ham::v1::RankExit& exit, bool flushed, absl::Duration now);
   // The spool of an ended rank is acknowledged.
   void Flushed(const RankId& id);
+  // What Observed() says was sent.
+  void Told();
   // The coordinator refused its records: the attempt is no longer current.
   void Fenced(const RankId& id, absl::Duration now);
   // Stops every rank; nothing is started any more.
@@ -115,6 +117,7 @@ class Assignments {
     bool stopping = false;  // TERM was sent
     bool killed = false;
     bool fenced = false;
+    bool untold = false;  // it failed by itself, which the coordinator is to know even if it no longer wants the rank
     absl::Duration kill_at = absl::InfiniteDuration();
     absl::Duration give_up_at = absl::InfiniteDuration();  // kFlushing: no longer waits for acknowledgement
     ham::v1::Progress progress;
