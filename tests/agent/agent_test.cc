@@ -308,6 +308,11 @@ TEST_F(AgentTest, TellsHowRanksEnd) {
   exit = ExitOf("crashes");
   EXPECT_EQ(exit.failure_class(), ham::v1::TRAINER_CRASH);
   EXPECT_EQ(exit.signal(), SIGABRT);
+  EXPECT_FALSE(exit.has_lost_rank());
+  coordinator_.Desire({MakeAssignment("loses")});
+  exit = ExitOf("loses");
+  EXPECT_EQ(exit.failure_class(), ham::v1::INFRASTRUCTURE);
+  EXPECT_EQ(exit.lost_rank(), 1);
   coordinator_.Desire({MakeAssignment("babbles", 0), MakeAssignment("works", 7)});
   exit = ExitOf("babbles");
   EXPECT_EQ(exit.failure_class(), ham::v1::INFRASTRUCTURE);

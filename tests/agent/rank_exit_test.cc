@@ -70,6 +70,15 @@ TEST(RankExit, ATrainerSpeaksForItself) {
   }
 }
 
+TEST(RankExit, TellsWhichRankATrainerLost) {
+  ExitFacts facts = Failed("INFRASTRUCTURE", "lost the connection to rank 0");
+  EXPECT_FALSE(ClassifyExit(facts).has_lost_rank());
+  facts.lost_rank = 0;
+  const RankExit exit = ClassifyExit(facts);
+  EXPECT_TRUE(exit.has_lost_rank());
+  EXPECT_EQ(exit.lost_rank(), 0);
+}
+
 TEST(RankExit, WhatTheAgentFoundOutweighsTheRest) {
   ExitFacts facts = Failed("USER", "its own words");
   facts.wait_status = Signalled(SIGKILL);

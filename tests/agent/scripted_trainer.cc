@@ -6,6 +6,7 @@
 //   deaf        the same, and takes no SIGTERM
 //   bursts      waits for the file "go" in the data root; then 200 metrics, then done
 //   fails       says why in a frame, and ends with 1
+//   loses       the same: the connection to rank 1
 //   crashes     ends by SIGABRT
 //   babbles     sends what is no frame
 //   saves       writes a checkpoint, waits until it is uploaded, then done
@@ -61,7 +62,14 @@ void Progress(const char* phase, int iteration) {
         {"tick", iteration},
         {"iteration", iteration},
         {"epoch", 1},
-        {"collective_sequence", 0}});
+        {"collective_sequence", 0},
+        {"collective_begun", 0},
+        {"collective_seconds", 0}});
+}
+// Ends with it.
+int Fail(const std::string& failure_class, const std::string& message, int lost_rank = -1) {
+  Send({{"type", "failed"}, {"class", failure_class}, {"message", message}, {"lost_rank", lost_rank}});
+  return 1;
 }
 void Metric(int iteration) {
   Send({{"type", "metric"}, {"point", {{"iteration", iteration}, {"epoch", 1}, {"train", {{"loss", "NaN"}}}}}});
@@ -97,8 +105,7 @@ int Save(const json& start) {
   Send({{"type", "checkpoint"}, {"manifest", folder + "/manifest.json"}, {"iteration", 5}, {"epoch", 4}});
   const json answer = Receive();
   if (answer.at("type") == "checkpoint_done" && answer.at("ok") == true) return Done();
-  Send({{"type", "failed"}, {"class", "INFRASTRUCTURE"}, {"message", answer.at("error")}});
-  return 1;
+  return Fail("INFRASTRUCTURE", answer.at("error"));
 }
 
 void Find(const std::string& inputs) { Send({{"type", "finding"}, {"finding", {{"inputs", inputs}}}}); }
@@ -129,10 +136,8 @@ int Meet(const json& start) {
 int Run(const json& start) {
   const std::string& what = g_what;
   Progress("load", 0);
-  if (what == "fails") {
-    Send({{"type", "failed"}, {"class", "USER"}, {"message", "the data set is unknown"}});
-    return 1;
-  }
+  if (what == "fails") return Fail("USER", "the data set is unknown");
+  if (what == "loses") return Fail("INFRASTRUCTURE", "lost the connection to rank 1", 1);
   if (what == "crashes") std::abort();
   if (what == "babbles") return ::write(g_fd, "\5\0\0\0hello", 9) == 9 ? Stay() : 3;
   const bool evaluates = what == "evaluates" || what == "dawdles" || what == "shuts";
@@ -153,16 +158,12 @@ int Run(const json& start) {
     return Done();
   }
   if (what == "tells") {  // by which address it is to be reached
-    Send({{"type", "failed"}, {"class", "USER"}, {"message", "address " + start.at("address").get<std::string>()}});
-    return 1;
+    return Fail("USER", "address " + start.at("address").get<std::string>());
   }
   if (what == "shows") {  // which program it is, and which GPUs it sees
     const char* gpus = std::getenv("CUDA_VISIBLE_DEVICES");
-    Send({{"type", "failed"},
-          {"class", "USER"},
-          {"message",
-           g_program.substr(g_program.rfind('/') + 1) + " sees \"" + (gpus == nullptr ? "all" : gpus) + "\""}});
-    return 1;
+    return Fail("USER",
+                g_program.substr(g_program.rfind('/') + 1) + " sees \"" + (gpus == nullptr ? "all" : gpus) + "\"");
   }
   if (what == "placed") {
     cpu_set_t cpus;
@@ -171,8 +172,7 @@ int Run(const json& start) {
     for (int cpu = 0; cpu < CPU_SETSIZE; ++cpu) {
       if (CPU_ISSET(cpu, &cpus)) message += " " + std::to_string(cpu);
     }
-    Send({{"type", "failed"}, {"class", "USER"}, {"message", message}});
-    return 1;
+    return Fail("USER", message);
   }
   if (what == "saves") return Save(start);
   if (what == "meets") return Meet(start);

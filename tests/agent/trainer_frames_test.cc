@@ -47,6 +47,8 @@ TEST(TrainerFrames, AreReadWhole) {
   EXPECT_EQ(progress.iteration(), 3);
   EXPECT_EQ(progress.epoch(), 1);
   EXPECT_EQ(progress.collective_sequence(), 7);
+  EXPECT_EQ(progress.collective_begun(), 8);
+  EXPECT_EQ(progress.collective_seconds(), 0.5);
   const auto train = Get<ham::v1::MetricPoint>(texts[2]);
   EXPECT_EQ(train.iteration(), 5);
   EXPECT_TRUE(std::isnan(train.train().loss()));
@@ -68,6 +70,7 @@ TEST(TrainerFrames, AreReadWhole) {
   const auto failed = Get<FailedFrame>(texts[8]);
   EXPECT_EQ(failed.failure_class, "USER");
   EXPECT_EQ(failed.message, "no such data set");
+  EXPECT_EQ(failed.lost_rank, std::nullopt);
   Get<DoneFrame>(texts[9]);
   EXPECT_EQ(Get<ham::v1::EvaluationFinding>(texts[10]).inputs(), R"({"seed":"0"})");
   const auto block = Get<ham::v1::EvaluationFinding>(texts[11]).block();
@@ -80,6 +83,7 @@ TEST(TrainerFrames, AreReadWhole) {
   EXPECT_EQ(block.gradient_passes(), 200);
   EXPECT_EQ(Get<ham::v1::EvaluationFinding>(texts[12]).checks().warnings(0).type(),
             ham::v1::EvaluationWarning::ZERO_GRADIENTS);
+  EXPECT_EQ(Get<FailedFrame>(texts[13]).lost_rank, 2);
 }
 
 struct Hostile {
@@ -99,25 +103,39 @@ INSTANTIATE_TEST_SUITE_P(
         Hostile{R"({"type":"hello","build_id":"a","build_id":"b"})", "twice"},
         Hostile{R"({"type":"hello","type":"done"})", "twice"},
         Hostile{R"({"type":"hello","build_id":"a","more":1})", "more"}, Hostile{R"({"type":"done","x":{}})", "\"x\""},
-        Hostile{R"({"type":"progress","phase":"train","tick":-1,"iteration":3,"epoch":1,"collective_sequence":7})",
-                "tick"},
-        Hostile{R"({"type":"progress","phase":"train","tick":1.5,"iteration":3,"epoch":1,"collective_sequence":7})",
-                "tick"},
-        Hostile{R"({"type":"progress","phase":"train","tick":"1","iteration":3,"epoch":1,"collective_sequence":7})",
-                "tick"},
-        Hostile{R"({"type":"progress","phase":"train","tick":true,"iteration":3,"epoch":1,"collective_sequence":7})",
-                "tick"},
+        Hostile{
+            R"({"type":"progress","phase":"train","tick":-1,"iteration":3,"epoch":1,"collective_sequence":7,"collective_begun":8,"collective_seconds":0.5})",
+            "tick"},
+        Hostile{
+            R"({"type":"progress","phase":"train","tick":1.5,"iteration":3,"epoch":1,"collective_sequence":7,"collective_begun":8,"collective_seconds":0.5})",
+            "tick"},
+        Hostile{
+            R"({"type":"progress","phase":"train","tick":"1","iteration":3,"epoch":1,"collective_sequence":7,"collective_begun":8,"collective_seconds":0.5})",
+            "tick"},
+        Hostile{
+            R"({"type":"progress","phase":"train","tick":true,"iteration":3,"epoch":1,"collective_sequence":7,"collective_begun":8,"collective_seconds":0.5})",
+            "tick"},
         Hostile{R"({"type":"progress","phase":"train","tick":1,"iteration":9223372036854775808,"epoch":1,
-                    "collective_sequence":7})",
+                    "collective_sequence":7,"collective_begun":8,"collective_seconds":0.5})",
                 "iteration"},
-        Hostile{R"({"type":"progress","phase":"train","tick":1,"iteration":1e3,"epoch":1,"collective_sequence":7})",
-                "iteration"},
+        Hostile{
+            R"({"type":"progress","phase":"train","tick":1,"iteration":1e3,"epoch":1,"collective_sequence":7,"collective_begun":8,"collective_seconds":0.5})",
+            "iteration"},
         Hostile{R"({"type":"progress","phase":"train","tick":1,"iteration":1,"epoch":2147483648,
-                    "collective_sequence":7})",
+                    "collective_sequence":7,"collective_begun":8,"collective_seconds":0.5})",
                 "epoch"},
-        Hostile{R"({"type":"progress","phase":"sleep","tick":1,"iteration":1,"epoch":1,"collective_sequence":7})",
-                "phase"},
+        Hostile{
+            R"({"type":"progress","phase":"sleep","tick":1,"iteration":1,"epoch":1,"collective_sequence":7,"collective_begun":8,"collective_seconds":0.5})",
+            "phase"},
         Hostile{R"({"type":"progress","phase":"train","tick":1,"iteration":1,"epoch":1})", "collective_sequence"},
+        Hostile{R"({"type":"progress","phase":"train","tick":1,"iteration":1,"epoch":1,"collective_sequence":7})",
+                "collective_begun"},
+        Hostile{R"({"type":"progress","phase":"train","tick":1,"iteration":1,"epoch":1,"collective_sequence":7,
+                    "collective_begun":8,"collective_seconds":-0.5})",
+                "collective_seconds"},
+        Hostile{R"({"type":"progress","phase":"train","tick":1,"iteration":1,"epoch":1,"collective_sequence":7,
+                    "collective_begun":8,"collective_seconds":"NaN"})",
+                "collective_seconds"},
         Hostile{R"({"type":"checkpoint","manifest":["/a"],"iteration":10,"epoch":3})", "manifest"},
         Hostile{R"({"type":"checkpoint","manifest":"/a","epoch":3})", "iteration"},
         Hostile{R"({"type":"store_set","id":1,"key":"k","value":"A"})", "base64"},
@@ -128,7 +146,10 @@ INSTANTIATE_TEST_SUITE_P(
         Hostile{R"({"type":"store_get","id":1,"key":"k","timeout_seconds":"Infinity"})", "timeout_seconds"},
         Hostile{R"({"type":"store_get","id":1,"key":"k","timeout_seconds":1e999})", "JSON"},
         Hostile{R"({"type":"failed","message":"m"})", "class"},
-        Hostile{R"({"type":"failed","class":"USER","message":{}})", "message"},
+        Hostile{R"({"type":"failed","class":"USER","message":{},"lost_rank":-1})", "message"},
+        Hostile{R"({"type":"failed","class":"USER","message":"m"})", "lost_rank"},
+        Hostile{R"({"type":"failed","class":"USER","message":"m","lost_rank":-2})", "an integer from -1 to"},
+        Hostile{R"({"type":"failed","class":"USER","message":"m","lost_rank":2147483648})", "lost_rank"},
         Hostile{R"({"type":"metric"})", "point"}, Hostile{R"({"type":"metric","point":[]})", "point"},
         Hostile{R"({"type":"metric","point":"x"})", "point"},
         Hostile{R"({"type":"metric","point":{"summary":{}},"more":1})", "more"},
@@ -145,12 +166,17 @@ TEST_P(HostileFrame, IsAnErrorThatNamesWhatIsWrong) {
 
 TEST(TrainerFrames, HugeTextIsCarriedOrRefusedButNeverFatal) {
   const std::string huge(3 << 20, 'a');
-  EXPECT_EQ(Get<FailedFrame>(absl::StrCat(R"({"type":"failed","class":"USER","message":")", huge, "\"}")).message,
-            huge);
+  EXPECT_EQ(
+      Get<FailedFrame>(absl::StrCat(R"({"type":"failed","class":"USER","message":")", huge, R"(","lost_rank":-1})"))
+          .message,
+      huge);
   EXPECT_FALSE(Parse(absl::StrCat(R"({"type":")", huge, "\"}")).ok());
-  EXPECT_FALSE(Parse(absl::StrCat(R"({"type":"progress","phase":")", huge,
-                                  R"(","tick":1,"iteration":1,"epoch":1,"collective_sequence":7})"))
-                   .ok());
+  EXPECT_FALSE(
+      Parse(
+          absl::StrCat(
+              R"({"type":"progress","phase":")", huge,
+              R"(","tick":1,"iteration":1,"epoch":1,"collective_sequence":7,"collective_begun":8,"collective_seconds":0.5})"))
+          .ok());
 }
 
 // Whatever becomes of a frame on its way: an error or a frame, and no crash.

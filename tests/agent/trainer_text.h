@@ -10,7 +10,8 @@ namespace ham::testing {
 inline const std::vector<std::string>& TrainerFrameTexts() {
   static const std::vector<std::string> texts = {
       R"({"type":"hello","build_id":"0123456789ab"})",
-      R"({"type":"progress","phase":"train","tick":12,"iteration":3,"epoch":1,"collective_sequence":7})",
+      R"({"type":"progress","phase":"train","tick":12,"iteration":3,"epoch":1,"collective_sequence":7,
+          "collective_begun":8,"collective_seconds":0.5})",
       R"({"type":"metric","point":{"iteration":"5","epoch":2,"train":{"loss":"NaN","learning_rate":0.1,
           "hard_share":1,"iterations":"5","end_of_epoch":true,"per_class_hard_share":[0.5,"NaN"],
           "steps_to_boundary":["3","1",0,9],"confidence_histogram":[1,2,3,4,5,6,7,8,9,0,0,0,0,0,0,0,0,0,0,"1"],
@@ -24,12 +25,13 @@ inline const std::vector<std::string>& TrainerFrameTexts() {
       R"({"type":"checkpoint","manifest":"/w/c/manifest.json","iteration":10,"epoch":3})",
       R"({"type":"store_set","id":1,"key":"rank/0","value":"AP8="})",
       R"({"type":"store_get","id":2,"key":"rank/1","timeout_seconds":1.5})",
-      R"({"type":"failed","class":"USER","message":"no such data set"})",
+      R"({"type":"failed","class":"USER","message":"no such data set","lost_rank":-1})",
       R"({"type":"done"})",
       R"({"type":"finding","finding":{"inputs":"{\"seed\":\"0\"}"}})",
       R"({"type":"finding","finding":{"block":{"stage":1,"rows":[0,7,4294967295],"predictions":[3,0,9],
           "margins":[0.25,-1.5,"NaN"],"seconds":0.125,"forward_passes":"300","gradient_passes":200}}})",
-      R"({"type":"finding","finding":{"checks":{"warnings":[{"type":"ZERO_GRADIENTS","message":"of 3 images"}]}}})"};
+      R"({"type":"finding","finding":{"checks":{"warnings":[{"type":"ZERO_GRADIENTS","message":"of 3 images"}]}}})",
+      R"({"type":"failed","class":"INFRASTRUCTURE","message":"lost the connection to rank 2","lost_rank":2})"};
   return texts;
 }
 

@@ -35,12 +35,13 @@ struct Checks {
 
 std::vector<std::string> Seeds() {
   return {R"({"type": "hello", "build_id": "0123456789ab"})",
-          R"({"type": "progress", "phase": "train", "tick": 1, "iteration": 2, "epoch": 3, "collective_sequence": 4})",
+          R"({"type": "progress", "phase": "train", "tick": 1, "iteration": 2, "epoch": 3, "collective_sequence": 4,
+          "collective_begun": 5, "collective_seconds": 0.25})",
           R"({"type": "checkpoint", "manifest": "/w/c/manifest.json", "iteration": 10, "epoch": 1})",
           R"({"type": "store_set", "id": 7, "key": "k", "value": "AAECAw=="})",
           R"({"type": "store_get", "id": 8, "key": "k", "timeout_seconds": 0.5})",
           R"({"type": "store_get", "id": 8, "key": "k", "timeout_seconds": 1e-300})",
-          R"({"type": "failed", "class": "TRAINER_CRASH", "message": "m"})",
+          R"({"type": "failed", "class": "TRAINER_CRASH", "message": "m", "lost_rank": 1})",
           R"({"type": "done"})",
           R"({"type": "metric", "point": {"iteration": "5", "epoch": 1, "train": {"loss": "NaN", "learning_rate": 0.1,
           "end_of_epoch": true, "per_class_hard_share": [0.5], "steps_to_boundary": ["3", "1", "0"],

@@ -13,6 +13,7 @@
 #include <string>
 #include <vector>
 
+#include "absl/synchronization/notification.h"
 #include "absl/time/clock.h"
 #include "tests/support/run_ranks.h"
 #include "tests/support/temporary_directory.h"
@@ -159,6 +160,37 @@ TEST_P(CollectiveTest, NoRankLeavesABarrierBeforeAllHaveCome) {
     }
     EXPECT_EQ(ranks.sequence(), 20);
   });
+}
+
+TEST_P(CollectiveTest, CountsACallThatWaits) {
+  absl::Notification waited_for;
+  Run([&](Collective& ranks) {
+    const bool last = ranks.rank() == ranks.world_size() - 1;
+    std::thread looks;
+    if (ranks.rank() == 0 && !last) {
+      looks = std::thread([&] {
+        while (ranks.counts().begun == 0) std::this_thread::yield();
+        EXPECT_EQ(ranks.counts(), (CollectiveCounts{.begun = 1, .completed = 0, .seconds = 0}));
+        waited_for.Notify();
+      });
+    } else if (last && ranks.world_size() > 1) {
+      waited_for.WaitForNotification();
+    }
+    ASSERT_TRUE(ranks.Barrier().ok());
+    if (looks.joinable()) looks.join();
+    EXPECT_EQ(ranks.counts().begun, 1);
+    EXPECT_EQ(ranks.counts().completed, 1);
+    EXPECT_GT(ranks.counts().seconds, 0);
+  });
+}
+
+TEST(LostRankTest, GoesWithTheStatus) {
+  const absl::Status plain = absl::UnavailableError("lost the connection");
+  EXPECT_EQ(LostRankOf(plain), std::nullopt);
+  EXPECT_EQ(LostRankOf(absl::OkStatus()), std::nullopt);
+  const absl::Status lost = WithLostRank(plain, 12);
+  EXPECT_EQ(LostRankOf(lost), 12);
+  EXPECT_EQ(lost.message(), plain.message());
 }
 
 TEST_P(CollectiveTest, AMisuseFailsTheGroupForGood) {

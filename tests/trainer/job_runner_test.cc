@@ -22,6 +22,7 @@
 
 #include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
+#include "proto/strict_json.h"
 #include "proto/version.h"
 #include "tests/support/host_accelerator.h"
 #include "tests/support/npz_file.h"
@@ -184,7 +185,7 @@ TEST_F(UnderAgentTest, TrainsReportsAndWaitsForTheLastUpload) {
     } while (!is_summary(metric));
   }
   // The summary comes before the wait, `done` only after the answer.
-  EXPECT_EQ(Next("progress")["phase"], "save");
+  while (Next("progress")["phase"] != "save") ASSERT_FALSE(HasFailure());
   for (const json& frame : passed_) EXPECT_NE(frame["type"], "done");
   AnswerCheckpoint(last, true);
   Next("done");
@@ -336,6 +337,47 @@ TEST_F(UnderAgentTest, NamesTheRankThatDoesNotComeUp) {
   } while (frame["type"] != "failed");
   EXPECT_EQ(frame["class"], "INFRASTRUCTURE");
   EXPECT_THAT(frame["message"].get<std::string>(), HasSubstr("0\": nobody set it"));
+  EXPECT_EQ(ExitStatus(), 1);
+}
+
+TEST_F(UnderAgentTest, TellsOfACallThatWaitsAndWhomItLost) {
+  SendStart({{"world_size", 2}});
+  ham::testing::MemoryStore store;
+  std::unique_ptr<Collective> peer;  // rank 1, which does not come to the first barrier
+  std::thread connects([&] {
+    auto connected = ConnectGloo({{.rank = 1, .world_size = 2}, "", ""}, store);
+    ASSERT_TRUE(connected.ok()) << connected.status();
+    peer = *std::move(connected);
+  });
+  json frame, failed;
+  while (failed.is_null()) {
+    auto next = ipc::ReadFrame(agent_);
+    ASSERT_TRUE(next.ok()) << next.status();
+    frame = *std::move(next);
+    if (frame["type"] == "store_set") {
+      ASSERT_TRUE(store.Set(frame["key"], *Base64Decode(frame["value"].get<std::string>())).ok());
+    }
+    if (frame["type"] == "store_set" || frame["type"] == "store_get") {
+      const auto value = store.Get(frame["key"], absl::Seconds(20));
+      ASSERT_TRUE(value.ok()) << value.status();
+      ASSERT_TRUE(ipc::WriteFrame(agent_, {{"type", "store_reply"},
+                                           {"id", frame["id"]},
+                                           {"ok", true},
+                                           {"value", Base64Encode(*value)},
+                                           {"error", ""}})
+                      .ok());
+    }
+    if (frame["type"] == "progress" && frame["collective_begun"] == 1) {
+      EXPECT_EQ(frame["collective_sequence"], 0);
+      if (connects.joinable()) connects.join();
+      peer.reset();
+    }
+    if (frame["type"] == "failed") failed = frame;
+  }
+  if (connects.joinable()) connects.join();
+  EXPECT_EQ(failed["class"], "INFRASTRUCTURE");
+  EXPECT_EQ(failed["lost_rank"], 1);
+  EXPECT_THAT(failed["message"].get<std::string>(), HasSubstr("barrier 1 over 2 ranks: lost the connection to rank 1"));
   EXPECT_EQ(ExitStatus(), 1);
 }
 

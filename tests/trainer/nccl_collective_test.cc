@@ -250,7 +250,7 @@ TEST_F(NcclFailureTest, AnErrorAmidACallEndsTheGroup) {
   };
   const absl::Status status = Sum(*ranks);
   EXPECT_TRUE(absl::IsUnavailable(status)) << status;
-  EXPECT_EQ(status.message(), "sum over 2 ranks by NCCL: remote process exited");
+  EXPECT_EQ(status.message(), "sum 1 over 2 ranks by NCCL: remote process exited");
   EXPECT_EQ(script_.aborts, 1);
   EXPECT_EQ(polls, 300);
   EXPECT_EQ(ranks->Barrier(), status);
@@ -270,7 +270,8 @@ TEST_P(SilentGpuTest, IsWaitedForAsLongAsTheCallMay) {
   const absl::Status status = barrier ? ranks->Barrier() : Sum(*ranks);
   EXPECT_TRUE(absl::IsDeadlineExceeded(status)) << status;
   EXPECT_NEAR(absl::ToDoubleSeconds(now_ - begin), barrier ? 1 : 0.3, 0.01);
-  EXPECT_THAT(std::string(status.message()), HasSubstr(barrier ? "barrier over 2" : "sum over 2"));
+  EXPECT_THAT(std::string(status.message()), HasSubstr(barrier ? "barrier 1 over 2" : "sum 1 over 2"));
+  EXPECT_THAT(std::string(status.message()), HasSubstr("; rank 1 hangs, is gone or cannot be reached"));
   EXPECT_EQ(script_.aborts, 1);
 }
 

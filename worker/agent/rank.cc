@@ -247,6 +247,7 @@ absl::Status Rank::Handle(TrainerFrame frame) {
   } else if (auto* failed = std::get_if<FailedFrame>(&frame)) {
     facts_.failed_class = std::move(failed->failure_class);
     facts_.failed_message = std::move(failed->message);
+    facts_.lost_rank = failed->lost_rank;
   } else if (std::holds_alternative<DoneFrame>(frame)) {
     facts_.done = true;
   } else {

@@ -39,6 +39,7 @@ ham::v1::RankExit ClassifyExit(const ExitFacts& facts) {
     Fail(&exit, ham::v1::INFRASTRUCTURE, std::string(facts.broken.message()));
   } else if (!facts.failed_class.empty()) {
     Fail(&exit, ClassOf(facts.failed_class), facts.failed_message);
+    if (facts.lost_rank) exit.set_lost_rank(*facts.lost_rank);
   } else if (exit.signal() != 0) {
     Fail(&exit, ham::v1::TRAINER_CRASH,
          absl::StrCat("ended by signal ", exit.signal(), " (", strsignal(exit.signal()), ")"));

@@ -17,6 +17,7 @@ struct ExitFacts {
   // Of a `failed` frame; empty if none came.
   std::string failed_class;
   std::string failed_message;
+  std::optional<int32_t> lost_rank;
   // Not OK: the agent ended the rank, or could not start it, for this reason. It outweighs all the rest.
   absl::Status broken;
 };

@@ -26,25 +26,30 @@ class FrameReader {
     if (const json* value = Find(key); value != nullptr && value->is_string()) return value->get<std::string>();
     return Wrong(key, "text"), "";
   }
-  int64_t Integer(const char* key, int64_t most = std::numeric_limits<int64_t>::max()) {
+  int64_t Integer(const char* key, int64_t most = std::numeric_limits<int64_t>::max(), int64_t least = 0) {
     const json* value = Find(key);
     if (value != nullptr && value->is_number_integer() && (!value->is_number_unsigned() || IsSigned(*value))) {
       const int64_t number = value->get<int64_t>();
-      if (number >= 0 && number <= most) return number;
+      if (number >= least && number <= most) return number;
     }
-    return Wrong(key, absl::StrCat("an integer from 0 to ", most)), 0;
+    return Wrong(key, absl::StrCat("an integer from ", least, " to ", most)), 0;
   }
   json Object(const char* key) {
     if (const json* value = Find(key); value != nullptr && value->is_object()) return *value;
     return Wrong(key, "an object"), json::object();
   }
-  double PositiveNumber(const char* key) {
+  double Seconds(const char* key) {
     const json* value = Find(key);
     if (value != nullptr && value->is_number()) {
       const double number = value->get<double>();
-      if (std::isfinite(number) && absl::Seconds(number) > absl::ZeroDuration()) return number;  // 1e-300 is 0 seconds
+      if (std::isfinite(number) && number >= 0) return number;
     }
-    return Wrong(key, "a positive number"), 0;
+    return Wrong(key, "a number of at least 0"), 0;
+  }
+  absl::Duration PositiveDuration(const char* key) {
+    const absl::Duration duration = absl::Seconds(Seconds(key));
+    if (duration == absl::ZeroDuration()) Wrong(key, "a positive number");  // 1e-300 is 0 seconds, too
+    return duration;
   }
   void Fail(const std::string& why) {
     if (status_.ok()) {
@@ -92,6 +97,8 @@ absl::StatusOr<TrainerFrame> ReadProgress(FrameReader& reader) {
   progress.set_iteration(reader.Integer("iteration"));
   progress.set_epoch(static_cast<int32_t>(reader.Integer("epoch", kInt32)));
   progress.set_collective_sequence(reader.Integer("collective_sequence"));
+  progress.set_collective_begun(reader.Integer("collective_begun"));
+  progress.set_collective_seconds(reader.Seconds("collective_seconds"));
   return reader.Finish(std::move(progress));
 }
 
@@ -133,11 +140,15 @@ absl::StatusOr<TrainerFrame> ParseTrainerFrame(const json& frame) {
   }
   if (type == "store_set") return ReadStoreSet(reader);
   if (type == "store_get") {
-    StoreGetFrame get{reader.Integer("id"), reader.Text("key"),
-                      absl::Seconds(reader.PositiveNumber("timeout_seconds"))};
+    StoreGetFrame get{reader.Integer("id"), reader.Text("key"), reader.PositiveDuration("timeout_seconds")};
     return reader.Finish(std::move(get));
   }
-  if (type == "failed") return reader.Finish(FailedFrame{reader.Text("class"), reader.Text("message")});
+  if (type == "failed") {
+    FailedFrame failed{reader.Text("class"), reader.Text("message"), std::nullopt};
+    const int64_t lost = reader.Integer("lost_rank", kInt32, /*least=*/-1);
+    if (lost >= 0) failed.lost_rank = static_cast<int32_t>(lost);
+    return reader.Finish(std::move(failed));
+  }
   if (type == "done") return reader.Finish(DoneFrame{});
   return absl::InvalidArgumentError(absl::StrCat("the trainer sent a frame of the unknown type \"", type, "\""));
 }

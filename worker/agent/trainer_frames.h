@@ -3,6 +3,7 @@
 
 #include <cstdint>
 #include <nlohmann/json.hpp>
+#include <optional>
 #include <string>
 #include <variant>
 
@@ -34,6 +35,7 @@ struct StoreGetFrame {
 struct FailedFrame {
   std::string failure_class;
   std::string message;
+  std::optional<int32_t> lost_rank;  // >= 0
 };
 struct DoneFrame {};
 using TrainerFrame = std::variant<HelloFrame, ham::v1::Progress, ham::v1::MetricPoint, ham::v1::EvaluationFinding,

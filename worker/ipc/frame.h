@@ -5,15 +5,18 @@
 //
 // Trainer to agent:
 //   hello        {build_id}                                  first frame
-//   progress     {phase, tick, iteration, epoch, collective_sequence}   at most 10 a second, and at each phase change
+//   progress     {phase, tick, iteration, epoch, collective_sequence, collective_begun, collective_seconds}
+//                                                            a Progress; at each phase change, and about every 0.1 s
+//                                                            if anything of it has changed
 //   metric       {point}                                     rank 0; a MetricPoint as protobuf JSON (proto field names)
 //   checkpoint   {manifest, iteration, epoch}                rank 0; absolute path of a complete manifest, to be
-//   uploaded;
-//                                                            its files lie beside it and stay until `checkpoint_done`
+//                                                            uploaded; its files lie beside it and stay until
+//                                                            `checkpoint_done`
 //   store_set    {id, key, value}                            rendezvous; value is base64
 //   store_get    {id, key, timeout_seconds}                  waits until the key is set
 //   finding      {finding}                                   of an evaluation: an EvaluationFinding as protobuf JSON
-//   failed       {class, message}                            class is a FailureClass name; then exit status 1
+//   failed       {class, message, lost_rank}                 class is a FailureClass name; the rank whose connection
+//                                                            was lost, or -1; then exit status 1
 //   done         {}                                          then exit status 0
 // Agent to trainer:
 //   start        {build_id, job, attempt, rank, world_size, spec, data_root, work_dir, threads, resume_manifest,

@@ -5,11 +5,16 @@
 
 #include <cstring>
 
+#include "absl/strings/cord.h"
+#include "absl/strings/numbers.h"
 #include "absl/strings/str_cat.h"
 #include "worker/trainer/device.h"
+#include "worker/trainer/stopwatch.h"
 
 namespace ham::trainer {
 namespace {
+
+constexpr char kLostRank[] = "ham.lost_rank";  // payload of a status: its number as text
 
 class LocalCollective final : public Collective {
  public:
@@ -42,12 +47,43 @@ absl::Status CheckGroup(const RankGroup& group) {
   return absl::OkStatus();
 }
 
+absl::Status WithLostRank(absl::Status status, int rank) {
+  status.SetPayload(kLostRank, absl::Cord(absl::StrCat(rank)));
+  return status;
+}
+
+std::optional<int> LostRankOf(const absl::Status& status) {
+  const absl::optional<absl::Cord> payload = status.GetPayload(kLostRank);
+  int rank = 0;
+  if (!payload || !absl::SimpleAtoi(std::string(*payload), &rank)) return std::nullopt;
+  return rank;
+}
+
 absl::Status Collective::Run(const std::function<absl::Status()>& operation) {
   if (!first_error_.ok()) return first_error_;
+  {
+    absl::MutexLock lock(&mutex_);
+    ++counts_.begun;
+  }
+  const Stopwatch watch;
   first_error_ = operation();
-  if (first_error_.ok()) sequence_.fetch_add(1, std::memory_order_relaxed);
+  absl::MutexLock lock(&mutex_);
+  counts_.seconds += watch.Elapsed();
+  if (first_error_.ok()) ++counts_.completed;
   return first_error_;
 }
+
+CollectiveCounts Collective::counts() const {
+  absl::MutexLock lock(&mutex_);
+  return counts_;
+}
+
+std::string Collective::Describe(const char* what) const {
+  const int64_t number = counts().begun;
+  return absl::StrCat(what, number > 0 ? absl::StrCat(" ", number) : "", " over ", world_size(), " ranks");
+}
+
+std::optional<int> Collective::OnlyPeer() const { return world_size() == 2 ? std::optional(1 - rank()) : std::nullopt; }
 
 absl::Status Collective::AllReduceSum(double* data, int64_t count) {
   return Run([&] {

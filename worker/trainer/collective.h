@@ -6,18 +6,21 @@
 //
 // A call fails once nothing arrived from a peer for timeout(); a barrier waits for patience(). After a call failed the
 // group is not reused: every later call returns that first error at once, and the ranks must be started anew. Errors:
-// Unavailable when a peer is gone (its rank is named where it is known), DeadlineExceeded when a peer did not arrive in
-// time, Internal for a misuse found on this rank (which fails the group too). Thread rule: one thread makes the calls;
-// sequence() may be read from any thread.
+// Unavailable when a peer is gone (LostRankOf() tells which, where that is known), DeadlineExceeded when a peer did not
+// arrive in time, Internal for a misuse found on this rank (which fails the group too). Thread rule: one thread makes
+// the calls; counts() may be read from any thread.
 #pragma once
 
-#include <atomic>
 #include <cstddef>
 #include <cstdint>
 #include <functional>
 #include <memory>
+#include <optional>
+#include <string>
 
+#include "absl/base/thread_annotations.h"
 #include "absl/status/status.h"
+#include "absl/synchronization/mutex.h"
 #include "absl/time/time.h"
 
 namespace at {
@@ -35,6 +38,19 @@ struct RankGroup {
 };
 // FailedPrecondition names what is out of range.
 absl::Status CheckGroup(const RankGroup& group);
+
+// An error that tells which rank's connection was lost.
+absl::Status WithLostRank(absl::Status status, int rank);
+// nullopt if `status` does not tell.
+std::optional<int> LostRankOf(const absl::Status& status);
+
+// Calls of one rank. All ranks number them alike, from 1: a rank that has begun fewer than another keeps it waiting.
+struct CollectiveCounts {
+  int64_t begun = 0;
+  int64_t completed = 0;  // evidence that all ranks live
+  double seconds = 0;     // in calls that have ended
+  bool operator==(const CollectiveCounts&) const = default;
+};
 
 class Collective {
  public:
@@ -60,8 +76,8 @@ class Collective {
   // evaluation: they may be up to patience() apart.
   absl::Status Barrier();
 
-  // Number of calls that completed: evidence that all ranks live.
-  int64_t sequence() const { return sequence_.load(std::memory_order_relaxed); }
+  CollectiveCounts counts() const;
+  int64_t sequence() const { return counts().completed; }
 
  protected:
   virtual absl::Status DoAllReduceSum(float* data, int64_t count) = 0;
@@ -71,13 +87,19 @@ class Collective {
   virtual absl::Status DoAllGather(const void* in, size_t bytes, void* out) = 0;
   virtual absl::Status DoBarrier() = 0;
 
+  // "sum 4711 over 3 ranks": the call under way; without a number before the first.
+  std::string Describe(const char* what) const;
+  // The one rank beside this one, if there is just one.
+  std::optional<int> OnlyPeer() const;
+
  private:
   absl::Status Run(const std::function<absl::Status()>& operation);
 
   absl::Status SumOnHost(at::Tensor& flat);
 
   const RankGroup group_;
-  std::atomic<int64_t> sequence_{0};
+  mutable absl::Mutex mutex_;
+  CollectiveCounts counts_ ABSL_GUARDED_BY(mutex_);
   absl::Status first_error_;  // touched by the calling thread only
 };
 

@@ -102,13 +102,17 @@ class GlooCollective final : public Collective {
       // Gloo has one exception type for both; the text tells them apart. Our own timeout closes all pairs,
       // a peer's shows here as a closed connection.
       if (absl::StrContains(e.what(), "Timed out waiting")) {
+        const std::optional<int> peer = OnlyPeer();
         return absl::DeadlineExceededError(
-            absl::StrCat(what, " over ", world_size(), " ranks: nothing arrived from a peer for ",
-                         absl::FormatDuration(timeout), "; a rank hangs or is too slow"));
+            absl::StrCat(Describe(what), ": nothing arrived from ", peer ? absl::StrCat("rank ", *peer) : "a rank",
+                         " for ", absl::FormatDuration(timeout), "; ", peer ? "it" : "one of them",
+                         " hangs, is too slow or cannot be reached"));
       }
       const std::optional<int> lost = LostRank();
-      return absl::UnavailableError(absl::StrCat(what, " over ", world_size(), " ranks: lost the connection to ",
-                                                 lost ? absl::StrCat("rank ", *lost) : "a rank", " (", e.what(), ")"));
+      absl::Status status =
+          absl::UnavailableError(absl::StrCat(Describe(what), ": lost the connection to ",
+                                              lost ? absl::StrCat("rank ", *lost) : "a rank", " (", e.what(), ")"));
+      return lost ? WithLostRank(std::move(status), *lost) : status;
     }
   }
 

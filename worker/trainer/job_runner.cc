@@ -11,6 +11,7 @@
 
 #include <ATen/Parallel.h>
 
+#include "absl/cleanup/cleanup.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_format.h"
 #include "absl/strings/str_join.h"
@@ -30,6 +31,7 @@
 #include "worker/trainer/matmul_peak.h"
 #include "worker/trainer/metric_text.h"
 #include "worker/trainer/precision.h"
+#include "worker/trainer/progress_reporter.h"
 #include "worker/trainer/stopwatch.h"
 #include "worker/trainer/trainer.h"
 #include "worker/trainer/weights_file.h"
@@ -42,7 +44,6 @@ using nlohmann::json;
 constexpr absl::Duration kStartTimeout = absl::Minutes(1);
 // As long as an agent may be without its coordinator before it gives up.
 constexpr absl::Duration kUploadTimeout = absl::Hours(1);
-constexpr double kSecondsBetweenProgress = 0.1;
 
 void PrintError(const absl::Status& status) {
   std::fprintf(stderr, "ham-trainer: %s\n", std::string(status.message()).c_str());
@@ -158,32 +159,23 @@ class PrintingObserver : public RunObserver {
 // Frames to the agent; training thread only.
 class AgentObserver : public RunObserver {
  public:
-  AgentObserver(AgentChannel& channel, const Collective* collective, CheckpointWriter* checkpoints)
-      : channel_(channel), collective_(collective), checkpoints_(checkpoints) {}
+  AgentObserver(AgentChannel& channel, ProgressReporter& reporter, CheckpointWriter& checkpoints)
+      : channel_(channel), reporter_(reporter), checkpoints_(checkpoints) {}
 
   absl::Status OnTick(const Position& position) override {
-    ++tick_;
-    if (position.phase == phase_ && since_progress_.Elapsed() < kSecondsBetweenProgress) return absl::OkStatus();
-    phase_ = position.phase;
     position_ = position;
-    since_progress_.Lap();
-    return channel_.Send({{"type", "progress"},
-                          {"phase", position.phase},
-                          {"tick", tick_},
-                          {"iteration", position.iteration},
-                          {"epoch", position.epoch},
-                          {"collective_sequence", collective_ == nullptr ? 0 : collective_->sequence()}});
+    return reporter_.Tick(position);
   }
 
   absl::Status OnMetric(const json& point) override { return channel_.Send({{"type", "metric"}, {"point", point}}); }
 
-  absl::Status OnCheckpoint(Checkpoint checkpoint) override { return checkpoints_->Store(std::move(checkpoint)); }
+  absl::Status OnCheckpoint(Checkpoint checkpoint) override { return checkpoints_.Store(std::move(checkpoint)); }
 
-  absl::Status OnScores(const Scores& scores) override { return checkpoints_->Score(scores); }
+  absl::Status OnScores(const Scores& scores) override { return checkpoints_.Score(scores); }
 
   // The run is not done before its last checkpoint is stored. Ticks meanwhile: this rank is not stuck.
   absl::Status WaitForUpload(CheckpointKeeper& keeper) {
-    if (absl::Status status = checkpoints_->Finish(); !status.ok()) return status;
+    if (absl::Status status = checkpoints_.Finish(); !status.ok()) return status;
     position_.phase = "save";
     Stopwatch waited;
     absl::Status status;
@@ -197,12 +189,9 @@ class AgentObserver : public RunObserver {
 
  private:
   AgentChannel& channel_;
-  const Collective* const collective_;  // null while loading
-  CheckpointWriter* const checkpoints_;
-  const char* phase_ = nullptr;
+  ProgressReporter& reporter_;
+  CheckpointWriter& checkpoints_;
   Position position_;
-  int64_t tick_ = 0;
-  Stopwatch since_progress_;
 };
 
 absl::StatusOr<RankJob> ReadStart(const json& start) {
@@ -241,7 +230,7 @@ struct AgentSays {
   BlockQueue work;
 };
 
-absl::Status EvaluateForAgent(const RankJob& job, AgentChannel& channel, BlockQueue& work) {
+absl::Status EvaluateForAgent(const RankJob& job, AgentChannel& channel, ProgressReporter& reporter, BlockQueue& work) {
   auto spec = ParseEvaluateSpec(job.spec);
   if (!spec.ok()) return spec.status();
   std::unique_ptr<Accelerator> accelerator;
@@ -250,22 +239,24 @@ absl::Status EvaluateForAgent(const RankJob& job, AgentChannel& channel, BlockQu
     if (!found.ok()) return found.status();
     accelerator = *std::move(found);
   }
-  AgentObserver observer(channel, nullptr, nullptr);
   const PoolRank rank{*std::move(spec), job.weights, job.data_root, job.data_cache, job.threads};
   return RunPoolRank(
       rank, std::move(accelerator), work,
-      {.progress = [&](int64_t blocks) { return observer.OnTick({.phase = "evaluate", .iteration = blocks}); },
+      {.progress = [&](int64_t blocks) { return reporter.Tick({.phase = "evaluate", .iteration = blocks}); },
        .finding =
            [&](json finding) {
              return channel.Send({{"type", "finding"}, {"finding", std::move(finding)}});
            }});
 }
 
-absl::Status TrainForAgent(const RankJob& job, AgentChannel& channel, std::atomic<CheckpointKeeper*>& keeper) {
+absl::Status TrainForAgent(const RankJob& job, AgentChannel& channel, ProgressReporter& reporter,
+                           std::atomic<CheckpointKeeper*>& keeper) {
   auto inputs = PrepareRun(job);
   if (!inputs.ok()) return inputs.status();
   auto collective = ConnectRanks(job, inputs->accelerator.get(), &channel.store());
   if (!collective.ok()) return collective.status();
+  reporter.Watch(collective->get());
+  const absl::Cleanup unwatch = [&reporter] { reporter.Watch(nullptr); };
   // Lives until the process ends: the channel's thread may still call it then.
   auto* kept =
       new CheckpointKeeper(CheckpointDirectory(job), /*uploads=*/true, inputs->spec.checkpoint.keep_every_epochs);
@@ -276,7 +267,7 @@ absl::Status TrainForAgent(const RankJob& job, AgentChannel& channel, std::atomi
         return channel.Send(
             {{"type", "checkpoint"}, {"manifest", manifest}, {"iteration", info.iteration}, {"epoch", info.epoch}});
       });
-  AgentObserver observer(channel, collective->get(), &checkpoints);
+  AgentObserver observer(channel, reporter, checkpoints);
   if (absl::Status status = Train(job, *inputs, **collective, observer); !status.ok()) return status;
   return observer.WaitForUpload(*kept);
 }
@@ -287,9 +278,10 @@ absl::Status RunJobOfAgent(AgentChannel& channel, AgentSays& says) {
   if (!start.ok()) return start.status();
   auto job = ReadStart(*start);
   if (!job.ok()) return job.status();
-  if (absl::Status status = AgentObserver(channel, nullptr, nullptr).OnTick({}); !status.ok()) return status;
-  return job->spec.contains("evaluate") ? EvaluateForAgent(*job, channel, says.work)
-                                        : TrainForAgent(*job, channel, says.keeper);
+  ProgressReporter reporter([&channel](const json& frame) { return channel.Send(frame); });
+  if (absl::Status status = reporter.Tick({.phase = "load"}); !status.ok()) return status;
+  return job->spec.contains("evaluate") ? EvaluateForAgent(*job, channel, reporter, says.work)
+                                        : TrainForAgent(*job, channel, reporter, says.keeper);
 }
 
 }  // namespace
@@ -400,8 +392,10 @@ int RunUnderAgent(int fd) {
     sent = channel.Send({{"type", "done"}});
   } else {
     PrintError(status);
-    sent = channel.Send(
-        {{"type", "failed"}, {"class", FailureClassOf(status)}, {"message", std::string(status.message())}});
+    sent = channel.Send({{"type", "failed"},
+                         {"class", FailureClassOf(status)},
+                         {"message", std::string(status.message())},
+                         {"lost_rank", LostRankOf(status).value_or(-1)}});
   }
   return sent.ok() ? exit_status.load() : 1;
 }

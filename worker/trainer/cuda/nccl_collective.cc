@@ -5,6 +5,7 @@
 #include <ATen/ops/from_blob.h>
 
 #include <map>
+#include <optional>
 #include <string>
 #include <thread>
 #include <utility>
@@ -114,10 +115,12 @@ class NcclCollective final : public Collective {
     if (status.ok()) return status;
     open_ = false;
     CallAside(calls_, &NcclCalls::Abort, times_.end_limit);
-    const std::string subject = absl::StrCat(what, " over ", world_size(), " ranks by NCCL: ");
+    const std::string subject = absl::StrCat(Describe(what), " by NCCL: ");
     if (!absl::IsDeadlineExceeded(status)) return absl::Status(status.code(), absl::StrCat(subject, status.message()));
-    return absl::DeadlineExceededError(absl::StrCat(subject, "not done after ", absl::FormatDuration(limit),
-                                                    "; a rank hangs, is gone or cannot be reached"));
+    const std::optional<int> peer = OnlyPeer();
+    return absl::DeadlineExceededError(absl::StrCat(subject, "not done after ", absl::FormatDuration(limit), "; ",
+                                                    peer ? absl::StrCat("rank ", *peer) : "a rank",
+                                                    " hangs, is gone or cannot be reached"));
   }
 
   absl::Status Await(const std::function<absl::StatusOr<bool>()>& done, absl::Time deadline) {
