@@ -66,6 +66,34 @@ class Faults(unittest.TestCase):
             self.assertGreaterEqual(job["attempt"], 2)
             self.assert_complete(cluster, name, ENOUGH)
 
+    def events(self, cluster, name, reason):
+        return [r["event"] for r in cluster.records(name) if r.get("event", {}).get("reason") == reason]
+
+    def test_a_rank_that_hangs_is_named_and_replaced(self):
+        with Cluster(options=["--hang-bound", "4s"]) as cluster:
+            name = cluster.submit(spec(epochs=ENOUGH))
+            checkpointed(cluster, name)
+            (victim,) = cluster.trainers("worker-1")
+            os.kill(victim, signal.SIGSTOP)
+            job = cluster.wait_state(name, "SUCCEEDED", "FAILED", seconds=180)
+            self.assertEqual((job["state"], job["attempt"], job["failure_class"]), ("SUCCEEDED", 2, "HANG"), job)
+            (event,) = self.events(cluster, name, "HANG")
+            self.assertIn(" on worker-1: no tick for ", event["message"])
+            self.assertNotIn("on worker-0:", event["message"])
+            self.assertFalse(alive(victim))
+            self.assert_complete(cluster, name, ENOUGH)
+
+    def test_a_killed_agent_is_found_before_its_lease_is_over(self):
+        with Cluster(workers=3, options=["--lease", "1h", "--heartbeat", "1s"]) as cluster:
+            name = cluster.submit(spec(epochs=ENOUGH))
+            checkpointed(cluster, name)
+            busy = [w for w in cluster.workers if cluster.trainers(w)]
+            cluster.workers[busy[1]].kill()
+            job = cluster.wait_state(name, "SUCCEEDED", "FAILED", seconds=180)
+            self.assertEqual((job["state"], job["attempt"], job["failure_class"]), ("SUCCEEDED", 2, "WORKER_LOST"), job)
+            (event,) = self.events(cluster, name, "WORKER_LOST")
+            self.assertIn(f"Worker {busy[1]} is gone", event["message"])
+
     def test_worker_frozen_beyond_its_lease(self):
         with Cluster(workers=3, options=["--lease", "3s"]) as cluster:
             name = cluster.submit(spec(epochs=ENOUGH))

@@ -196,7 +196,7 @@ TEST_F(UnderAgentTest, TrainsReportsAndWaitsForTheLastUpload) {
       phases.push_back(frame["phase"]);
   }
   EXPECT_THAT(phases,
-              ::testing::ElementsAre("load", "first_step", "train", "save", "evaluate", "train", "save", "evaluate"));
+              ::testing::ElementsAre("load", "connect", "load", "first_step", "train", "save", "evaluate", "train", "save", "evaluate"));
 }
 
 TEST_F(UnderAgentTest, ALostUploadOfTheLastCheckpointIsNoSuccess) {

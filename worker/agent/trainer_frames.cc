@@ -87,7 +87,7 @@ class FrameReader {
 
 constexpr int64_t kInt32 = std::numeric_limits<int32_t>::max();
 
-const std::set<std::string> kPhases = {"load", "first_step", "train", "save", "evaluate"};
+const std::set<std::string> kPhases = {"load", "connect", "first_step", "train", "save", "evaluate"};
 
 absl::StatusOr<TrainerFrame> ReadProgress(FrameReader& reader) {
   ham::v1::Progress progress;

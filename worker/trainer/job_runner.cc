@@ -253,8 +253,10 @@ absl::Status TrainForAgent(const RankJob& job, AgentChannel& channel, ProgressRe
                            std::atomic<CheckpointKeeper*>& keeper) {
   auto inputs = PrepareRun(job);
   if (!inputs.ok()) return inputs.status();
+  if (absl::Status status = reporter.Tick({.phase = "connect"}); !status.ok()) return status;
   auto collective = ConnectRanks(job, inputs->accelerator.get(), &channel.store());
   if (!collective.ok()) return collective.status();
+  if (absl::Status status = reporter.Tick({.phase = "load"}); !status.ok()) return status;
   reporter.Watch(collective->get());
   const absl::Cleanup unwatch = [&reporter] { reporter.Watch(nullptr); };
   // Lives until the process ends: the channel's thread may still call it then.

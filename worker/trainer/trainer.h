@@ -30,7 +30,7 @@ namespace ham::trainer {
 
 // Where a rank is, for progress reports.
 struct Position {
-  const char* phase = "load";  // "load", "first_step", "train", "save", "evaluate"
+  const char* phase = "load";  // "load", "connect", "first_step", "train", "save", "evaluate"
   int64_t iteration = 0;       // optimiser iterations done
   int epoch = 0;               // 1-based; 0 before the first
 };
