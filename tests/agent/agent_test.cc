@@ -129,6 +129,13 @@ class AgentTest : public ::testing::Test {
       return rank != nullptr && rank->state() == state;
     });
   }
+  // In a beat that says that it runs.
+  bool AwaitProcess(const std::string& id, ham::v1::ProcessState::State state) {
+    return coordinator_.Await([&](const Seen& seen) {
+      const ObservedRank* rank = Find(seen, id);
+      return rank != nullptr && rank->state() == ObservedRank::RUNNING && rank->process().state() == state;
+    });
+  }
   // Once it has ended.
   ham::v1::RankExit ExitOf(const std::string& id, int attempt = 1) {
     EXPECT_TRUE(AwaitState(id, ObservedRank::EXITED, attempt)) << id;
@@ -285,6 +292,49 @@ TEST_F(AgentTest, RunsTheTrainerOfTheSlotsDevice) {
   coordinator_.Desire({MakeAssignment("shows-cpu", 0), MakeAssignment("shows-gpu", 1)});
   EXPECT_EQ(ExitOf("shows-cpu").message(), "trainer sees \"\"");
   EXPECT_EQ(ExitOf("shows-gpu").message(), "trainer-cuda sees \"GPU-1\"");
+}
+
+TEST_F(AgentTest, BeatsCarryWhatTheKernelSaysOfATrainerAndAStoppedOneEndsAtOnce) {
+  coordinator_.Change([](Script* script) { script->welcome.mutable_heartbeat_interval()->set_nanos(10'000'000); });
+  coordinator_.Desire({MakeAssignment("waits")});
+  StartAgent();
+  ASSERT_TRUE(AwaitProcess("waits", ham::v1::ProcessState::ACTIVE));
+  const pid_t pid = AliveTrainer();
+  ASSERT_GT(pid, 0);
+  ASSERT_EQ(::kill(pid, SIGSTOP), 0);
+  ASSERT_TRUE(AwaitProcess("waits", ham::v1::ProcessState::STOPPED));
+  const absl::Time begin = absl::Now();
+  coordinator_.Desire({});
+  EXPECT_TRUE(AwaitNoTrainer());
+  EXPECT_LT(absl::Now() - begin, absl::Seconds(2));
+  EXPECT_TRUE(AwaitGone("waits"));
+}
+
+TEST_F(AgentTest, LooksAtATrainerThatSaysNothingNew) {
+  coordinator_.Change([](Script* script) { script->welcome.mutable_heartbeat_interval()->set_nanos(10'000'000); });
+  config_.silence = {absl::Milliseconds(100), {folder_ / "stacks", kPatience}};
+  WriteTestFile(config_.silence.stacks.program, absl::StrCat("#!/bin/sh\necho stacks of it\nwhile [ ! -e ",
+                                                             config_.data_root, "/go ]; do sleep 0.01; done\n"));
+  fs::permissions(config_.silence.stacks.program, fs::perms::owner_all);
+  coordinator_.Desire({MakeAssignment("waits")});
+  StartAgent();
+  ASSERT_TRUE(AwaitProcess("waits", ham::v1::ProcessState::ACTIVE));
+  // Then it is stopped by whoever reads its stacks, which says nothing of the trainer.
+  ASSERT_TRUE(AwaitProcess("waits", ham::v1::ProcessState::STATE_UNSPECIFIED));
+  WriteTestFile(config_.data_root + "/go", "");
+  std::string log;
+  EXPECT_TRUE(coordinator_.Await([&](const Seen& seen) {
+    log.clear();
+    for (const auto& record : RecordsOf(seen, "waits")) log += record.log_text();
+    return log.find("stacks of it\n") != std::string::npos;
+  })) << log;
+  EXPECT_EQ(log.find("ham-worker: the trainer has said nothing new for 100ms (phase train, iteration 1, collectives "
+                     "begun 0, completed 0); its threads:\nthread "),
+            0U)
+      << log;
+  EXPECT_TRUE(AwaitProcess("waits", ham::v1::ProcessState::ACTIVE));
+  coordinator_.Desire({});
+  EXPECT_TRUE(AwaitGone("waits"));
 }
 
 TEST_F(AgentTest, BeatsCarryWhatItsGpusMeasure) {

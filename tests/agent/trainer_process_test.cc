@@ -108,6 +108,17 @@ class TrainerProcessTest : public ::testing::Test {
     }
     return text;
   }
+  static ham::v1::ProcessState::State StateOf(TrainerProcess* process) {
+    return process->Observe().value_or(ham::v1::ProcessState()).state();
+  }
+  static bool AwaitStopped(TrainerProcess* process) {
+    const absl::Time deadline = absl::Now() + kPatience;
+    while (StateOf(process) != ham::v1::ProcessState::STOPPED) {
+      if (absl::Now() > deadline) return false;
+      ::sched_yield();
+    }
+    return true;
+  }
   static int Status(TrainerProcess* process) {
     const std::optional<int> status = process->Wait(kPatience);
     EXPECT_TRUE(status.has_value()) << "it does not end";
@@ -167,6 +178,31 @@ TEST_F(TrainerProcessTest, ASignalEndsItAndIsSeen) {
   ASSERT_TRUE(WIFSIGNALED(status));
   EXPECT_EQ(WTERMSIG(status), SIGTERM);
   process->Signal(SIGKILL);  // of nobody by now
+}
+
+TEST_F(TrainerProcessTest, SaysWhatItsProcessDoes) {
+  const auto process = Shell("echo ready; exec sleep 600");
+  EXPECT_EQ(Line(process.get()), "ready");
+  EXPECT_EQ(StateOf(process.get()), ham::v1::ProcessState::ACTIVE);
+  process->Signal(SIGSTOP);
+  EXPECT_TRUE(AwaitStopped(process.get()));
+  process->Signal(SIGKILL);
+  EXPECT_TRUE(AwaitGone(process->pid()));
+  EXPECT_FALSE(process->Observe());  // only what is left of it
+  Status(process.get());
+  EXPECT_FALSE(process->Observe());
+}
+
+TEST_F(TrainerProcessTest, SigtermReachesAStoppedOneAtOnce) {
+  const auto process = Shell("echo ready; exec sleep 600");
+  EXPECT_EQ(Line(process.get()), "ready");
+  process->Signal(SIGSTOP);
+  EXPECT_TRUE(AwaitStopped(process.get()));
+  process->Signal(SIGTERM);
+  const std::optional<int> status = process->Wait(absl::Seconds(2));
+  ASSERT_TRUE(status);
+  ASSERT_TRUE(WIFSIGNALED(*status));
+  EXPECT_EQ(WTERMSIG(*status), SIGTERM);
 }
 
 TEST_F(TrainerProcessTest, NoSignalIsBlockedOrIgnored) {

@@ -39,6 +39,7 @@ Agent::Agent(AgentConfig config, std::function<void(const absl::Status&)> ended)
   host_.data_interface = config_.data_interface;
   host_.cpu_shares = config_.cpu_shares;
   host_.backoff = config_.backoff;
+  host_.silence = config_.silence;
   reports_ = std::make_unique<ReportStream>(
       &link_, config_.backoff,
       ReportStream::Events{.flushed = [this](const RankId& id) { Post([this, id] { core_.Flushed(id); }); },
@@ -195,7 +196,13 @@ void Agent::SendBeat() {
   if (!connected_) return;
   ham::v1::Beat beat;
   beat.set_desired_version(desired_version_);
-  for (ham::v1::ObservedRank& rank : core_.Observed()) *beat.add_observed() = std::move(rank);
+  for (ham::v1::ObservedRank& observed : core_.Observed()) {
+    const auto rank = ranks_.find({observed.job(), observed.attempt(), observed.rank()});
+    std::optional<ham::v1::ProcessState> process;
+    if (rank != ranks_.end()) process = rank->second->Observe();
+    if (process) *observed.mutable_process() = *std::move(process);
+    *beat.add_observed() = std::move(observed);
+  }
   for (ham::v1::GpuReading& reading : gpu_monitor_.Newest()) *beat.add_gpus() = std::move(reading);
   control_->Beat(stream_, std::move(beat));
   core_.Told();

@@ -38,6 +38,7 @@ struct AgentConfig {
   AssignmentOptions assignments;
   ControlOptions control;
   Backoff::Options backoff;  // of reports and transfers
+  SilenceOptions silence;
   GpuMonitorOptions gpu_monitor;
 };
 

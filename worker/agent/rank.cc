@@ -74,6 +74,11 @@ void Rank::GiveWork(const WorkBlocks& blocks) {
   work_ = blocks;
 }
 
+std::optional<ham::v1::ProcessState> Rank::Observe() {
+  absl::MutexLock lock(&mutex_);
+  return process_ == nullptr || looked_at_ ? std::nullopt : process_->Observe();
+}
+
 void Rank::Run() {
   facts_.broken = Prepare();
   if (facts_.broken.ok()) facts_.broken = StartProcess();
@@ -88,6 +93,8 @@ void Rank::Run() {
     std::thread work;
     if (facts_.broken.ok()) {
       work = std::thread([this] { SendWork(); });
+      silence_ = std::make_unique<SilenceWatch>(host_.silence.limit,
+                                                [this](const ham::v1::Progress& last) { LookAtSilence(last); });
       facts_.broken = ReadFrames();
     }
     if (!facts_.broken.ok() || !process->Wait(host_.exit_timeout)) process->Signal(SIGKILL);
@@ -99,6 +106,7 @@ void Rank::Run() {
       over_ = true;
     }
     if (work.joinable()) work.join();
+    silence_.reset();
     log.join();
   }
   cancel_.Cancel();
@@ -223,6 +231,7 @@ absl::Status Rank::ReadFrames() {
 
 absl::Status Rank::Handle(TrainerFrame frame) {
   if (auto* progress = std::get_if<ham::v1::Progress>(&frame)) {
+    silence_->Heard(*progress);
     events_.progress(id_, *progress);
   } else if (auto* point = std::get_if<ham::v1::MetricPoint>(&frame)) {
     ham::v1::SpooledRecord record;
@@ -280,6 +289,26 @@ void Rank::ReadLog() {
       break;
     }
   }
+  AddLog(text.Finish());
+}
+
+void Rank::LookAtSilence(const ham::v1::Progress& last) {
+  pid_t pid = 0;
+  {
+    absl::MutexLock lock(&mutex_);
+    pid = process_->pid();
+    looked_at_ = true;
+  }
+  const std::string report = ThreadReport(pid, host_.silence.stacks);
+  {
+    absl::MutexLock lock(&mutex_);
+    looked_at_ = false;
+  }
+  LogText text;
+  AddLog(text.Add(absl::StrCat("ham-worker: the trainer has said nothing new for ",
+                               absl::FormatDuration(host_.silence.limit), " (phase ", last.phase(), ", iteration ",
+                               last.iteration(), ", collectives begun ", last.collective_begun(), ", completed ",
+                               last.collective_sequence(), "); its threads:\n", report)));
   AddLog(text.Finish());
 }
 

@@ -21,11 +21,19 @@
 #include "worker/agent/cpu_placement.h"
 #include "worker/agent/rank_exit.h"
 #include "worker/agent/rendezvous_relay.h"
+#include "worker/agent/silence_watch.h"
 #include "worker/agent/spool.h"
+#include "worker/agent/thread_report.h"
 #include "worker/agent/trainer_frames.h"
 #include "worker/agent/trainer_process.h"
 
 namespace ham::agent {
+
+// A trainer that says nothing new for `limit` is looked at from outside, once a silence; what is seen goes to its log.
+struct SilenceOptions {
+  absl::Duration limit = absl::Seconds(20);
+  StackReader stacks;
+};
 
 // The same for all ranks of an agent.
 struct RankHost {
@@ -37,7 +45,8 @@ struct RankHost {
   std::vector<CpuSet> cpu_shares;                   // of CPU slots, by index; none: the kernel chooses
   absl::Duration hello_timeout = absl::Minutes(1);  // from the start of the process to its first frame
   absl::Duration exit_timeout = absl::Seconds(10);  // from the last frame to the end of the process
-  Backoff::Options backoff;                         // of transfers
+  SilenceOptions silence;
+  Backoff::Options backoff;  // of transfers
 };
 
 // Owned by the agent's thread, which alone calls the public methods; none blocks but the destructor.
@@ -63,6 +72,9 @@ class Rank {
   void Kill() { Signal(SIGKILL); }
   // Of an evaluation: hands the trainer all that it is to do now, instead of what it was not handed yet.
   void GiveWork(const WorkBlocks& blocks);
+  // What the kernel says of the trainer's process; nullopt where there is none, and while its stacks are read, for
+  // which it is stopped.
+  std::optional<ham::v1::ProcessState> Observe();
 
  private:
   void Run();
@@ -76,6 +88,7 @@ class Rank {
   absl::Status Handle(TrainerFrame frame);
   absl::Status Record(ham::v1::SpooledRecord record);
   void ReadLog();
+  void LookAtSilence(const ham::v1::Progress& last);
   // Apart from all else: a trainer that is slow to read keeps nobody waiting.
   void SendWork();
   void AddLog(const std::vector<std::string>& pieces);
@@ -97,11 +110,13 @@ class Rank {
   RendezvousRelay relay_;
   CallCancel cancel_;                             // of downloads and uploads
   std::unique_ptr<CheckpointUploader> uploader_;  // thread_ only
+  std::unique_ptr<SilenceWatch> silence_;         // thread_ only
 
   absl::Mutex write_mutex_;  // one frame at a time to the trainer
   absl::Mutex mutex_;
   bool stopped_ ABSL_GUARDED_BY(mutex_) = false;                     // Terminate or Kill came
   bool over_ ABSL_GUARDED_BY(mutex_) = false;                        // the trainer takes no more work
+  bool looked_at_ ABSL_GUARDED_BY(mutex_) = false;                   // its stacks are being read
   std::optional<WorkBlocks> work_ ABSL_GUARDED_BY(mutex_);           // to be handed on
   std::unique_ptr<TrainerProcess> process_ ABSL_GUARDED_BY(mutex_);  // set once, by thread_
   std::thread thread_;

@@ -21,6 +21,7 @@
 #include "absl/synchronization/notification.h"
 #include "absl/time/clock.h"
 #include "worker/agent/child_process.h"
+#include "worker/agent/process_state.h"
 
 namespace ham::agent {
 namespace {
@@ -134,8 +135,18 @@ TrainerProcess::~TrainerProcess() {
 void TrainerProcess::Signal(int signal) {
   absl::MutexLock lock(&mutex_);
   if (status_) return;  // the number may belong to another process by now
-  // Before exec-trainer runs, the group may not exist yet for us.
-  if (::kill(-pid_, signal) != 0) ::kill(pid_, signal);
+  const auto send = [this](int number) {
+    // Before exec-trainer runs, the group may not exist yet for us.
+    if (::kill(-pid_, number) != 0) ::kill(pid_, number);
+  };
+  send(signal);
+  if (signal == SIGTERM) send(SIGCONT);  // else it would wait until it goes on
+}
+
+std::optional<ham::v1::ProcessState> TrainerProcess::Observe() {
+  absl::MutexLock lock(&mutex_);
+  if (status_) return std::nullopt;
+  return ReadProcessState(pid_);
 }
 
 bool TrainerProcess::AwaitLog() {

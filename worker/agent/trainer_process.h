@@ -21,6 +21,7 @@
 #include "absl/status/statusor.h"
 #include "absl/synchronization/mutex.h"
 #include "absl/time/time.h"
+#include "ham/v1/worker_service.pb.h"
 #include "worker/agent/cpu_placement.h"
 
 namespace ham::agent {
@@ -52,8 +53,11 @@ class TrainerProcess {
   // Waits until log_fd can be read or is at its end. False once the process is gone and nothing is left to read, even
   // if something else holds the other end open.
   bool AwaitLog();
-  // To the process and all that it started. Nothing happens once it was waited for.
+  // To the process and all that it started; SIGTERM also reaches what is stopped. Nothing happens once it was waited
+  // for.
   void Signal(int signal);
+  // What the kernel says of it; nullopt once it has ended.
+  std::optional<ham::v1::ProcessState> Observe();
   // Its status as waitpid gives it, or nullopt after `timeout`. What it started is killed then.
   std::optional<int> Wait(absl::Duration timeout);
 
