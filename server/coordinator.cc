@@ -148,7 +148,7 @@ absl::Duration Coordinator::Impl::NextTimer() const {
   if (globals_.restart_due) return absl::ZeroDuration();
   absl::Duration next = globals_.lease_check_at;
   if (!backoff_.empty()) next = std::min(next, backoff_.begin()->first);
-  return std::min(next, globals_.exclusion_check_at);
+  return std::min({next, globals_.exclusion_check_at, globals_.stop_check_at});
 }
 
 absl::Status Coordinator::Impl::CheckFence(int64_t session, const std::string& job, int attempt) const {

@@ -64,11 +64,14 @@ struct CoordinatorOptions {
   absl::Duration backoff_window = absl::Minutes(10);
   // Checkpoints that a job keeps, the newest among them. At least 1. Each costs its size on the coordinator's disk.
   int kept_checkpoints = 2;
-  // A worker on which so many attempts, of two jobs at least, failed by its own fault within the window, none ended
-  // well and no checkpoint was stored since the first of them, gets no ranks for a while, or until it registers anew.
+  // A worker on which so many attempts, of two jobs at least, failed within the window, none ended well and no
+  // checkpoint was stored since the first of them, gets no ranks for a while, or until it registers anew. Jobs that
+  // failed on several workers do not count, and at most a third of all workers are excluded.
   int exclusion_failures = 3;
   absl::Duration exclusion_window = absl::Minutes(30);
   absl::Duration exclusion_time = absl::Minutes(10);
+  // From telling a rank to stop to giving it up where it does not end: much more than SIGTERM to SIGKILL takes.
+  absl::Duration stop_limit = absl::Minutes(2);
 };
 
 // ---- what is durable -------------------------------------------------------------------------------------

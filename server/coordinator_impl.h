@@ -74,6 +74,8 @@ struct WorkerState {
   absl::Duration excluded_until = -absl::InfiniteDuration();
 };
 
+// It becomes part of the job, and a page of ListJobs holds a thousand jobs.
+inline constexpr size_t kMostMessageBytes = 1000;
 inline constexpr char kCoordinator[] = "coordinator";
 
 // It has all of its ranks, and they are to run.
@@ -94,6 +96,9 @@ struct JobFacts {
   std::optional<ham::v1::Checkpoint> start_checkpoint;  // all ranks of the attempt start from this one
   std::map<std::string, int> losses;                    // of a pool's attempt: ranks that failed, by worker_id
   bool collateral = false;                              // the attempt failed by a rank that lost another one
+  std::set<std::string> failed_on;                      // worker_ids that were blamed for a failure
+  absl::Duration judged = -absl::InfiniteDuration();    // steady
+  absl::Duration stop_by = absl::InfiniteDuration();    // ranks told to stop are given up then
 };
 
 class Coordinator::Impl {
@@ -131,6 +136,7 @@ class Coordinator::Impl {
     absl::Duration lease_check_at = absl::InfiniteDuration();
     absl::Duration frozen_until = -absl::InfiniteDuration();
     absl::Duration exclusion_check_at = absl::InfiniteDuration();
+    absl::Duration stop_check_at = absl::InfiniteDuration();
     bool schedule_due = false;
     bool restart_due = false;  // jobs as Restore found them still wait for their first look
     int64_t next_submit_index = 1;
@@ -222,11 +228,17 @@ class Coordinator::Impl {
   // The worker's control stream is closed: ranks that peers have lost too are dead.
   void GiveUpLostRanks(const std::string& worker_id);
   void BlameWorker(const std::string& worker_id, const std::string& job);
+  bool MayExcludeOne() const;
   void Absolve(const std::string& worker_id);
+  // The attempt's ranks are told to stop.
+  void StopGang(const JobRow& row);
+  // Ranks that do not end although they were told to, on a worker that is heard of: their slots stay taken.
+  void GiveUpUnstoppable();
   void EndExclusions();
 
   // -- queue (coordinator_schedule.cc)
   void Schedule();
+  std::string ExcludedText() const;
   std::vector<FreeSlot> FreeSlots(std::vector<FreeSlot>* all) const;
   void StartAttempt(const std::string& name, const std::vector<FreeSlot>& slots);
   void JoinPool(const std::string& name, const std::vector<FreeSlot>& slots);

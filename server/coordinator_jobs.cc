@@ -13,12 +13,9 @@ using ham::v1::Job;
 
 namespace {
 
-// It becomes part of the job, and a page of ListJobs holds a thousand jobs.
-constexpr size_t kMostExitMessageBytes = 1000;
-
 std::string DescribeExit(const RankKey& key, const std::string& worker, const ham::v1::RankExit& exit) {
   const std::string who = absl::StrCat("Rank ", key.rank, " on ", worker);
-  if (!exit.message().empty()) return absl::StrCat(who, ": ", Shown(exit.message(), kMostExitMessageBytes));
+  if (!exit.message().empty()) return absl::StrCat(who, ": ", Shown(exit.message(), kMostMessageBytes));
   if (exit.signal() != 0) return absl::StrCat(who, " was ended by signal ", exit.signal(), ".");
   return absl::StrCat(who, " ended with exit status ", exit.exit_code(), ".");
 }
@@ -120,7 +117,7 @@ absl::Status Coordinator::Impl::Handle(const CancelJob& event) {
     globals_.schedule_due = true;  // it may have stood before others
     return absl::OkStatus();
   }
-  AnnounceGang(*found);
+  StopGang(*found);
   Transition(event.job, Job::CANCELLING, "CANCEL_REQUESTED", message, event.actor);
   ReleaseSucceeded(event.job);
   FinishIfGone(event.job, {});
@@ -212,6 +209,7 @@ absl::Status Coordinator::Impl::Handle(const EvaluationRecorded& event) {
   }
   Transition(event.job, Job::SUCCEEDED, "COMPLETED", "All images are evaluated; the record is made.", kCoordinator);
   for (const Placement& place : std::vector<Placement>(found->gang)) {
+    Absolve(place.worker_id);
     Release({event.job, found->attempt, place.rank}, place.worker_id, false);
   }
   return absl::OkStatus();
@@ -222,7 +220,7 @@ absl::Status Coordinator::Impl::Handle(const JobBroken& event) {
   if (found == nullptr || IsFinal(found->state)) return absl::OkStatus();
   const Cause cause = {.failure_class = ham::v1::USER,
                        .reason = ham::v1::FailureClass_Name(ham::v1::USER),
-                       .message = Shown(event.message, kMostExitMessageBytes),
+                       .message = Shown(event.message, kMostMessageBytes),
                        .actor = kCoordinator};
   if (IsActive(found->state)) {
     FailAttempt(event.job, cause);
@@ -241,10 +239,11 @@ void Coordinator::Impl::RunRestart() {
   globals_.restart_due = false;
   std::vector<std::string> starting;
   std::vector<std::string> gone;
+  std::vector<std::string> stops;
   for (const auto& [name, row] : jobs_) {
     if (row.state == Job::STARTING && !row.pool) starting.push_back(name);
     const bool stopping = row.state == Job::CANCELLING || row.state == Job::RECOVERING;
-    if (stopping && row.gang.empty()) gone.push_back(name);
+    if (stopping) (row.gang.empty() ? gone : stops).push_back(name);
   }
   const Cause cause = {.reason = "COORDINATOR_RESTARTED",
                        .message = "The coordinator restarted while the gang was coming up.",
@@ -252,6 +251,7 @@ void Coordinator::Impl::RunRestart() {
                        .counts = false};
   for (const std::string& name : starting) FailAttempt(name, cause);
   for (const std::string& name : gone) FinishIfGone(name, cause);
+  for (const std::string& name : stops) StopGang(jobs_.at(name));
 }
 
 // ---- ranks -------------------------------------------------------------------------------------------------
@@ -309,12 +309,12 @@ void Coordinator::Impl::RankFailed(const RankKey& key, const std::string& worker
                        .reason = ham::v1::FailureClass_Name(failure_class),
                        .message = DescribeExit(key, worker.row.name, exit),
                        .actor = worker.row.name,
-                       .collateral = exit.has_lost_rank()};
+                       .collateral = exit.has_lost_rank() || failure_class == ham::v1::HANG};
   const bool workers = failure_class == ham::v1::TRAINER_CRASH || failure_class == ham::v1::INFRASTRUCTURE;
   const bool origin = IsActive(jobs_.at(key.job).state) || worker.ranks.at(key).lost_to_peer;
   if (workers && origin && !cause.collateral) BlameWorker(worker_id, key.job);
   LoseRanks(worker_id, {key}, cause, true);
-  if (exit.has_lost_rank()) LostToPeer(key.job, exit.lost_rank());
+  if (exit.has_lost_rank() && !jobs_.at(key.job).pool) LostToPeer(key.job, exit.lost_rank());
 }
 
 void Coordinator::Impl::LoseRanks(const std::string& worker_id, const std::vector<RankKey>& keys, const Cause& cause,
@@ -348,7 +348,8 @@ void Coordinator::Impl::NoteCause(const std::string& name, const Cause& cause, b
   JobRow& row = TouchJob(name);
   if (row.failure_class == ham::v1::USER) return;
   facts.collateral = false;
-  if (cause.failure_class == ham::v1::PREEMPTED) --row.failed_attempts;
+  // A checkpoint may have set it to 0 meanwhile.
+  if (cause.failure_class == ham::v1::PREEMPTED) row.failed_attempts = std::max(0, row.failed_attempts - 1);
   row.failure_class = cause.failure_class;
   row.state_reason = cause.reason;
   row.state_message = cause.message;
@@ -395,7 +396,7 @@ void Coordinator::Impl::FailAttempt(const std::string& name, const Cause& cause)
   if (cause.counts) CountFailure(name, cause);
   TouchFacts(name).collateral = cause.collateral;
   const JobRow& row = jobs_.at(name);
-  AnnounceGang(row);
+  StopGang(row);
   ReleaseSucceeded(name);
   if (!row.gang.empty() || !IsOutOfAttempts(row)) {
     Transition(name, Job::RECOVERING, cause.reason, cause.message, cause.actor);

@@ -54,15 +54,27 @@ void Coordinator::Impl::Schedule() {
   size_t next = 0;  // refusals usually come in the order of the queue
   for (const Refusal& refusal : plan.refusals) {
     while (next < rows.size() && rows[next]->name != refusal.job) ++next;
-    Wait(next < rows.size() ? *rows[next] : jobs_.at(refusal.job), refusal.reason, refusal.message);
+    std::string message = refusal.message;
+    if (refusal.reason == "NO_WORKER_FITS") absl::StrAppend(&message, ExcludedText());
+    Wait(next < rows.size() ? *rows[next] : jobs_.at(refusal.job), refusal.reason, message);
   }
+}
+
+std::string Coordinator::Impl::ExcludedText() const {
+  std::vector<std::string> names;
+  for (const auto& [id, worker] : workers_) {
+    if (worker.connected && worker.excluded_until > now_.steady) names.push_back(worker.row.name);
+  }
+  if (names.empty()) return "";
+  return absl::StrCat(" Excluded for a while, since ranks of several jobs failed there: ", absl::StrJoin(names, ", "),
+                      ".");
 }
 
 std::vector<FreeSlot> Coordinator::Impl::FreeSlots(std::vector<FreeSlot>* all) const {
   std::vector<FreeSlot> free;
   for (const auto& [name, id] : worker_by_name_) {
     const WorkerState& worker = workers_.at(id);
-    if (!worker.connected || worker.unreachable) continue;
+    if (!worker.connected || worker.unreachable || worker.excluded_until > now_.steady) continue;
     std::set<int> occupied;
     for (const auto& [key, facts] : worker.ranks) occupied.insert(facts.slot);
     for (const auto& [key, stale] : worker.stale) occupied.insert(stale.slot);
@@ -77,8 +89,7 @@ std::vector<FreeSlot> Coordinator::Impl::FreeSlots(std::vector<FreeSlot>* all) c
       slot.index = registered.index();
       slot.device = registered.device();
       all->push_back(slot);
-      const bool usable = occupied.count(-1) == 0 && worker.excluded_until <= now_.steady;
-      if (usable && occupied.count(slot.index) == 0) free.push_back(slot);
+      if (occupied.count(-1) == 0 && occupied.count(slot.index) == 0) free.push_back(slot);
     }
   }
   return free;

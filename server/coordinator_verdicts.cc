@@ -4,6 +4,7 @@
 #include <utility>
 
 #include "absl/strings/str_cat.h"
+#include "proto/utf8.h"
 #include "server/coordinator_impl.h"
 
 namespace ham::server {
@@ -11,15 +12,20 @@ namespace ham::server {
 // ---- ranks that hang -----------------------------------------------------------------------------------------
 
 void Coordinator::Impl::JudgeRanksOf(const std::string& worker_id) {
-  const absl::Duration least = std::min(options_.hang.least, options_.hang.unknown);
   std::set<std::string> silent, shares;
   for (const auto& [key, facts] : workers_.at(worker_id).ranks) {
-    if (facts.succeeded || !IsActive(jobs_.at(key.job).state)) continue;
-    if (facts.pulse.silence() >= least) silent.insert(key.job);
+    const JobRow& row = jobs_.at(key.job);
+    if (facts.succeeded || !IsActive(row.state)) continue;
+    // All ranks of a hung gang are silent, and each look is at all of them.
+    const bool judged = now_.steady - facts_.at(key.job).judged < options_.heartbeat;
+    if (!judged && facts.pulse.IsStuck(options_.hang, row.device == "cuda")) silent.insert(key.job);
     if (facts.pulse.minute_over()) shares.insert(key.job);
   }
   for (const std::string& name : shares) NoteSlow(name);
-  for (const std::string& name : silent) jobs_.at(name).pool ? JudgePool(name) : JudgeGang(name);
+  for (const std::string& name : silent) {
+    TouchFacts(name).judged = now_.steady;
+    jobs_.at(name).pool ? JudgePool(name) : JudgeGang(name);
+  }
 }
 
 std::vector<GangRank> Coordinator::Impl::RanksAtWork(const JobRow& row) const {
@@ -39,20 +45,15 @@ std::vector<GangRank> Coordinator::Impl::RanksAtWork(const JobRow& row) const {
 
 void Coordinator::Impl::JudgeGang(const std::string& name) {
   const JobRow& row = jobs_.at(name);
-  const std::vector<GangRank> ranks = RanksAtWork(row);
-  const std::optional<Verdict> verdict = FindHang(ranks, options_.hang);
+  const std::optional<Verdict> verdict = FindHang(RanksAtWork(row), options_.hang);
   if (!verdict) return;
-  // Of a broken link it is not known which end is to blame.
-  if (ranks.size() == 1 || verdict->ranks.size() < ranks.size()) {
-    for (const Placement& place : std::vector<Placement>(row.gang)) {
-      if (std::binary_search(verdict->ranks.begin(), verdict->ranks.end(), place.rank)) {
-        BlameWorker(place.worker_id, name);
-      }
-    }
+  for (const Placement& place : std::vector<Placement>(row.gang)) {
+    const bool named = std::binary_search(verdict->ranks.begin(), verdict->ranks.end(), place.rank);
+    if (named && !verdict->link) BlameWorker(place.worker_id, name);
   }
   FailAttempt(name, {.failure_class = ham::v1::HANG,
                      .reason = ham::v1::FailureClass_Name(ham::v1::HANG),
-                     .message = verdict->message,
+                     .message = Shown(verdict->message, kMostMessageBytes),
                      .actor = kCoordinator});
 }
 
@@ -65,7 +66,7 @@ void Coordinator::Impl::JudgePool(const std::string& name) {
     LoseRanks(worker_id, {{name, attempt, rank.rank}},
               {.failure_class = ham::v1::HANG,
                .reason = ham::v1::FailureClass_Name(ham::v1::HANG),
-               .message = verdict->message,
+               .message = Shown(verdict->message, kMostMessageBytes),
                .actor = kCoordinator},
               false);
   }
@@ -91,7 +92,8 @@ void Coordinator::Impl::LostToPeer(const std::string& name, int rank) {
     if (place.rank != rank || place.succeeded) continue;
     WorkerState& worker = TouchWorker(place.worker_id);
     worker.ranks.at({name, row.attempt, rank}).lost_to_peer = true;
-    if (!worker.connected) GiveUpLostRanks(place.worker_id);
+    // One that has not come back to this process yet may be well.
+    if (!worker.connected && worker.registration != nullptr) GiveUpLostRanks(place.worker_id);
     return;
   }
 }
@@ -116,12 +118,20 @@ void Coordinator::Impl::GiveUpLostRanks(const std::string& worker_id) {
 // ---- workers that fail again and again -----------------------------------------------------------------------
 
 void Coordinator::Impl::BlameWorker(const std::string& worker_id, const std::string& job) {
+  std::set<std::string>& failed_on = TouchFacts(job).failed_on;
+  failed_on.insert(worker_id);
+  if (failed_on.size() > 1) {  // more likely the job's fault
+    for (const std::string& id : failed_on) {
+      std::erase_if(TouchWorker(id).failures, [&](const auto& failure) { return failure.second == job; });
+    }
+    return;
+  }
   WorkerState& worker = TouchWorker(worker_id);
   auto& failures = worker.failures;
   std::erase_if(failures, [&](const auto& failure) { return now_.steady - failure.first > options_.exclusion_window; });
   failures.emplace_back(now_.steady, job);
   const bool one_job = std::all_of(failures.begin(), failures.end(), [&](const auto& f) { return f.second == job; });
-  if (one_job || failures.size() < static_cast<size_t>(options_.exclusion_failures)) return;
+  if (one_job || failures.size() < static_cast<size_t>(options_.exclusion_failures) || !MayExcludeOne()) return;
   const size_t count = failures.size();
   failures.clear();
   worker.excluded_until = now_.steady + options_.exclusion_time;
@@ -130,6 +140,16 @@ void Coordinator::Impl::BlameWorker(const std::string& worker_id, const std::str
        absl::StrCat("Worker ", worker.row.name, " gets no ranks for ", absl::FormatDuration(options_.exclusion_time),
                     ", or until it is started anew: ", count, " attempts of several jobs failed by its ranks."),
        kCoordinator);
+}
+
+bool Coordinator::Impl::MayExcludeOne() const {
+  size_t usable = 0, excluded = 1;
+  for (const auto& [id, worker] : workers_) {
+    if (!worker.connected || worker.unreachable) continue;
+    ++usable;
+    excluded += worker.excluded_until > now_.steady ? 1 : 0;
+  }
+  return 3 * excluded <= usable;
 }
 
 void Coordinator::Impl::Absolve(const std::string& worker_id) {
@@ -143,6 +163,44 @@ void Coordinator::Impl::EndExclusions() {
   for (const auto& [id, worker] : workers_) {
     if (worker.excluded_until <= now_.steady) continue;
     globals_.exclusion_check_at = std::min(globals_.exclusion_check_at, worker.excluded_until);
+  }
+}
+
+// ---- ranks that do not end -----------------------------------------------------------------------------------
+
+void Coordinator::Impl::StopGang(const JobRow& row) {
+  for (const Placement& place : row.gang) DesiredChanged(TouchWorker(place.worker_id));
+  TouchFacts(row.name).stop_by = now_.steady + options_.stop_limit;
+  globals_.stop_check_at = std::min(globals_.stop_check_at, now_.steady + options_.stop_limit);
+}
+
+void Coordinator::Impl::GiveUpUnstoppable() {
+  if (now_.steady < globals_.stop_check_at) return;
+  globals_.stop_check_at = absl::InfiniteDuration();
+  std::vector<std::string> late;
+  for (const auto& [name, facts] : facts_) {
+    const JobRow& row = jobs_.at(name);
+    if (row.gang.empty() || IsActive(row.state)) continue;
+    if (facts.stop_by <= now_.steady) {
+      late.push_back(name);
+    } else {
+      globals_.stop_check_at = std::min(globals_.stop_check_at, facts.stop_by);
+    }
+  }
+  for (const std::string& name : late) {
+    const int attempt = jobs_.at(name).attempt;
+    for (const Placement& place : std::vector<Placement>(jobs_.at(name).gang)) {
+      const WorkerState& worker = workers_.at(place.worker_id);
+      LoseRanks(place.worker_id, {{name, attempt, place.rank}},
+                {.failure_class = ham::v1::INFRASTRUCTURE,
+                 .reason = "RANK_DOES_NOT_END",
+                 .message = absl::StrCat("Rank ", place.rank, " on ", worker.row.name, " did not end within ",
+                                         absl::FormatDuration(options_.stop_limit),
+                                         " of being told to; its slot stays ", "taken until it does."),
+                 .actor = kCoordinator,
+                 .collateral = true},
+                false);
+    }
   }
 }
 

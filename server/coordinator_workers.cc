@@ -216,6 +216,7 @@ void Coordinator::Impl::ObserveAbsence(const std::string& worker_id, const std::
 absl::Status Coordinator::Impl::Handle(const TimerFired&) {
   WakeBackoff();
   EndExclusions();
+  GiveUpUnstoppable();
   ExpireLeases();
   return absl::OkStatus();
 }

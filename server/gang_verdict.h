@@ -20,13 +20,14 @@ struct GangRank {
 
 struct Verdict {
   std::vector<int> ranks;  // ascending; at least one
-  std::string message;     // one sentence, with the evidence
+  bool link = false;       // it is not these ranks that fail, but the way between them and others
+  std::string message;     // one sentence, with the evidence; names a few ranks at most
 };
 
 // The ranks because of which a gang is stuck. A rank that waits where ranks meet is never to blame as long as another
-// one has not come there; that one is, once it is stuck itself. If all wait in the same place, the links between them
-// are. A process that was stopped is named first. None while the rank that is waited for lives, or is not heard of: its
-// worker's lease decides.
+// one has not come there; that one is, once it is stuck itself. If those that are behind wait too, or all wait in the
+// same place, the links between them are. A process that was stopped is named first. None while the rank that is waited
+// for lives, or is not heard of: its worker's lease decides.
 std::optional<Verdict> FindHang(const std::vector<GangRank>& gang, const HangBounds& bounds);
 
 // The rank that all others wait for in more than a third of their time than it waits itself.

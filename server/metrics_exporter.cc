@@ -63,7 +63,8 @@ std::vector<MetricFamily> ClusterFamilies(const ClusterSnapshot& snapshot) {
     for (const ham::v1::Slot& slot : worker.slots) {
       slots_by.try_emplace({slot.device(), slot.job().empty()}, 0);
       slots_by.try_emplace({slot.device(), !slot.job().empty()}, 0);
-      if (worker.state != ham::v1::Worker::UNREACHABLE) ++slots_by[{slot.device(), !slot.job().empty()}];
+      const bool usable = worker.state == ham::v1::Worker::CONNECTED || !slot.job().empty();
+      if (usable && worker.state != ham::v1::Worker::UNREACHABLE) ++slots_by[{slot.device(), !slot.job().empty()}];
     }
   }
   MetricFamily workers = Family("ham_workers", "Workers by state.");

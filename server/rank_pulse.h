@@ -7,7 +7,7 @@
 #include <array>
 #include <cstddef>
 #include <cstdint>
-#include <string>
+#include <optional>
 
 #include "absl/time/time.h"
 #include "ham/v1/worker_service.pb.h"
@@ -16,11 +16,12 @@ namespace ham::server {
 
 // Silence after which a rank is stuck.
 struct HangBounds {
-  absl::Duration unknown = absl::Seconds(60);  // of a phase whose ticks are not known yet
-  absl::Duration least = absl::Seconds(30);    // of one whose ticks are, or `ticks` usual ones if that is longer
-  double ticks = 5;
-  // At least, of a rank that computes: it waits for nobody and uses a tenth of a CPU. On a GPU, where a host thread may
-  // spin for ever, only while nothing is known.
+  absl::Duration unknown = absl::Seconds(60);  // where no usual silence is known yet
+  absl::Duration least = absl::Seconds(30);    // where one is, or `silences` usual ones if that is longer
+  double silences = 5;
+  // At least, of a rank that is at work although it says nothing: it waits for no other rank, and its process uses a
+  // tenth of a CPU or waits for a disk, or it is not known what its process does. On a GPU, where a thread of the host
+  // may spin for ever, `unknown` at least once a usual silence is known.
   absl::Duration busy = absl::Minutes(10);
 };
 
@@ -34,18 +35,19 @@ class RankPulse {
   absl::Duration Bound(const HangBounds& bounds, bool on_gpu) const;
   // Never before its trainer has named a phase: what comes before is the agent's to bound.
   bool IsStuck(const HangBounds& bounds, bool on_gpu) const {
-    return !phase().empty() && silence_ >= Bound(bounds, on_gpu);
+    return progress_.phase >= 0 && silence_ >= Bound(bounds, on_gpu);
   }
 
-  const std::string& phase() const { return progress_.phase; }
+  // "" before its first word, and for a phase that this version does not know.
+  const char* phase() const;
   // How many times it has come to where all ranks meet: when they connect, and in each collective.
   int64_t meetings() const { return progress_.meetings; }
   // It is there and waits for the others.
   bool waits() const { return progress_.waits; }
   bool stopped() const { return state_ == ham::v1::ProcessState::STOPPED; }
   bool blocked() const { return state_ == ham::v1::ProcessState::BLOCKED; }
-  // CPU time of its process in its silence.
-  absl::Duration cpu_in_silence() const { return absl::Seconds(cpu_seconds_ - cpu_at_advance_); }
+  // CPU time of its process in its silence; nullopt if the worker does not tell.
+  std::optional<absl::Duration> cpu_in_silence() const;
 
   // Share of the time that it spent in collectives, of the last whole minute; below 0 before there is one.
   double collective_share() const { return collective_share_; }
@@ -54,33 +56,36 @@ class RankPulse {
 
  private:
   static constexpr size_t kPhases = 6;
-  static constexpr size_t kGaps = 15;
-  static constexpr size_t kLearned = 7;  // gaps
+  static constexpr size_t kSilences = 15;
+  static constexpr size_t kLearned = 7;  // silences
   struct Usual {
-    std::array<float, kGaps> gaps;  // seconds a tick; the newest ones
-    size_t count = 0;               // ever seen
+    std::array<float, kSilences> seconds;  // of the newest silences
+    size_t count = 0;                      // ever seen
   };
   struct Known {
-    std::string phase;
+    int phase = -1;
     int64_t tick = 0;
     int64_t meetings = 0;
     bool waits = false;
     bool operator==(const Known&) const = default;
   };
 
-  void Learn(int64_t ticks, absl::Duration time);
+  // Those of a wait for others are known apart: they are as long as the others' work.
+  const Usual* UsualNow() const;
+  void Learn(absl::Duration silence);
+  void TakeProcess(const ham::v1::ObservedRank& observed);
   void Share(double collective_seconds, absl::Duration time);
-  bool Computes() const;
+  bool IsAtWork() const;
 
   Known progress_;
   ham::v1::ProcessState::State state_ = ham::v1::ProcessState::STATE_UNSPECIFIED;
-  double cpu_seconds_ = 0;
-  double cpu_at_advance_ = 0;
+  double cpu_seconds_ = 0;                // as told last
+  std::optional<double> cpu_at_advance_;  // nullopt before it was told
   absl::Duration silence_;
-  std::array<Usual, kPhases> usual_ = {};
+  std::array<Usual, 2 * kPhases> usual_ = {};
 
-  double collective_seconds_ = 0;  // when the minute began
-  absl::Duration minute_;          // of it
+  std::optional<double> collective_seconds_;  // when the minute began
+  absl::Duration minute_;                     // of it
   double collective_share_ = -1;
 };
 

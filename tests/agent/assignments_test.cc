@@ -116,7 +116,7 @@ class Script {
     } else if (verb == "flushed") {
       core_.Flushed(Id(words[1]));
     } else if (verb == "told") {
-      core_.Told();
+      core_.Told(core_.exits() - (words.size() > 1 ? 1 : 0));
     } else if (verb == "fenced") {
       core_.Fenced(Id(words[1]), now_);
     } else if (verb == "connected") {
@@ -214,6 +214,12 @@ INSTANTIATE_TEST_SUITE_P(
               {"exit a0 failed", "", "a0:STARTING"},
               {"desire", "", "a0:STARTING"},
               {"flushed a0", "", "a0:EXITED/TRAINER_CRASH"},
+              {"told", "forget a0", ""}}},
+        Case{"AFailureAfterABeatIsNotToldByIt",
+             {{"desire a0@0", "start a0"},
+              {"exit a0 failed flushed", "", "a0:EXITED/TRAINER_CRASH"},
+              {"desire", "", "a0:EXITED/TRAINER_CRASH"},
+              {"told of earlier", "", "a0:EXITED/TRAINER_CRASH"},
               {"told", "forget a0", ""}}},
         Case{"AFailureThatIsToldIsKeptWhileItIsAskedFor",
              {{"desire a0@0", "start a0"},
@@ -416,7 +422,7 @@ class RandomRun {
     EXPECT_FALSE(core_.has_processes());
     EXPECT_TRUE(alive_.empty());
     core_.Desire({}, now_);  // nothing is wanted: all that was started is forgotten once its end is told
-    core_.Told();
+    core_.Told(core_.exits());
     Act();
     EXPECT_TRUE(kept_.empty());
     EXPECT_TRUE(core_.Observed().empty());
@@ -456,7 +462,7 @@ class RandomRun {
         break;
       case 6:
         if (Below(20) == 0) core_.Abandon(now_);
-        core_.Told();
+        core_.Told(core_.exits());
         break;
       case 7:
         if (!alive_.empty()) End(Any(alive_));

@@ -61,8 +61,9 @@ TEST(RankExit, ASignalIsNamed) {
 TEST(RankExit, ATrainerSpeaksForItself) {
   for (const auto& [name, expected] :
        {std::pair("USER", ham::v1::USER), std::pair("INFRASTRUCTURE", ham::v1::INFRASTRUCTURE),
-        std::pair("TRAINER_CRASH", ham::v1::TRAINER_CRASH), std::pair("PREEMPTED", ham::v1::TRAINER_CRASH),
-        std::pair("WORKER_LOST", ham::v1::TRAINER_CRASH), std::pair("nonsense", ham::v1::TRAINER_CRASH)}) {
+        std::pair("HANG", ham::v1::HANG), std::pair("TRAINER_CRASH", ham::v1::TRAINER_CRASH),
+        std::pair("PREEMPTED", ham::v1::TRAINER_CRASH), std::pair("WORKER_LOST", ham::v1::TRAINER_CRASH),
+        std::pair("nonsense", ham::v1::TRAINER_CRASH)}) {
     const RankExit exit = ClassifyExit(Failed(name, "no such data"));
     EXPECT_FALSE(exit.success());
     EXPECT_EQ(exit.failure_class(), expected) << name;

@@ -70,16 +70,16 @@ class Faults(unittest.TestCase):
         return [r["event"] for r in cluster.records(name) if r.get("event", {}).get("reason") == reason]
 
     def test_a_rank_that_hangs_is_named_and_replaced(self):
-        with Cluster(options=["--hang-bound", "4s"]) as cluster:
+        with Cluster(options=["--hang-bound", "10s"]) as cluster:
             name = cluster.submit(spec(epochs=ENOUGH))
             checkpointed(cluster, name)
             (victim,) = cluster.trainers("worker-1")
             os.kill(victim, signal.SIGSTOP)
             job = cluster.wait_state(name, "SUCCEEDED", "FAILED", seconds=180)
-            self.assertEqual((job["state"], job["attempt"], job["failure_class"]), ("SUCCEEDED", 2, "HANG"), job)
-            (event,) = self.events(cluster, name, "HANG")
-            self.assertIn(" on worker-1: no tick for ", event["message"])
-            self.assertNotIn("on worker-0:", event["message"])
+            self.assertEqual((job["state"], job["failure_class"]), ("SUCCEEDED", "HANG"), job)
+            message = self.events(cluster, name, "HANG")[0]["message"]
+            self.assertRegex(message, "on worker-1: no tick for .*; its process is stopped by a signal")
+            self.assertNotIn("on worker-0:", message)
             self.assertFalse(alive(victim))
             self.assert_complete(cluster, name, ENOUGH)
 

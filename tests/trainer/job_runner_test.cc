@@ -805,6 +805,7 @@ TEST(FailureClassTest, FollowsTheCode) {
   EXPECT_STREQ(FailureClassOf(absl::InvalidArgumentError("")), "USER");
   EXPECT_STREQ(FailureClassOf(absl::DataLossError("")), "USER");
   EXPECT_STREQ(FailureClassOf(absl::InternalError("")), "TRAINER_CRASH");
+  EXPECT_STREQ(FailureClassOf(absl::DeadlineExceededError("")), "HANG");
   EXPECT_STREQ(FailureClassOf(absl::UnavailableError("")), "INFRASTRUCTURE");
   EXPECT_STREQ(FailureClassOf(absl::ResourceExhaustedError("")), "INFRASTRUCTURE");
   EXPECT_STREQ(FailureClassOf(absl::FailedPreconditionError("")), "INFRASTRUCTURE");

@@ -61,6 +61,7 @@ Agent::Agent(AgentConfig config, std::function<void(const absl::Status&)> ended)
                                 [this](int64_t stream, const ham::v1::DesiredAssignments& desired) {
                                   Post([this, stream, desired] { Desired(stream, desired); });
                                 },
+                            .sent = [this](int64_t exits) { Post([this, exits] { core_.Told(exits); }); },
                             .closed = [this](int64_t stream) { Post([this, stream] { Closed(stream); }); },
                             .failed =
                                 [this](const absl::Status& status) {
@@ -204,9 +205,7 @@ void Agent::SendBeat() {
     *beat.add_observed() = std::move(observed);
   }
   for (ham::v1::GpuReading& reading : gpu_monitor_.Newest()) *beat.add_gpus() = std::move(reading);
-  control_->Beat(stream_, std::move(beat));
-  core_.Told();
-  Act();
+  control_->Beat(stream_, std::move(beat), core_.exits());
 }
 
 void Agent::BeginStop() {

@@ -98,10 +98,10 @@ void Assignments::Flushed(const RankId& id) {
   if (it != ranks_.end() && it->second.phase == Phase::kFlushing) Settle(it, true);
 }
 
-void Assignments::Told() {
+void Assignments::Told(int64_t exits) {
   for (auto it = ranks_.begin(); it != ranks_.end();) {
-    const bool told = it->second.phase == Phase::kExited && std::exchange(it->second.untold, false);
-    it = told ? Settle(it, true) : std::next(it);
+    const bool left = it->second.phase == Phase::kExited && it->second.exit_number <= exits;
+    it = left && std::exchange(it->second.untold, false) ? Settle(it, true) : std::next(it);
   }
 }
 
@@ -189,6 +189,7 @@ Assignments::Ranks::iterator Assignments::Settle(Ranks::iterator it, bool flushe
   if (!flushed) return std::next(it);
   if (rank.phase == Phase::kFlushing) {
     rank.phase = Phase::kExited;
+    rank.exit_number = ++exits_;
     changed_ = true;
   }
   if (rank.desired || rank.untold) return std::next(it);

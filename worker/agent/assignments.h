@@ -77,8 +77,9 @@ class Assignments {
   void Exited(const RankId& id, const ham::v1::RankExit& exit, bool flushed, absl::Duration now);
   // The spool of an ended rank is acknowledged.
   void Flushed(const RankId& id);
-  // What Observed() says was sent.
-  void Told();
+  // Exits in Observed(), ever. Once those up to a number are known to have left, call Told().
+  int64_t exits() const { return exits_; }
+  void Told(int64_t exits);
   // The coordinator refused its records: the attempt is no longer current.
   void Fenced(const RankId& id, absl::Duration now);
   // Stops every rank; nothing is started any more.
@@ -122,6 +123,7 @@ class Assignments {
     absl::Duration give_up_at = absl::InfiniteDuration();  // kFlushing: no longer waits for acknowledgement
     ham::v1::Progress progress;
     ham::v1::RankExit exit;
+    int64_t exit_number = 0;  // kExited: of exits_
 
     bool alive() const { return phase == Phase::kStarting || phase == Phase::kRunning; }
     ham::v1::ObservedRank::State reported_state = ham::v1::ObservedRank::STARTING;  // before it exited
@@ -143,6 +145,7 @@ class Assignments {
   bool orphaned_ = false;        // the orphan limit passed; nothing is started
   bool shutdown_ = false;
   bool changed_ = false;
+  int64_t exits_ = 0;
   std::vector<Action> actions_;
 };
 

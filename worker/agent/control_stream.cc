@@ -28,9 +28,11 @@ class ControlStream::Call final : public grpc::ClientBidiReactor<ham::v1::AgentM
 
   int64_t stream() const { return stream_; }
 
-  void Send(ham::v1::AgentMessage message) {
+  // `exits` of a beat.
+  void Send(ham::v1::AgentMessage message, int64_t exits = 0) {
     absl::MutexLock lock(&mutex_);
     next_ = std::move(message);
+    next_exits_ = exits;
     Pump();
   }
   void CloseWhenSent() {
@@ -79,9 +81,14 @@ class ControlStream::Call final : public grpc::ClientBidiReactor<ham::v1::AgentM
   }
 
   void OnWriteDone(bool ok) override {
-    absl::MutexLock lock(&mutex_);
-    writing_ = false;
-    if (ok) Pump();
+    int64_t exits = 0;
+    {
+      absl::MutexLock lock(&mutex_);
+      writing_ = false;
+      exits = outgoing_exits_;
+      if (ok) Pump();
+    }
+    if (ok) events_.sent(exits);
   }
 
   void OnDone(const grpc::Status& status) override {
@@ -110,6 +117,7 @@ class ControlStream::Call final : public grpc::ClientBidiReactor<ham::v1::AgentM
     if (writing_ || !reading_ || writes_done_) return;
     if (next_) {
       outgoing_ = *std::exchange(next_, std::nullopt);
+      outgoing_exits_ = next_exits_;
       writing_ = true;
       StartWrite(&outgoing_);
     } else if (closing_) {
@@ -127,6 +135,8 @@ class ControlStream::Call final : public grpc::ClientBidiReactor<ham::v1::AgentM
   absl::Mutex mutex_;
   ham::v1::AgentMessage outgoing_ ABSL_GUARDED_BY(mutex_);
   std::optional<ham::v1::AgentMessage> next_ ABSL_GUARDED_BY(mutex_);
+  int64_t outgoing_exits_ ABSL_GUARDED_BY(mutex_) = 0;
+  int64_t next_exits_ ABSL_GUARDED_BY(mutex_) = 0;
   absl::Status broken_ ABSL_GUARDED_BY(mutex_);  // by what the coordinator sent
   absl::Status status_ ABSL_GUARDED_BY(mutex_);
   bool reading_ ABSL_GUARDED_BY(mutex_) = true;
@@ -152,12 +162,12 @@ void ControlStream::Register(int64_t stream, ham::v1::RegisterWorker registratio
   if (call_ != nullptr && call_->stream() == stream) call_->Send(std::move(message));
 }
 
-void ControlStream::Beat(int64_t stream, ham::v1::Beat beat) {
+void ControlStream::Beat(int64_t stream, ham::v1::Beat beat, int64_t exits) {
   ham::v1::AgentMessage message;
   *message.mutable_beat() = std::move(beat);
   absl::MutexLock lock(&mutex_);
   // Until Welcome came, the registration may still wait to be sent.
-  if (call_ != nullptr && call_->stream() == stream && call_->welcome()) call_->Send(std::move(message));
+  if (call_ != nullptr && call_->stream() == stream && call_->welcome()) call_->Send(std::move(message), exits);
 }
 
 void ControlStream::Close(absl::Duration timeout) {

@@ -36,6 +36,7 @@ class ControlStream {
     std::function<void(int64_t stream)> opening;  // wants Register
     std::function<void(int64_t stream, size_t endpoint, ham::v1::Welcome)> connected;
     std::function<void(int64_t stream, ham::v1::DesiredAssignments)> desired;
+    std::function<void(int64_t exits)> sent;     // of a beat that has left
     std::function<void(int64_t stream)> closed;  // only after connected
     // For good: another protocol, a duplicate name, a refused secret. Nothing is called afterwards.
     std::function<void(const absl::Status&)> failed;
@@ -48,8 +49,8 @@ class ControlStream {
   ControlStream& operator=(const ControlStream&) = delete;
 
   void Register(int64_t stream, ham::v1::RegisterWorker registration);
-  // Replaces a beat that has not left.
-  void Beat(int64_t stream, ham::v1::Beat beat);
+  // Replaces a beat that has not left. `exits` comes back once it has.
+  void Beat(int64_t stream, ham::v1::Beat beat, int64_t exits);
   // Sends what is unsent, at most for `timeout`, and ends. No event comes after it. Not from an event.
   void Close(absl::Duration timeout);
 

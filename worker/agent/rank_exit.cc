@@ -13,6 +13,7 @@ constexpr size_t kMessageBytes = 4096;
 
 ham::v1::FailureClass ClassOf(const std::string& name) {
   if (name == "USER") return ham::v1::USER;
+  if (name == "HANG") return ham::v1::HANG;
   return name == "INFRASTRUCTURE" ? ham::v1::INFRASTRUCTURE : ham::v1::TRAINER_CRASH;
 }
 

@@ -16,8 +16,8 @@ std::vector<ham::v1::Slot> MakeSlots(int cpu_slots, std::vector<ham::v1::Slot> g
 // The trainer of GPUs lies beside that of CPUs: its name and "-cuda".
 std::string CudaTrainer(const std::string& trainer);
 
-// The program of a rank in `slot`, and the environment by which it sees just its slot. `data_interface`: that NCCL is to
-// use between hosts; "" = it chooses.
+// The program of a rank in `slot`, and the environment by which it sees just its slot. `data_interface`: that NCCL is
+// to use between hosts; "" = it chooses.
 std::string TrainerOf(const ham::v1::Slot& slot, const std::string& trainer);
 std::vector<std::pair<std::string, std::string>> SlotEnvironment(const ham::v1::Slot& slot,
                                                                  const std::string& data_interface);

@@ -296,6 +296,8 @@ const char* FailureClassOf(const absl::Status& status) {
       return "USER";
     case absl::StatusCode::kInternal:
       return "TRAINER_CRASH";
+    case absl::StatusCode::kDeadlineExceeded:  // of a collective, or of a key of another rank
+      return "HANG";
     default:
       return "INFRASTRUCTURE";
   }

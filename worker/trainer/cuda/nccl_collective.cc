@@ -116,8 +116,11 @@ class NcclCollective final : public Collective {
     open_ = false;
     CallAside(calls_, &NcclCalls::Abort, times_.end_limit);
     const std::string subject = absl::StrCat(Describe(what), " by NCCL: ");
-    if (!absl::IsDeadlineExceeded(status)) return absl::Status(status.code(), absl::StrCat(subject, status.message()));
     const std::optional<int> peer = OnlyPeer();
+    if (!absl::IsDeadlineExceeded(status)) {
+      absl::Status lost(status.code(), absl::StrCat(subject, status.message()));
+      return peer && absl::IsUnavailable(lost) ? WithLostRank(std::move(lost), *peer) : lost;
+    }
     return absl::DeadlineExceededError(absl::StrCat(subject, "not done after ", absl::FormatDuration(limit), "; ",
                                                     peer ? absl::StrCat("rank ", *peer) : "a rank",
                                                     " hangs, is gone or cannot be reached"));
