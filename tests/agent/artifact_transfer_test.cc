@@ -307,6 +307,13 @@ TEST_F(ArtifactTransferTest, WeightsGoOnWhereTheyEndedAndAreHeldAgainstTheirDige
   EXPECT_TRUE(absl::IsNotFound(DownloadWeights(peer_, Sha256Hex("never uploaded"), folder_ / "other")));
 }
 
+TEST_F(ArtifactTransferTest, ADiskThatTakesNothingIsNotWaitedFor) {
+  ASSERT_TRUE(Upload().ok());
+  const absl::Status status = DownloadWeights(peer_, Sha256Hex(weights_), folder_ / "missing/weights");
+  EXPECT_FALSE(MayPass(status)) << status;
+  EXPECT_NE(status.message().find("cannot write"), std::string_view::npos) << status;
+}
+
 TEST_F(ArtifactTransferTest, AMissingCheckpointIsNotFound) { EXPECT_TRUE(absl::IsNotFound(Download().status())); }
 
 TEST_F(ArtifactTransferTest, CancelEndsARunningUploadSoon) {

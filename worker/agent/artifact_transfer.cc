@@ -189,12 +189,17 @@ absl::Status Commit(const TransferPeer& peer, const std::string& manifest_digest
 
 // ---- down --------------------------------------------------------------------------------------------------
 
+// Not MayPass(): the rank ends, and another worker may do better.
+absl::Status CannotWrite(const std::string& path, const std::string& why) {
+  return absl::InternalError(absl::StrCat("cannot write ", path, ": ", why));
+}
+
 // Fetches bytes [size of the file, ...) of an artifact to the end of `path`.
 absl::Status FetchRest(const TransferPeer& peer, const std::string& path, const std::string& digest, int64_t most) {
   std::error_code error;
   int64_t size = fs::exists(path, error) ? static_cast<int64_t>(fs::file_size(path, error)) : 0;
   std::ofstream file(path, std::ios::binary | std::ios::app);
-  if (!file) return absl::UnavailableError(absl::StrCat("cannot write ", path, ": ", std::strerror(errno)));
+  if (!file) return CannotWrite(path, std::strerror(errno));
   Call call(peer);
   if (!call.status().ok()) return call.status();
   ham::v1::DownloadArtifactRequest request;
@@ -208,7 +213,7 @@ absl::Status FetchRest(const TransferPeer& peer, const std::string& path, const 
     size += static_cast<int64_t>(response.data().size());
     if (size > most) local = absl::DataLossError(absl::StrCat("artifact ", digest, " is longer than it should be"));
     if (local.ok() && !file.write(response.data().data(), static_cast<std::streamsize>(response.data().size()))) {
-      local = absl::UnavailableError(absl::StrCat("cannot write ", path, ": ", std::strerror(errno)));
+      local = CannotWrite(path, std::strerror(errno));
     }
     if (!local.ok()) {
       call.context()->TryCancel();
@@ -218,7 +223,7 @@ absl::Status FetchRest(const TransferPeer& peer, const std::string& path, const 
   const grpc::Status result = reader->Finish();
   if (!local.ok()) return local;
   file.close();
-  if (!file) return absl::UnavailableError(absl::StrCat("cannot write ", path, ": ", std::strerror(errno)));
+  if (!file) return CannotWrite(path, std::strerror(errno));
   return call.Result(result);
 }
 
@@ -237,7 +242,7 @@ absl::Status DownloadFile(const TransferPeer& peer, const std::string& path, con
     return absl::DataLossError(absl::StrCat("artifact ", digest, " came with other bytes"));
   }
   fs::rename(part, path, error);
-  return error ? absl::UnavailableError(absl::StrCat("cannot write ", path, ": ", error.message())) : absl::OkStatus();
+  return error ? CannotWrite(path, error.message()) : absl::OkStatus();
 }
 
 }  // namespace
@@ -264,7 +269,7 @@ absl::StatusOr<std::string> DownloadCheckpoint(const TransferPeer& peer, const h
                                                const std::string& directory) {
   std::error_code error;
   fs::create_directories(directory, error);
-  if (error) return absl::UnavailableError(absl::StrCat("cannot make ", directory, ": ", error.message()));
+  if (error) return CannotWrite(directory, error.message());
   const std::string manifest = directory + "/" + kManifestName;
   absl::Status status = DownloadFile(peer, manifest, checkpoint.manifest_digest(), kMostManifestBytes);
   if (!status.ok()) return status;
