@@ -64,14 +64,15 @@ def alive(pid):
 class Cluster:
     """Use as a context manager; leaves no process behind."""
 
-    def __init__(self, workers=2, options=(), data_root="/usr/share/datasets"):
-        self.folder = tempfile.TemporaryDirectory(prefix="ham-e2e-")
-        self.path = pathlib.Path(self.folder.name)
+    def __init__(self, workers=2, options=(), data_root="/usr/share/datasets", folder=None, listen="127.0.0.1:0"):
+        """`folder`: one that is there already, and stays; else a temporary one."""
+        self.folder = None if folder else tempfile.TemporaryDirectory(prefix="ham-e2e-")
+        self.path = pathlib.Path(folder or self.folder.name)
         self.options = list(options)
         self.data_root = data_root
         self.coordinator = None
         self.workers = {}
-        self.listen = self.metrics = "127.0.0.1:0"
+        self.listen, self.metrics = listen, "127.0.0.1:0"
         self.environment = dict(os.environ, HAM_CONFIG=str(self.path / "config.json"), LC_ALL="C.UTF-8")
         try:
             self.start_coordinator()
@@ -100,30 +101,33 @@ class Cluster:
         if kind is not None:
             for log in sorted(self.path.glob("*.log")):
                 print(f"--- {log.name}\n{log.read_text(errors='replace')[-4000:]}")
-        self.folder.cleanup()
+        if self.folder:
+            self.folder.cleanup()
 
-    def _spawn(self, command, log):
+    def _spawn(self, command, log, environment=None):
         with open(self.path / log, "ab") as out:
             # setpriv: a test that is killed takes its processes along.
             return subprocess.Popen(["setpriv", "--pdeathsig", "KILL", *map(str, command)], stdout=out, stderr=out,
-                                    env=self.environment)
+                                    env=dict(self.environment, **(environment or {})))
 
-    def start_coordinator(self):
+    def start_coordinator(self, environment=None):
         ports = self.path / "ports"
         ports.unlink(missing_ok=True)
         self.coordinator = self._spawn(
             [BIN / "ham-coordinator", "--state-dir", self.path / "state", "--listen", self.listen, "--metrics-listen",
-             self.metrics, "--port-file", ports, *self.options], "coordinator.log")
+             self.metrics, "--port-file", ports, *self.options], "coordinator.log", environment)
         wait_for(lambda: ports.exists() or self.coordinator.poll() is not None, "the coordinator's port file")
         if self.coordinator.poll() is not None:
             raise AssertionError((self.path / "coordinator.log").read_text())
         where = json.loads(ports.read_text())
         self.listen, self.metrics = where["listen"], where["metrics"]
 
-    def start_worker(self, name, state=None, options=()):
+    def start_worker(self, name, state=None, options=(), join=None, prefix=(), environment=None):
+        """`prefix`: command that runs the worker in its own process."""
         self.workers[name] = self._spawn(
-            [BIN / "ham-worker", "--join", self.path / "state" / "worker-join", "--name", name, "--slots", 1,
-             "--state-dir", self.path / (state or name), "--data-root", self.data_root, *options], f"{name}.log")
+            [*prefix, BIN / "ham-worker", "--join", join or self.path / "state" / "worker-join", "--name", name, "--slots",
+             1, "--state-dir", self.path / (state or name), "--data-root", self.data_root, *options], f"{name}.log",
+            environment)
         return self.workers[name]
 
     def hamctl(self, *arguments, check=0, text=None, timeout=WAIT_SECONDS):

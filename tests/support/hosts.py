@@ -1,0 +1,75 @@
+"""Hosts of their own for workers, on one machine: network namespaces on a bridge, which go with this process."""
+import ctypes
+import os
+import subprocess
+
+CLONE_NEWNS, CLONE_NEWNET = 0x00020000, 0x40000000
+GATEWAY = "10.77.0.1"
+
+
+class Unavailable(Exception):
+    """Why there can be none here."""
+
+
+def isolate():
+    """Gives this process, which must have one thread, a network and mounts of its own."""
+    libc = ctypes.CDLL(None, use_errno=True)
+    if libc.unshare(CLONE_NEWNS | CLONE_NEWNET) != 0:
+        raise Unavailable(f"no namespaces: {os.strerror(ctypes.get_errno())} (they need root)")
+    _run("mount", "--make-rprivate", "/")
+    _run("ip", "link", "set", "lo", "up")
+
+
+def _run(*command):
+    try:
+        done = subprocess.run(command, capture_output=True, text=True)
+    except FileNotFoundError:
+        raise Unavailable(f"no program {command[0]}") from None
+    if done.returncode != 0:
+        raise Unavailable(f"{' '.join(command)}: {done.stderr.strip()}")
+
+
+def small_disk(folder, mebibytes):
+    """A file system of its own at `folder`; after isolate()."""
+    folder.mkdir(parents=True, exist_ok=True)
+    _run("mount", "-t", "tmpfs", "-o", f"size={mebibytes}m", "tmpfs", str(folder))
+
+
+class Hosts:
+    """After isolate(). Host i is reached at address(i), and reaches this process at GATEWAY."""
+
+    def __init__(self, count):
+        _run("ip", "link", "add", "ham0", "type", "bridge")
+        _run("ip", "address", "add", f"{GATEWAY}/24", "dev", "ham0")
+        _run("ip", "link", "set", "ham0", "up")
+        self._holders = []
+        for i in range(count):
+            holder = subprocess.Popen(["setpriv", "--pdeathsig", "KILL", "unshare", "--net", "sh", "-c",
+                                       "echo; exec sleep infinity"], stdout=subprocess.PIPE)
+            self._holders.append(holder)
+            holder.stdout.readline()  # it is in its namespace
+            _run("ip", "link", "add", f"host{i}", "type", "veth", "peer", "name", "eth0", "netns", str(holder.pid))
+            _run("ip", "link", "set", f"host{i}", "master", "ham0", "up")
+            _run(*self.prefix(i), "ip", "address", "add", f"{self.address(i)}/24", "dev", "eth0")
+            _run(*self.prefix(i), "ip", "link", "set", "eth0", "up")
+            _run(*self.prefix(i), "ip", "link", "set", "lo", "up")
+
+    def address(self, i):
+        return f"10.77.0.{10 + i}"
+
+    def prefix(self, i):
+        """Runs the command behind it on host i, as the same process."""
+        return ["nsenter", f"--net=/proc/{self._holders[i].pid}/ns/net"]
+
+    def unplug(self, i):
+        """Nothing gets to or from host i any more, and nobody is told."""
+        _run("ip", "link", "set", f"host{i}", "down")
+
+    def plug(self, i):
+        _run("ip", "link", "set", f"host{i}", "up")
+
+    def close(self):
+        for holder in self._holders:
+            holder.kill()
+            holder.wait()
+            holder.stdout.close()
