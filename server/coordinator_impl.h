@@ -38,7 +38,7 @@ struct RankFacts {
   bool running = false;
   bool succeeded = false;  // exited with success; waits for the rest of its gang
   int64_t collective_sequence = 0;
-  absl::Duration advance_time = -absl::InfiniteDuration();  // when collective_sequence last grew; steady
+  absl::Duration advance_time = -absl::InfiniteDuration();  // collective_sequence grew after this; steady
   RankPulse pulse = {};
   bool lost_to_peer = false;  // another rank of its gang has lost the connection to it
   bool slow = false;          // that it holds its gang up is noted

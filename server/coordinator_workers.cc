@@ -175,7 +175,7 @@ void Coordinator::Impl::Observe(const std::string& worker_id, const ObservedRank
   facts.pulse.Observe(observed, since_last);
   if (observed.progress().collective_sequence() > facts.collective_sequence) {
     facts.collective_sequence = observed.progress().collective_sequence();
-    facts.advance_time = now_.steady;
+    facts.advance_time = now_.steady - since_last;  // it may have been right after the beat before
   }
   if (observed.state() == ObservedRank::RUNNING) RankRunning(key, worker, facts);
   if (observed.state() == ObservedRank::EXITED) RankExited(key, worker_id, observed.exit());

@@ -188,9 +188,24 @@ TEST_F(CoreTest, HoldsTheVerdictWhileThePeersOfASilentWorkerAdvance) {
   int64_t sequence = 0;
   Pass(absl::Seconds(60), [&] { Beat("b", {Rank("j", 1, 1, ObservedRank::RUNNING, ++sequence)}); });
   EXPECT_EQ(State("j"), Job::RUNNING);
-  Pass(absl::Seconds(14), [&] { Beat("b", {Rank("j", 1, 1, ObservedRank::RUNNING, sequence)}); });
+  Pass(absl::Seconds(13), [&] { Beat("b", {Rank("j", 1, 1, ObservedRank::RUNNING, sequence)}); });
   EXPECT_EQ(State("j"), Job::RUNNING);
   Pass(absl::Seconds(2), [&] { Beat("b", {Rank("j", 1, 1, ObservedRank::RUNNING, sequence)}); });
+  EXPECT_EQ(State("j"), Job::RECOVERING);
+}
+
+// What a peer did before the silence began may be told after it.
+TEST_F(CoreTest, TakesAnAdvanceToBeAsOldAsItMayBe) {
+  RunPair();
+  Beat("b", {Rank("j", 1, 1, ObservedRank::RUNNING, 6)});
+  Beat("a", {Rank("j", 1, 0, ObservedRank::RUNNING, 6)});
+  Disconnect("a");
+  Advance(absl::Milliseconds(900));
+  Beat("b", {Rank("j", 1, 1, ObservedRank::RUNNING, 7)});
+  Pass(absl::Seconds(14), [&] { Beat("b", {Rank("j", 1, 1, ObservedRank::RUNNING, 7)}); });
+  EXPECT_EQ(State("j"), Job::RUNNING);
+  Advance(absl::Milliseconds(100));
+  Must(TimerFired{});
   EXPECT_EQ(State("j"), Job::RECOVERING);
 }
 
