@@ -12,7 +12,7 @@ sys.path += [str(HERE), str(HERE.parent / "support")]
 import ledger  # noqa: E402
 import schedule  # noqa: E402
 import xml_runner  # noqa: E402
-from outcome import gaps, outcome_of  # noqa: E402
+from outcome import gaps, interruptions, outcome_of  # noqa: E402
 from proxy import DOWN, UP, Proxy, Weather  # noqa: E402
 
 
@@ -47,6 +47,13 @@ class Logs(unittest.TestCase):
         self.assertIn("0 final evaluations", outcome_of([epoch(1, 0.5)])[1][0])
         inexact = {"metric": {"summary": {"inexact_because": ["another CPU"]}}}
         self.assertIn("another CPU", outcome_of([epoch(1, 0.5), FINAL, inexact])[1][0])
+
+
+    def test_only_attempts_whose_ranks_ran_were_interrupted(self):
+        def event(before, after):
+            return {"event": {"from_state": before, "to_state": after, "message": f"{before} {after}"}}
+        told = [event("STARTING", "RECOVERING"), event("RUNNING", "RECOVERING"), event("RUNNING", "SUCCEEDED"), FINAL]
+        self.assertEqual(interruptions(told), ["RUNNING RECOVERING"])
 
 
 class Schedules(unittest.TestCase):

@@ -4,7 +4,7 @@ import subprocess
 import threading
 
 import cluster as base
-from outcome import digest_of, gaps, outcome_of
+from outcome import digest_of, gaps, interruptions, outcome_of
 
 SMALL = {
     "data": {"name": "fashion-mnist", "train_rows": 128, "test_rows": 32, "validation_share": 0},
@@ -65,6 +65,7 @@ class Stream:
         self.running = {}   # name: Watcher
         self.ended = []     # names, in order
         self.problems = []
+        self.interruptions = []  # attempts that ended while their ranks ran, one sentence each
         self._watched = {}  # name: digest of the log that its watcher saw to the end
         self._seed, self._asked = seed, 0
         self._open = None   # (request id, variant) not acknowledged yet
@@ -161,6 +162,7 @@ class Stream:
         if not wrong and outcome != self.expected[self.jobs[name]]["outcome"]:
             wrong = ["its metrics are not those of an undisturbed run"]
         self.problems += [f"{name}: {one}" for one in wrong]
+        self.interruptions += [f"{name}: {one}" for one in interruptions(records)]
         self.ended.append(name)
         self._watched[name] = digest_of(records)
 

@@ -38,5 +38,11 @@ def outcome_of(records):
     return {"epochs": epochs, "final": finals[:1]}, wrong
 
 
+def interruptions(records):
+    """Why attempts ended whose ranks ran, one sentence each."""
+    events = [record["event"] for record in records if "event" in record]
+    return [event["message"] for event in events if (event["from_state"], event["to_state"]) == ("RUNNING", "RECOVERING")]
+
+
 def digest_of(value):
     return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()
