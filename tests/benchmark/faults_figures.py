@@ -242,11 +242,14 @@ def under_load(root):
 
 # ---- a rank is stopped
 
-def rank_stopped(root):
+def rank_stopped(root, checkpoints):
+    """Stopped `checkpoints` after the ranks started."""
     times = []
     with running_job(root) as (cluster, job):
         from jobs import trainers_of
         for rank in (1, 0):
+            for _ in range(checkpoints):
+                job.wait_checkpoint(time.time())
             victim = trainers_of(cluster, job.name, cluster.job(job.name)["attempt"])[rank]
             stopped = time.time()
             os.kill(victim, signal.SIGSTOP)
@@ -255,8 +258,8 @@ def rank_stopped(root):
                 raise RuntimeError(f"rank {rank} was stopped, and the verdict is {event['reason']}: {event['message']}")
             times.append(at - stopped)
             job.wait_checkpoint(job.wait_running(stopped)[0])
-    return worst(times, "SIGSTOP of one of two ranks, default bounds, to the verdict, which named this rank only; bound "
-                        "learned by then: 30 s or five ticks")
+    return worst(times, f"SIGSTOP of one of two ranks {checkpoints} checkpoints after the start, default bounds, to the "
+                        "verdict, which named this rank only")
 
 
 # ---- the coordinator is killed
@@ -276,8 +279,8 @@ def coordinator_killed(root):
         attempt = cluster.job(job.name)["attempt"]
         if attempt != 1:
             raise RuntimeError(f"the job that ran meanwhile is at attempt {attempt}: steps were lost")
-    return worst(times, f"SIGKILL to the first answer to hamctl, {STORED_JOBS} jobs stored; the job that trained meanwhile "
-                        "stayed in its first attempt, no step lost")
+    return worst(times, f"SIGKILL to the first answer to hamctl, {STORED_JOBS} jobs stored; the job that trained "
+                        "meanwhile stayed in its first attempt, no step lost")
 
 
 def submit_many(cluster, count):
@@ -319,7 +322,8 @@ FIGURES = [
     Figure("host gone, declared", 3, " s", False, host_gone),
     Figure("false kills under load 8", 0, "", False, under_load),
     Figure("minutes under load 8 without a false kill", 60, " min", True, from_ledger("load", "minute")),
-    Figure("rank stopped, verdict that names it", 60, " s", False, rank_stopped),
+    Figure("rank stopped, verdict that names it", 60, " s", False, lambda root: rank_stopped(root, 20)),
+    Figure("rank stopped at its start, verdict that names it", 60, " s", False, lambda root: rank_stopped(root, 1)),
     Figure("stops below the bound without a kill", 200, "", True, from_ledger("stop", "stop_trainer")),
     Figure("coordinator killed, serving again", 2, " s", False, coordinator_killed),
     Figure("kills of the coordinator", 1000, "", True, from_ledger("coordinator", "kill_coordinator")),

@@ -125,8 +125,8 @@ class Cluster:
     def start_worker(self, name, state=None, options=(), join=None, prefix=(), environment=None):
         """`prefix`: command that runs the worker in its own process."""
         self.workers[name] = self._spawn(
-            [*prefix, BIN / "ham-worker", "--join", join or self.path / "state" / "worker-join", "--name", name, "--slots",
-             1, "--state-dir", self.path / (state or name), "--data-root", self.data_root, *options], f"{name}.log",
+            [*prefix, BIN / "ham-worker", "--join", join or self.path / "state" / "worker-join", "--name", name,
+             "--slots", 1, "--state-dir", self.path / (state or name), "--data-root", self.data_root, *options], f"{name}.log",
             environment)
         return self.workers[name]
 
