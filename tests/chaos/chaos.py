@@ -86,7 +86,7 @@ def wait_gone(scene):
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--seconds", type=float, default=35)
+    parser.add_argument("--seconds", type=float, help="default: 35; of trials, no limit")
     parser.add_argument("--seed", type=int, default=random.randrange(1 << 31))
     parser.add_argument("--trials", choices=sorted(trials.KINDS))
     parser.add_argument("--count", type=int, default=10)
@@ -100,12 +100,14 @@ def main():
 
     def say(text):
         print(text, flush=True)
+    seconds = arguments.seconds or 35
     if arguments.trials:
-        faults, jobs, digest, problems = trials.run(arguments.trials, folder, arguments.seed, arguments.count, say)
+        faults, jobs, digest, problems = trials.run(arguments.trials, folder, arguments.seed, arguments.count,
+                                                    arguments.seconds or float("inf"), say)
     elif arguments.load:
-        faults, jobs, digest, problems = trials.loaded(folder, arguments.seed, arguments.seconds, arguments.load)
+        faults, jobs, digest, problems = trials.loaded(folder, arguments.seed, seconds, arguments.load)
     else:
-        faults, jobs, digest, problems = chaos(folder, arguments.seed, arguments.seconds, say)
+        faults, jobs, digest, problems = chaos(folder, arguments.seed, seconds, say)
     mode = arguments.trials or ("load" if arguments.load else "chaos")
     run = ledger.Run(arguments.seed, mode, round(time.monotonic() - begin), faults, jobs, digest,
                      "; ".join(problems) or "ok", commit)

@@ -14,35 +14,47 @@ from schedule import HANG_BOUND, LEASE, QUICK
 
 OUTSTANDING = 2
 SUBMITTERS = 3
-EARLY = 0.1  # a second, of a kill before the last one was got over by a checkpoint: the job then waits some seconds
+EARLY = 0.1  # of the kills come before a checkpoint has got over the last one: the job then waits some seconds
 UNREACHABLE, TIMEOUT = 3, 4  # exit codes of hamctl
 
 
-def run(kind, folder, seed, count, say):
-    """(count by kind of fault, jobs, digest of what undisturbed runs gave, what broke)."""
-    kills, jobs, digest, problems = KINDS[kind](folder, random.Random(seed), seed, count, say)
+def run(kind, folder, seed, count, seconds, say):
+    """`count` trials, or as many as begin within `seconds`: (count by kind of fault, jobs, digest of what undisturbed runs gave, what broke)."""
+    kills, jobs, digest, problems = KINDS[kind](folder, random.Random(seed), seed, Goal(count, seconds), say)
     return {COUNTED[kind]: kills}, jobs, digest, problems
+
+
+class Goal:
+    """How many trials are wanted, and until when."""
+
+    def __init__(self, count, seconds):
+        self.count = count
+        self._end = time.monotonic() + seconds
+
+    def is_open(self, done):
+        return done < self.count and time.monotonic() < self._end
 
 
 # ---- under training
 
 def _training(kill, ranks_run_on):
     """`kill`(cluster, chance) kills one and starts it again; False when there was none to kill."""
-    def trial(folder, chance, seed, count, say):
+    def trial(folder, chance, seed, goal, say):
         with Cluster(workers=2, folder=folder, options=QUICK) as cluster:
             expected, first = undisturbed(cluster)
             stream = Stream(cluster, seed, OUTSTANDING, VARIANTS, expected, first)
             stream.start()
-            done = seen = 0
-            while done < count and not stream.problems:
-                if chance.random() < EARLY or stream.checkpoints() != seen or not stream.running:
-                    time.sleep(chance.uniform(0.0, 2.0))
-                    seen = stream.checkpoints()
-                    killed = kill(cluster, chance)
-                    done += killed
-                    if killed and done % 10 == 0:
-                        say(f"{done} of {count}, {len(stream.ended)} jobs")
-                time.sleep(1.0)
+            done, seen, early = 0, 0, False
+            while goal.is_open(done) and not stream.problems:
+                if not early and stream.checkpoints() == seen:
+                    time.sleep(0.2)
+                    continue
+                time.sleep(chance.uniform(0.0, 2.0))
+                seen, early = stream.checkpoints(), chance.random() < EARLY
+                killed = kill(cluster, chance)
+                done += killed
+                if killed and done % 10 == 0:
+                    say(f"{done} of {goal.count}, {len(stream.ended)} jobs")
             stream.submit_no_more()
             _finish(stream, ranks_run_on)
         return done, len(stream.ended), digest_of(expected), stream.problems
@@ -119,13 +131,13 @@ class _Submitter(threading.Thread):
                     return
 
 
-def _submissions(folder, chance, seed, count, say):
+def _submissions(folder, chance, seed, goal, say):
     with Cluster(workers=0, folder=folder) as cluster:
         submitters = [_Submitter(cluster, number, seed) for number in range(SUBMITTERS)]
         for submitter in submitters:
             submitter.start()
         problems, done = [], 0
-        while done < count and not problems:
+        while goal.is_open(done) and not problems:
             time.sleep(chance.uniform(0.0, 0.4))
             acknowledged = {name for submitter in submitters for name in list(submitter.names)}
             cluster.coordinator.kill()
@@ -136,7 +148,7 @@ def _submissions(folder, chance, seed, count, say):
             problems += [f"{name} was acknowledged and is lost" for name in sorted(lost)]
             problems += [submitter.problem for submitter in submitters if submitter.problem]
             if done % 10 == 0:
-                say(f"{done} of {count}, {len(acknowledged)} jobs")
+                say(f"{done} of {goal.count}, {len(acknowledged)} jobs")
         for submitter in submitters:
             submitter.stop.set()
         for submitter in submitters:
@@ -152,11 +164,12 @@ def _submissions(folder, chance, seed, count, say):
 
 # ---- ranks that are stopped, but not for long
 
-def _short_stops(folder, chance, seed, count, say):
+def _short_stops(folder, chance, seed, goal, say):
     """Three jobs train, and one rank of each is stopped again and again for 0.5 to 0.95 of the bound of known ticks."""
     sizes = [2, 1, 1]
     with Cluster(workers=sum(sizes), folder=folder, options=["--hang-bound", f"{HANG_BOUND}s"]) as cluster:
-        lanes = [_Lane(cluster, f"{seed} {number}", size, -(-count // len(sizes))) for number, size in enumerate(sizes)]
+        goal.count = -(-goal.count // len(sizes))
+        lanes = [_Lane(cluster, f"{seed} {number}", size, goal) for number, size in enumerate(sizes)]
         for lane in lanes:
             lane.start()
         for lane in lanes:
@@ -165,9 +178,9 @@ def _short_stops(folder, chance, seed, count, say):
 
 
 class _Lane(threading.Thread):
-    def __init__(self, cluster, seed, world_size, count):
+    def __init__(self, cluster, seed, world_size, goal):
         super().__init__(daemon=True)
-        self.cluster, self.count, self.chance = cluster, count, random.Random(seed)
+        self.cluster, self.goal, self.chance = cluster, goal, random.Random(seed)
         self.name_of_job = cluster.submit(spec_of({"world_size": world_size, "seed": 1}, epochs=100_000))
         self.stops, self.problem = 0, None
 
@@ -175,7 +188,7 @@ class _Lane(threading.Thread):
         job = self.name_of_job
         watcher = Watcher(self.cluster, job, self.cluster.path / (job.rsplit("/", 1)[1] + ".watched"))
         try:
-            while self.stops < self.count:
+            while self.goal.is_open(self.stops):
                 checkpoints = self._events(watcher, "CHECKPOINT_COMMITTED")
                 wait_for(lambda: self._events(watcher, "CHECKPOINT_COMMITTED") >= checkpoints + 2, f"{job} to go on",
                          PATIENCE_SECONDS)
