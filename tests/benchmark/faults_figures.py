@@ -18,7 +18,7 @@ import tempfile
 import threading
 import time
 
-from base_figures import built
+from base_figures import built, run
 from figure import Figure, Skip
 from pool_figures import unix_seconds
 
@@ -314,6 +314,35 @@ def prepare_ledger(root):
         sys.path.insert(0, str(root / "tests" / "chaos"))
 
 
+def simulated(kind, column, result="kept"):
+    """Sum over lines `KIND seed=1 commit=c0ffee events=7 ... result=kept` of the simulation's ledger."""
+    def read(root):
+        path = root / "tests" / "simulation" / "ledger"
+        if not path.exists():
+            raise Skip(f"no {path.relative_to(root)}")
+        runs = [dict(word.split("=", 1) for word in line.split()[1:]) for line in path.read_text().splitlines()
+                if line.split()[0] == kind]
+        counted = [run for run in runs if run["result"] == result]
+        if not counted:
+            raise Skip(f"no run of {kind} with result {result} in {path.relative_to(root)}")
+        commits = sorted({run["commit"] for run in counted})
+        return sum(float(run.get(column, 1)) for run in counted), (
+            f"read from {path.relative_to(root)}, commits {' '.join(commits)}; runs that ended otherwise: "
+            f"{len(runs) - len(counted)}")
+    return read
+
+
+def simulation_speed(root):
+    program = built(root).parents[1] / "tests" / "simulate"
+    if not program.exists():
+        raise Skip(f"no {program.relative_to(root)}: deploy/build.sh -DHAM_TESTS=ON")
+    rates = []
+    for seed in range(1, ROUNDS + 1):
+        out = run([program, "walks", "--seed", seed, "--events", 200_000])
+        rates.append(float(re.search(r"([0-9]+) events a second", out).group(1)))
+    return statistics.median(rates), f"one thread, all faults; median of {ROUNDS}, {min(rates):.0f} to {max(rates):.0f}"
+
+
 FIGURES = [
     Figure("trainer killed, declared", 1, " s", False, killed("declared", "to the event of the failed attempt")),
     Figure("trainer killed, peer's end", 2, " s", False, killed("aborted", "to the end of the other's process")),
@@ -331,4 +360,8 @@ FIGURES = [
            from_ledger("coordinator-training", "kill_coordinator")),
     Figure("kills of a trainer", 300, "", True, from_ledger("trainer", "kill_trainer")),
     Figure("kills of an agent", 300, "", True, from_ledger("agent", "kill_agent")),
+    Figure("simulated events", 10_000_000, "", True, simulated("walks", "events")),
+    Figure("simulated events a second", 50_000, "/s", True, simulation_speed),
+    Figure("healthy simulated hours without a kill", 1000, " h", True, simulated("healthy", "hours")),
+    Figure("healthy runs at half the bounds that kill", 1, "", True, simulated("healthy-bound-0.5", "kills", "BROKEN")),
 ]
