@@ -313,13 +313,14 @@ TEST_F(AgentTest, BeatsCarryWhatTheKernelSaysOfATrainerAndAStoppedOneEndsAtOnce)
 TEST_F(AgentTest, LooksAtATrainerThatSaysNothingNew) {
   coordinator_.Change([](Script* script) { script->welcome.mutable_heartbeat_interval()->set_nanos(10'000'000); });
   config_.silence = {absl::Milliseconds(100), {folder_ / "stacks", kPatience}};
-  WriteTestFile(config_.silence.stacks.program, absl::StrCat("#!/bin/sh\necho stacks of it\nwhile [ ! -e ",
-                                                             config_.data_root, "/go ]; do sleep 0.01; done\n"));
+  WriteTestFile(config_.silence.stacks.program,
+                absl::StrCat("#!/bin/sh\necho stacks of it\nkill -STOP $2\nwhile [ ! -e ", config_.data_root,
+                             "/go ]; do sleep 0.01; done\n"));
   fs::permissions(config_.silence.stacks.program, fs::perms::owner_all);
   coordinator_.Desire({MakeAssignment("waits")});
   StartAgent();
   ASSERT_TRUE(AwaitProcess("waits", ham::v1::ProcessState::ACTIVE));
-  // Then it is stopped by whoever reads its stacks, which says nothing of the trainer.
+  // Then it is stopped by whoever reads its stacks, which says nothing of the trainer; and goes on.
   ASSERT_TRUE(AwaitProcess("waits", ham::v1::ProcessState::STATE_UNSPECIFIED));
   WriteTestFile(config_.data_root + "/go", "");
   std::string log;

@@ -264,6 +264,7 @@ TEST(TrainerFrames, StartTellsAllThatATrainerNeeds) {
   EXPECT_EQ(frame.at("collective_timeout_seconds"), 30.0);
   EXPECT_EQ(frame.at("collective_patience_seconds"), 120.0);
   EXPECT_EQ(frame.at("spec"), json::parse(MessageToJson(assignment.spec())));
+  EXPECT_EQ(StartFrame(assignment, {}).at("collective_timeout_seconds"), 120.0);
   assignment.mutable_spec()->mutable_evaluate()->mutable_resources()->set_threads_per_rank(5);
   EXPECT_EQ(StartFrame(assignment, {}).at("threads"), 5);
 }

@@ -46,8 +46,11 @@ TEST_F(CheckpointWriterTest, TrainingGoesOnMeanwhileAndTheNextOneWaits) {
     stored.push_back(info.iteration);
     return absl::OkStatus();
   });
+  EXPECT_TRUE(writer.AwaitIdle(absl::ZeroDuration()));
   ASSERT_TRUE(writer.Store(AfterEpoch(1)).ok());  // returns although the first is not done
+  EXPECT_FALSE(writer.AwaitIdle(absl::ZeroDuration()));
   trained_on.Notify();
+  EXPECT_TRUE(writer.AwaitIdle(absl::Seconds(20)));
   ASSERT_TRUE(writer.Store(AfterEpoch(2)).ok());
   ASSERT_TRUE(writer.Finish().ok());
   ASSERT_TRUE(writer.Finish().ok());

@@ -1,6 +1,8 @@
 #include "worker/trainer/data/data_cache.h"
 
+#include <fcntl.h>
 #include <gtest/gtest.h>
+#include <sys/file.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
@@ -169,6 +171,22 @@ TEST_F(DataCacheTest, ProcessesThatStartTogetherReadTheSourcesOnce) {
     readers += WEXITSTATUS(status);
   }
   EXPECT_EQ(readers, 1);
+}
+
+TEST_F(DataCacheTest, TicksWhileItWaitsForAnotherAndWithEachChunk) {
+  std::filesystem::create_directories(cache_);
+  const int held = open(cache_.c_str(), O_RDONLY | O_DIRECTORY | O_CLOEXEC);  // by whoever prepares it
+  ASSERT_EQ(flock(held, LOCK_EX), 0);
+  int ticks = 0;
+  LoadOptions options{.cache_directory = cache_, .tick = [&] {
+                        if (++ticks == 3) close(held);
+                      }};
+  ASSERT_TRUE(LoadDataSet(root_.path(), "cifar-100", Split::kTrain, options).ok());
+  EXPECT_EQ(ticks, 3 + 1 + 1);  // a file, and the check of what was made of it
+  ticks = 0;
+  options.tick = [&] { ++ticks; };
+  ASSERT_TRUE(LoadDataSet(root_.path(), "cifar-100", Split::kTrain, options).ok());
+  EXPECT_EQ(ticks, 1);
 }
 
 TEST_F(DataCacheTest, TheDefaultFolderIsBesideTheDataOrTheUsers) {

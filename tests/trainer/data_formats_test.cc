@@ -210,8 +210,10 @@ class ImageFolderTest : public DataFormatsTest {
 
 TEST_F(ImageFolderTest, LoadsByClassThenNameWhateverTheThreads) {
   Put(folder_ + "aa.JPEG", Jpeg(std::vector<uint8_t>(30 * 30, 200), 30, 30, 1));  // grey
-  const auto one = Load("imagenette", Split::kTrain, {.image_size = 16, .threads = 1});
+  int ticks = 0;
+  const auto one = Load("imagenette", Split::kTrain, {.image_size = 16, .threads = 1, .tick = [&] { ++ticks; }});
   ASSERT_TRUE(one.ok()) << one.status();
+  EXPECT_GE(ticks, 2 * 21);  // with each file that is decoded, and again when it is added to the digest
   const auto four = Load("imagenette", Split::kTrain, {.image_size = 16, .threads = 4});
   ASSERT_TRUE(four.ok()) << four.status();
   EXPECT_EQ(one->rows, 21);

@@ -93,8 +93,9 @@ void Rank::Run() {
     std::thread work;
     if (facts_.broken.ok()) {
       work = std::thread([this] { SendWork(); });
-      silence_ = std::make_unique<SilenceWatch>(host_.silence.limit,
-                                                [this](const ham::v1::Progress& last) { LookAtSilence(last); });
+      silence_ = std::make_unique<SilenceWatch>(
+          host_.silence.limit,
+          [this](const ham::v1::Progress& last, absl::Duration silence) { LookAtSilence(last, silence); });
       facts_.broken = ReadFrames();
     }
     if (!facts_.broken.ok() || !process->Wait(host_.exit_timeout)) process->Signal(SIGKILL);
@@ -292,23 +293,26 @@ void Rank::ReadLog() {
   AddLog(text.Finish());
 }
 
-void Rank::LookAtSilence(const ham::v1::Progress& last) {
-  pid_t pid = 0;
+void Rank::LookAtSilence(const ham::v1::Progress& last, absl::Duration silence) {
+  TrainerProcess* process = nullptr;
   {
     absl::MutexLock lock(&mutex_);
-    pid = process_->pid();
+    process = process_.get();
     looked_at_ = true;
   }
-  const std::string report = ThreadReport(pid, host_.silence.stacks);
+  const std::optional<ham::v1::ProcessState> before = process->Observe();
+  const std::string report = ThreadReport(process->pid(), host_.silence.stacks);
+  // A reader of stacks that had to be killed may have left it stopped.
+  if (before && before->state() != ham::v1::ProcessState::STOPPED) process->Signal(SIGCONT);
   {
     absl::MutexLock lock(&mutex_);
     looked_at_ = false;
   }
   LogText text;
-  AddLog(text.Add(absl::StrCat("ham-worker: the trainer has said nothing new for ",
-                               absl::FormatDuration(host_.silence.limit), " (phase ", last.phase(), ", iteration ",
-                               last.iteration(), ", collectives begun ", last.collective_begun(), ", completed ",
-                               last.collective_sequence(), "); its threads:\n", report)));
+  AddLog(text.Add(absl::StrCat("ham-worker: the trainer has said nothing new for ", absl::FormatDuration(silence),
+                               " (phase ", last.phase(), ", iteration ", last.iteration(), ", collectives begun ",
+                               last.collective_begun(), ", completed ", last.collective_sequence(), "); its threads:\n",
+                               report)));
   AddLog(text.Finish());
 }
 

@@ -29,7 +29,8 @@
 
 namespace ham::agent {
 
-// A trainer that says nothing new for `limit` is looked at from outside, once a silence; what is seen goes to its log.
+// A trainer that says nothing new for `limit` is looked at from outside (silence_watch.h); what is seen goes to its
+// log.
 struct SilenceOptions {
   absl::Duration limit = absl::Seconds(20);
   StackReader stacks;
@@ -88,7 +89,7 @@ class Rank {
   absl::Status Handle(TrainerFrame frame);
   absl::Status Record(ham::v1::SpooledRecord record);
   void ReadLog();
-  void LookAtSilence(const ham::v1::Progress& last);
+  void LookAtSilence(const ham::v1::Progress& last, absl::Duration silence);
   // Apart from all else: a trainer that is slow to read keeps nobody waiting.
   void SendWork();
   void AddLog(const std::vector<std::string>& pieces);

@@ -4,8 +4,7 @@
 
 namespace ham::agent {
 
-SilenceWatch::SilenceWatch(absl::Duration limit, std::function<void(const ham::v1::Progress& last)> silent)
-    : limit_(limit), silent_(std::move(silent)) {
+SilenceWatch::SilenceWatch(absl::Duration limit, Silent silent) : limit_(limit), silent_(std::move(silent)) {
   thread_ = std::thread([this] { Run(); });
 }
 
@@ -36,7 +35,9 @@ void SilenceWatch::Run() {
       silence = !heard;
       last = last_;
     }
-    if (silence) silent_(last);
+    if (!silence) continue;
+    silent_(last, limit_);
+    limit_ *= 2;
   }
 }
 

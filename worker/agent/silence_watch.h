@@ -14,9 +14,12 @@ namespace ham::agent {
 // Any thread may call any method.
 class SilenceWatch {
  public:
-  // `silent` is called on a thread of its own, once `limit` has passed without a new tick, with the newest progress;
-  // not again before the next tick, and not before the first.
-  SilenceWatch(absl::Duration limit, std::function<void(const ham::v1::Progress& last)> silent);
+  // For so long there was no new tick; `last` is the newest progress.
+  using Silent = std::function<void(const ham::v1::Progress& last, absl::Duration silence)>;
+
+  // `silent` is called on a thread of its own, once `limit` has passed without a new tick; not again before the next
+  // tick, and not before the first. Each call doubles the limit: what is slow by nature is not told of for ever.
+  SilenceWatch(absl::Duration limit, Silent silent);
   ~SilenceWatch();  // waits for a call of it
   SilenceWatch(const SilenceWatch&) = delete;
   SilenceWatch& operator=(const SilenceWatch&) = delete;
@@ -26,8 +29,8 @@ class SilenceWatch {
  private:
   void Run();
 
-  const absl::Duration limit_;
-  const std::function<void(const ham::v1::Progress&)> silent_;
+  absl::Duration limit_;  // thread_ only
+  const Silent silent_;
   absl::Mutex mutex_;
   ham::v1::Progress last_ ABSL_GUARDED_BY(mutex_);
   bool heard_ ABSL_GUARDED_BY(mutex_) = false;  // since the thread last looked

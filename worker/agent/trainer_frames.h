@@ -56,7 +56,8 @@ struct RankPlace {
   // Of the gang's traffic; see the frame.
   std::string interface;
   std::string address;
-  absl::Duration collective_timeout = absl::Minutes(1);
+  // The coordinator's verdict on a rank that hangs comes first, and names it; these are for when there is none.
+  absl::Duration collective_timeout = absl::Minutes(2);
   absl::Duration collective_patience = absl::Minutes(10);  // a slow disk, a large checkpoint to fetch, an evaluation
 };
 

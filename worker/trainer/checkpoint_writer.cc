@@ -4,6 +4,11 @@
 
 namespace ham::trainer {
 
+bool CheckpointWriter::AwaitIdle(absl::Duration timeout) const {
+  return !being_written_.valid() ||
+         being_written_.wait_for(absl::ToChronoNanoseconds(timeout)) == std::future_status::ready;
+}
+
 absl::Status CheckpointWriter::Store(Checkpoint checkpoint) {
   if (absl::Status status = Finish(); !status.ok()) return status;
   const int64_t iteration = checkpoint.info.iteration;

@@ -7,6 +7,7 @@
 #include <utility>
 
 #include "absl/status/status.h"
+#include "absl/time/time.h"
 #include "worker/trainer/checkpoint.h"
 #include "worker/trainer/checkpoint_keeper.h"
 
@@ -26,6 +27,9 @@ class CheckpointWriter {
         epochs_(epochs),
         keeper_(keeper),
         on_stored_(std::move(on_stored)) {}
+
+  // True once nothing is being written, false after `timeout`.
+  bool AwaitIdle(absl::Duration timeout) const;
 
   // Waits for the one before and returns its error, then begins to write this one.
   absl::Status Store(Checkpoint checkpoint);

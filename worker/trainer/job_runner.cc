@@ -44,6 +44,8 @@ using nlohmann::json;
 constexpr absl::Duration kStartTimeout = absl::Minutes(1);
 // As long as an agent may be without its coordinator before it gives up.
 constexpr absl::Duration kUploadTimeout = absl::Hours(1);
+constexpr absl::Duration kWaitTick = absl::Seconds(1);
+constexpr double kMostDiskSeconds = 600;
 
 void PrintError(const absl::Status& status) {
   std::fprintf(stderr, "ham-trainer: %s\n", std::string(status.message()).c_str());
@@ -169,25 +171,40 @@ class AgentObserver : public RunObserver {
 
   absl::Status OnMetric(const json& point) override { return channel_.Send({{"type", "metric"}, {"point", point}}); }
 
-  absl::Status OnCheckpoint(Checkpoint checkpoint) override { return checkpoints_.Store(std::move(checkpoint)); }
+  absl::Status OnCheckpoint(Checkpoint checkpoint) override {
+    if (absl::Status status = AwaitDisk(); !status.ok()) return status;
+    return checkpoints_.Store(std::move(checkpoint));
+  }
 
-  absl::Status OnScores(const Scores& scores) override { return checkpoints_.Score(scores); }
+  absl::Status OnScores(const Scores& scores) override {
+    if (absl::Status status = AwaitDisk(); !status.ok()) return status;
+    return checkpoints_.Score(scores);
+  }
 
   // The run is not done before its last checkpoint is stored. Ticks meanwhile: this rank is not stuck.
   absl::Status WaitForUpload(CheckpointKeeper& keeper) {
-    if (absl::Status status = checkpoints_.Finish(); !status.ok()) return status;
     position_.phase = "save";
+    if (absl::Status status = AwaitDisk(); !status.ok()) return status;
+    if (absl::Status status = checkpoints_.Finish(); !status.ok()) return status;
     Stopwatch waited;
     absl::Status status;
     do {
       if (absl::Status sent = OnTick(position_); !sent.ok()) return sent;
-      status = keeper.WaitForNewest(absl::Seconds(1));
+      status = keeper.WaitForNewest(kWaitTick);
     } while (absl::IsDeadlineExceeded(status) && waited.Elapsed() < absl::ToDoubleSeconds(kUploadTimeout));
     if (status.ok()) return status;
     return absl::UnavailableError(absl::StrCat("the last checkpoint could not be stored: ", status.message()));
   }
 
  private:
+  // Ticks while the checkpoint before is on its way to a slow disk; a disk that takes too long is no sign of life.
+  absl::Status AwaitDisk() {
+    for (Stopwatch waited; !checkpoints_.AwaitIdle(kWaitTick) && waited.Elapsed() < kMostDiskSeconds;) {
+      if (absl::Status status = reporter_.Tick(position_); !status.ok()) return status;
+    }
+    return absl::OkStatus();
+  }
+
   AgentChannel& channel_;
   ProgressReporter& reporter_;
   CheckpointWriter& checkpoints_;
@@ -230,6 +247,11 @@ struct AgentSays {
   BlockQueue work;
 };
 
+// An agent that is gone is seen by the next tick that can end the run.
+std::function<void()> LoadingTick(ProgressReporter& reporter) {
+  return [&reporter] { reporter.Tick({.phase = "load"}).IgnoreError(); };
+}
+
 absl::Status EvaluateForAgent(const RankJob& job, AgentChannel& channel, ProgressReporter& reporter, BlockQueue& work) {
   auto spec = ParseEvaluateSpec(job.spec);
   if (!spec.ok()) return spec.status();
@@ -242,7 +264,8 @@ absl::Status EvaluateForAgent(const RankJob& job, AgentChannel& channel, Progres
   const PoolRank rank{*std::move(spec), job.weights, job.data_root, job.data_cache, job.threads};
   return RunPoolRank(
       rank, std::move(accelerator), work,
-      {.progress = [&](int64_t blocks) { return reporter.Tick({.phase = "evaluate", .iteration = blocks}); },
+      {.loading = LoadingTick(reporter),
+       .progress = [&](int64_t blocks) { return reporter.Tick({.phase = "evaluate", .iteration = blocks}); },
        .finding =
            [&](json finding) {
              return channel.Send({{"type", "finding"}, {"finding", std::move(finding)}});
@@ -251,7 +274,7 @@ absl::Status EvaluateForAgent(const RankJob& job, AgentChannel& channel, Progres
 
 absl::Status TrainForAgent(const RankJob& job, AgentChannel& channel, ProgressReporter& reporter,
                            std::atomic<CheckpointKeeper*>& keeper) {
-  auto inputs = PrepareRun(job);
+  auto inputs = PrepareRun(job, LoadingTick(reporter));
   if (!inputs.ok()) return inputs.status();
   if (absl::Status status = reporter.Tick({.phase = "connect"}); !status.ok()) return status;
   auto collective = ConnectRanks(job, inputs->accelerator.get(), &channel.store());
@@ -303,7 +326,7 @@ const char* FailureClassOf(const absl::Status& status) {
   }
 }
 
-absl::StatusOr<RunInputs> PrepareRun(const RankJob& job) {
+absl::StatusOr<RunInputs> PrepareRun(const RankJob& job, const std::function<void()>& tick) {
   auto spec = ParseTrainSpec(job.spec);
   if (!spec.ok()) return spec.status();
   RunInputs inputs{*std::move(spec), {}, {}, nullptr, nullptr};
@@ -320,7 +343,7 @@ absl::StatusOr<RunInputs> PrepareRun(const RankJob& job) {
         CheckPrecision(inputs.spec.precision, inputs.accelerator->name(), inputs.accelerator->compute_capability());
     if (!status.ok()) return status;
   }
-  const LoadOptions load{.image_size = inputs.spec.data.image_size, .cache_directory = job.data_cache};
+  const LoadOptions load{.image_size = inputs.spec.data.image_size, .cache_directory = job.data_cache, .tick = tick};
   LoadOptions load_train = load;
   load_train.extra = inputs.spec.data.extra;
   auto train = LoadDataSet(job.data_root, inputs.spec.data.name, Split::kTrain, load_train);

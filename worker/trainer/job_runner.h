@@ -3,6 +3,7 @@
 #pragma once
 
 #include <cstdint>
+#include <functional>
 #include <string>
 
 #include <nlohmann/json.hpp>
@@ -48,8 +49,9 @@ struct RunInputs {
 };
 
 // InvalidArgument, NotFound and DataLoss are the user's or the data's; FailedPrecondition where the spec asks for a
-// GPU, or a precision of it, that this program or host has not. Sets the process's thread count.
-absl::StatusOr<RunInputs> PrepareRun(const RankJob& job);
+// GPU, or a precision of it, that this program or host has not. Sets the process's thread count. `tick`: LoadOptions'.
+absl::StatusOr<RunInputs> PrepareRun(
+    const RankJob& job, const std::function<void()>& tick = [] {});
 
 // Floating-point operations a second of all ranks, which are taken to be alike, in matrix products of the type that the
 // spec's precision computes in: rank 0 measures (matmul_peak.h). NaN on the others.

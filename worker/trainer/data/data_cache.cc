@@ -10,10 +10,13 @@
 #include <utility>
 
 #include "absl/strings/str_cat.h"
+#include "absl/time/clock.h"
 #include "proto/atomic_file.h"
 
 namespace ham::trainer {
 namespace {
+
+constexpr absl::Duration kPoll = absl::Milliseconds(20);
 
 bool MakeDirectory(const std::string& path) {
   std::error_code error;
@@ -25,9 +28,11 @@ bool MakeDirectory(const std::string& path) {
 // at once: each checks what it then finds.
 class DirectoryLock {
  public:
-  explicit DirectoryLock(const std::string& directory)
+  DirectoryLock(const std::string& directory, const std::function<void()>& tick)
       : fd_(open(directory.c_str(), O_RDONLY | O_DIRECTORY | O_CLOEXEC)) {
-    while (fd_ >= 0 && flock(fd_, LOCK_EX) != 0 && errno == EINTR) {
+    while (fd_ >= 0 && flock(fd_, LOCK_EX | LOCK_NB) != 0 && (errno == EWOULDBLOCK || errno == EINTR)) {
+      tick();
+      absl::SleepFor(kPoll);
     }
   }
   ~DirectoryLock() {
@@ -53,15 +58,16 @@ std::string DefaultCacheDirectory(const std::string& data_root) {
 
 absl::StatusOr<ImageSet> LoadThroughCache(
     const std::string& directory, const std::string& file, const PreparedKey& key,
-    const std::function<absl::StatusOr<LabelledImages>(SourceDigest* digest)>& read) {
+    const std::function<absl::StatusOr<LabelledImages>(SourceDigest* digest)>& read,
+    const std::function<void()>& tick) {
   const std::string path = directory + "/" + file;
-  if (auto found = MapPrepared(path, key); found.ok()) return found;
+  if (auto found = MapPrepared(path, key, tick); found.ok()) return found;
   const bool usable = MakeDirectory(directory);
-  const DirectoryLock lock(directory);
-  if (auto found = MapPrepared(path, key); found.ok()) return found;
+  const DirectoryLock lock(directory, tick);
+  if (auto found = MapPrepared(path, key, tick); found.ok()) return found;
   std::shared_ptr<const std::string> bytes;
   {
-    SourceDigest digest;
+    SourceDigest digest(/*with_md5=*/false, tick);
     const auto images = read(&digest);  // gone before the file is mapped
     if (!images.ok()) return images.status();
     bytes = std::make_shared<const std::string>(PackImages(key, *images, digest.Hex()));
@@ -70,11 +76,11 @@ absl::StatusOr<ImageSet> LoadThroughCache(
                                       : absl::UnavailableError(absl::StrCat("cannot write to ", directory));
   absl::Status reason = written;
   if (written.ok()) {
-    auto made = MapPrepared(path, key);
+    auto made = MapPrepared(path, key, tick);
     if (made.ok()) return made;
     reason = made.status();
   }
-  auto own = ParsePrepared(path, key, {reinterpret_cast<const uint8_t*>(bytes->data()), bytes->size()}, bytes);
+  auto own = ParsePrepared(path, key, {reinterpret_cast<const uint8_t*>(bytes->data()), bytes->size()}, bytes, tick);
   if (own.ok()) own->not_shared = std::string(reason.message());
   return own;
 }

@@ -21,9 +21,11 @@ std::string DefaultCacheDirectory(const std::string& data_root);
 // Maps FILE in `directory`, which is made if missing; where the file is missing, stale or damaged, reads the sources
 // with `read` and makes it, which takes twice its size in memory for a while. Ranks that come together wait for the one
 // that makes it (a lock on the directory). If the directory cannot be used, the result is this process's own and says
-// why (ImageSet::not_shared); errors are only those of `read`. Any thread, any process.
+// why (ImageSet::not_shared); errors are only those of `read`. `tick` is called while it reads, checks or waits. Any
+// thread, any process.
 absl::StatusOr<ImageSet> LoadThroughCache(
     const std::string& directory, const std::string& file, const PreparedKey& key,
-    const std::function<absl::StatusOr<LabelledImages>(SourceDigest* digest)>& read);
+    const std::function<absl::StatusOr<LabelledImages>(SourceDigest* digest)>& read,
+    const std::function<void()>& tick = [] {});
 
 }  // namespace ham::trainer

@@ -110,7 +110,7 @@ absl::StatusOr<ImageSet> LoadDataSet(const std::string& data_root, const std::st
   return LoadThroughCache(
       complete->cache_directory.empty() ? DefaultCacheDirectory(data_root) : complete->cache_directory,
       absl::StrCat(name, "-", part, "-", size, "-", Sha256Hex(directory).substr(0, 8), ".prepared"), key,
-      [&](SourceDigest* digest) { return ReadWithExtra(directory, *set, split, *complete, digest); });
+      [&](SourceDigest* digest) { return ReadWithExtra(directory, *set, split, *complete, digest); }, complete->tick);
 }
 
 std::vector<DataSetInfo> InspectDataSets(const std::string& data_root) {

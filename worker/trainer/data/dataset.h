@@ -1,6 +1,7 @@
 // Data sets by name, found under a data root. All functions are stateless and safe from any thread.
 #pragma once
 
+#include <functional>
 #include <string>
 #include <vector>
 
@@ -20,6 +21,8 @@ struct LoadOptions {
   std::string cache_directory = {};  // of prepared data sets (data_cache.h); "" = DefaultCacheDirectory
   // Name of extra training data (npz.h), whose rows come after the split's own: for training only; "" = none.
   std::string extra = {};
+  // Called on the loading thread with each chunk, and while it waits for another process that prepares the data set.
+  std::function<void()> tick = [] {};
 };
 
 // What a worker advertises: a data set found under its root, or why it cannot be used.

@@ -2,6 +2,7 @@
 #include <algorithm>
 #include <atomic>
 #include <filesystem>
+#include <functional>
 #include <optional>
 #include <thread>
 
@@ -54,17 +55,18 @@ class FolderDecoder {
   FolderDecoder(const std::vector<std::string>& paths, int image_size, std::string* pixels)
       : paths_(paths), image_size_(image_size), pixels_(pixels) {}
 
-  absl::Status Run(int threads) {
+  // `tick` is called on this thread, after each of its files.
+  absl::Status Run(int threads, const std::function<void()>& tick) {
     std::vector<std::thread> others;
-    for (int i = 1; i < threads; ++i) others.emplace_back([this] { Work(); });
-    Work();
+    for (int i = 1; i < threads; ++i) others.emplace_back([this] { Work([] {}); });
+    Work(tick);
     for (std::thread& thread : others) thread.join();
     absl::MutexLock lock(&mutex_);
     return status_;
   }
 
  private:
-  void Work() {
+  void Work(const std::function<void()>& tick) {
     JpegDecoder decoder;
     const size_t image_bytes = static_cast<size_t>(image_size_) * static_cast<size_t>(image_size_) * 3;
     for (size_t i = next_++; i < paths_.size() && i < first_bad_; i = next_++) {
@@ -74,6 +76,7 @@ class FolderDecoder {
                                                        reinterpret_cast<uint8_t*>(pixels_->data()) + i * image_bytes)
                                       : bytes.status();
       if (!status.ok()) Fail(i, status);
+      tick();
     }
   }
 
@@ -127,7 +130,11 @@ absl::StatusOr<LabelledImages> ReadImageFolderSplit(const std::string& directory
   if (!paths.ok()) return paths.status();
   LabelledImages out{set.channels, image_size, image_size, {}, {}};
   out.pixels.resize(paths->size() * static_cast<size_t>(image_size) * static_cast<size_t>(image_size) * 3);
-  if (absl::Status status = FolderDecoder(*paths, image_size, &out.pixels).Run(threads); !status.ok()) return status;
+  const auto tick = [digest] {
+    if (digest != nullptr) digest->Tick();
+  };
+  FolderDecoder decoder(*paths, image_size, &out.pixels);
+  if (absl::Status status = decoder.Run(threads, tick); !status.ok()) return status;
   for (const std::string& path : *paths) {
     const auto& folders = set.class_folders;
     out.labels.push_back(std::find(folders.begin(), folders.end(), ClassOfPath(path)) - folders.begin());

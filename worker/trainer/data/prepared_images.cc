@@ -36,12 +36,18 @@ static_assert(sizeof(PreparedHeader) == 232);
 constexpr char kMagic[] = "HAMDATA\n";
 constexpr uint32_t kPreparedVersion = 2;
 constexpr uint64_t kCrcFrom = 16;
+constexpr size_t kCrcChunkBytes = size_t{16} << 20;
 constexpr uint64_t kImagesOffset = 4096;
 
 uint64_t RoundUp8(uint64_t bytes) { return (bytes + 7) / 8 * 8; }
 
-uint32_t Crc(std::span<const uint8_t> bytes) {
-  return static_cast<uint32_t>(crc32_z(crc32_z(0, nullptr, 0), bytes.data() + kCrcFrom, bytes.size() - kCrcFrom));
+uint32_t Crc(std::span<const uint8_t> bytes, const std::function<void()>& tick) {
+  uLong crc = crc32_z(0, nullptr, 0);
+  for (size_t at = kCrcFrom; at < bytes.size(); at += kCrcChunkBytes) {
+    crc = crc32_z(crc, bytes.data() + at, std::min(kCrcChunkBytes, bytes.size() - at));
+    tick();
+  }
+  return static_cast<uint32_t>(crc);
 }
 
 absl::Status DamagedPrepared(const std::string& path, const std::string& what) {
@@ -85,13 +91,13 @@ std::string PackImages(const PreparedKey& key, const LabelledImages& images, con
   std::memcpy(bytes.data() + kImagesOffset, images.pixels.data(), images.pixels.size());
   std::memcpy(bytes.data() + labels_offset, images.labels.data(), images.labels.size() * sizeof(int64_t));
   std::memcpy(bytes.data(), &header, sizeof(header));
-  header.crc = Crc({reinterpret_cast<const uint8_t*>(bytes.data()), bytes.size()});
+  header.crc = Crc({reinterpret_cast<const uint8_t*>(bytes.data()), bytes.size()}, [] {});
   std::memcpy(bytes.data(), &header, sizeof(header));
   return bytes;
 }
 
 absl::StatusOr<ImageSet> ParsePrepared(const std::string& path, const PreparedKey& key, std::span<const uint8_t> bytes,
-                                       std::shared_ptr<const void> storage) {
+                                       std::shared_ptr<const void> storage, const std::function<void()>& tick) {
   PreparedHeader header;
   if (bytes.size() < kImagesOffset) return DamagedPrepared(path, "it ends within its header");
   std::memcpy(&header, bytes.data(), sizeof(header));
@@ -110,7 +116,7 @@ absl::StatusOr<ImageSet> ParsePrepared(const std::string& path, const PreparedKe
   if (header.extra_rows >= header.rows) {
     return DamagedPrepared(path, absl::StrCat("of its ", header.rows, " rows ", header.extra_rows, " are extra"));
   }
-  if (Crc(bytes) != header.crc) return DamagedPrepared(path, "its checksum is wrong");
+  if (Crc(bytes, tick) != header.crc) return DamagedPrepared(path, "its checksum is wrong");
   if (Text(header.name) != key.name || Text(header.identity) != key.identity || header.channels != key.channels ||
       header.height != key.height || header.width != key.width || header.classes != key.class_names.size()) {
     return absl::NotFoundError(absl::StrCat(path, " was prepared from other files than those of ", key.name));
@@ -136,7 +142,8 @@ absl::StatusOr<ImageSet> ParsePrepared(const std::string& path, const PreparedKe
                   .digest = std::string(Text(header.source_digest))};
 }
 
-absl::StatusOr<ImageSet> MapPrepared(const std::string& path, const PreparedKey& key) {
+absl::StatusOr<ImageSet> MapPrepared(const std::string& path, const PreparedKey& key,
+                                     const std::function<void()>& tick) {
   const int fd = open(path.c_str(), O_RDONLY | O_CLOEXEC);
   if (fd < 0 && errno == ENOENT) return absl::NotFoundError(absl::StrCat("there is no file ", path));
   if (fd < 0) return FileError("open", path, errno);
@@ -150,7 +157,7 @@ absl::StatusOr<ImageSet> MapPrepared(const std::string& path, const PreparedKey&
   if (file.st_size == 0) return DamagedPrepared(path, "it is empty");
   if (start == MAP_FAILED) return FileError("map", path, error);
   const auto mapping = std::make_shared<const Mapping>(start, static_cast<size_t>(file.st_size));
-  return ParsePrepared(path, key, mapping->bytes(), mapping);
+  return ParsePrepared(path, key, mapping->bytes(), mapping, tick);
 }
 
 }  // namespace ham::trainer

@@ -15,6 +15,7 @@
 #pragma once
 
 #include <cstdint>
+#include <functional>
 #include <memory>
 #include <span>
 #include <string>
@@ -41,13 +42,15 @@ struct PreparedKey {
 // The bytes of the file. Takes their size in memory beside `images`.
 std::string PackImages(const PreparedKey& key, const LabelledImages& images, const std::string& source_digest);
 
-// `bytes` must stay as long as `storage` does. Checks everything: NotFound if the file is of other sources than `key`
-// says, or of another version; DataLoss if it is damaged; both name `path`.
-absl::StatusOr<ImageSet> ParsePrepared(const std::string& path, const PreparedKey& key, std::span<const uint8_t> bytes,
-                                       std::shared_ptr<const void> storage);
+// `bytes` must stay as long as `storage` does. Checks everything, with a `tick` for each chunk: NotFound if the file is
+// of other sources than `key` says, or of another version; DataLoss if it is damaged; both name `path`.
+absl::StatusOr<ImageSet> ParsePrepared(
+    const std::string& path, const PreparedKey& key, std::span<const uint8_t> bytes,
+    std::shared_ptr<const void> storage, const std::function<void()>& tick = [] {});
 
 // The same of a file, which is mapped read-only and shared. NotFound where there is none. Files are only ever replaced
 // whole; one that another program cuts short while it is mapped ends this one (SIGBUS).
-absl::StatusOr<ImageSet> MapPrepared(const std::string& path, const PreparedKey& key);
+absl::StatusOr<ImageSet> MapPrepared(
+    const std::string& path, const PreparedKey& key, const std::function<void()>& tick = [] {});
 
 }  // namespace ham::trainer

@@ -8,6 +8,7 @@
 #include <cstring>
 #include <ctime>
 #include <fstream>
+#include <utility>
 
 #include "absl/strings/escaping.h"
 #include "absl/strings/str_cat.h"
@@ -15,6 +16,7 @@
 namespace ham::trainer {
 namespace {
 
+constexpr size_t kDigestChunkBytes = size_t{16} << 20;
 constexpr time_t kYoungSeconds = 2;  // file systems keep times to 4 ms, network ones to a second
 
 }  // namespace
@@ -56,7 +58,8 @@ absl::StatusOr<std::string> FileIdentity(const std::vector<std::string>& paths) 
   return digest.Hex();
 }
 
-SourceDigest::SourceDigest(bool with_md5) : md5_context_(with_md5 ? EVP_MD_CTX_new() : nullptr) {}
+SourceDigest::SourceDigest(bool with_md5, std::function<void()> tick)
+    : md5_context_(with_md5 ? EVP_MD_CTX_new() : nullptr), tick_(std::move(tick)) {}
 
 SourceDigest::~SourceDigest() { EVP_MD_CTX_free(md5_context_); }
 
@@ -66,7 +69,10 @@ void SourceDigest::AddName(std::string_view name) {
 }
 
 void SourceDigest::Add(const std::string& path, std::string_view bytes) {
-  sha256_.Update(bytes);
+  for (size_t at = 0; at < bytes.size(); at += kDigestChunkBytes) {
+    sha256_.Update(bytes.substr(at, kDigestChunkBytes));
+    tick_();
+  }
   if (md5_context_ == nullptr) return;
   std::array<unsigned char, EVP_MAX_MD_SIZE> md5;
   unsigned size = 0;

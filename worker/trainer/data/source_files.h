@@ -4,6 +4,7 @@
 #pragma once
 
 #include <cstdint>
+#include <functional>
 #include <map>
 #include <memory>
 #include <string>
@@ -35,13 +36,17 @@ absl::StatusOr<std::string> FileIdentity(const std::vector<std::string>& paths);
 // Digest of a data set's files in the order in which they are added. One thread at a time.
 class SourceDigest {
  public:
-  // with_md5: an MD5 of each file too, as publishers of data sets give.
-  explicit SourceDigest(bool with_md5 = false);
+  // with_md5: an MD5 of each file too, as publishers of data sets give. `tick` is called on the adding thread, with
+  // each chunk: reading is under way.
+  explicit SourceDigest(
+      bool with_md5 = false, std::function<void()> tick = [] {});
   ~SourceDigest();
   SourceDigest(const SourceDigest&) = delete;
   SourceDigest& operator=(const SourceDigest&) = delete;
 
   void Add(const std::string& path, std::string_view bytes);
+  // For what is read before it is added.
+  void Tick() const { tick_(); }
   // Where names are part of the data, as in an image folder.
   void AddName(std::string_view name);
   // Lower-case hex SHA-256 of all; call once.
@@ -52,6 +57,7 @@ class SourceDigest {
  private:
   Sha256 sha256_;
   evp_md_ctx_st* const md5_context_;  // null: no MD5
+  const std::function<void()> tick_;
   std::map<std::string, std::string> md5_;
 };
 

@@ -147,7 +147,8 @@ absl::Status RunPoolRank(const PoolRank& rank, std::unique_ptr<Accelerator> acce
                               .data_cache = rank.data_cache,
                               .image_size = spec.image_size,
                               .precision = spec.precision,
-                              .threads = rank.threads};
+                              .threads = rank.threads,
+                              .tick = events.loading};
   const auto prepared = PrepareRank(setup, spec, std::move(accelerator));
   if (!prepared.ok()) return prepared.status();
   const auto rows = FirstRows("evaluate.data.rows", spec.rows, setup, prepared->images);

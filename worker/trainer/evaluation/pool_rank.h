@@ -25,6 +25,7 @@ struct PoolRank {
 
 // To the agent, from the thread that works; an error ends the run with it.
 struct PoolEvents {
+  std::function<void()> loading = [] {};  // LoadOptions::tick
   // With each pass over a block's images, and about every second without work; so many blocks are done.
   std::function<absl::Status(int64_t blocks)> progress;
   // An EvaluationFinding as protobuf JSON.

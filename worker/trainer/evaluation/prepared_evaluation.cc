@@ -63,7 +63,7 @@ absl::StatusOr<PreparedEvaluation> PrepareEvaluation(const EvaluationSetup& setu
   out.device = DeviceName(accelerator.get());
   out.accelerator = std::move(accelerator);
   auto images = LoadDataSet(setup.data_root, setup.data, Split::kTest,
-                            {.image_size = setup.image_size, .cache_directory = setup.data_cache});
+                            {.image_size = setup.image_size, .cache_directory = setup.data_cache, .tick = setup.tick});
   if (!images.ok()) return images.status();
   out.images = *std::move(images);
   auto loaded = LoadModel(setup.model, setup.weights,

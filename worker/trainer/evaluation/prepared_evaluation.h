@@ -3,6 +3,7 @@
 #pragma once
 
 #include <cstdint>
+#include <functional>
 #include <memory>
 #include <string>
 
@@ -27,6 +28,7 @@ struct EvaluationSetup {
   int image_size = 0;
   std::string precision = "fp32";  // of the attacks; the weights in fp32 (or fp64) judge whether an image is broken
   int threads = 1;
+  std::function<void()> tick = [] {};  // LoadOptions'
 };
 
 struct PreparedEvaluation {
