@@ -44,4 +44,27 @@ absl::Status ArtifactUpload::PutWhatIsMissing(int64_t offset, std::string_view d
   }
 }
 
+absl::StatusOr<std::string> ArtifactDownload::Next() {
+  while (true) {
+    absl::StatusOr<std::string> data = artifacts_->Read(digest_, read_, kChunkBytes);
+    if (absl::IsDataLoss(data.status())) return Damage();
+    if (!data.ok()) return data.status();
+    if (data->empty()) break;
+    sha256_.Update(*data);
+    const int64_t begin = read_;
+    read_ += static_cast<int64_t>(data->size());
+    if (read_ <= offset_) continue;
+    if (begin < offset_) data->erase(0, static_cast<size_t>(offset_ - begin));
+    return data;
+  }
+  if (sha256_.Hex() == digest_) return "";
+  return Damage();
+}
+
+absl::Status ArtifactDownload::Damage() const {
+  const absl::Status status = artifacts_->Verify(digest_);
+  if (!status.ok()) return status;
+  return absl::UnavailableError(absl::StrCat("artifact ", digest_, " was read wrongly once: ask again"));
+}
+
 }  // namespace ham::server

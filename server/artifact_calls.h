@@ -9,6 +9,7 @@
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
 #include "grpcpp/support/sync_stream.h"
+#include "proto/sha256.h"
 #include "server/artifact_store.h"
 
 namespace ham::server {
@@ -39,13 +40,34 @@ class ArtifactUpload {
   const int64_t most_;
 };
 
-// Response: has `data`. ArtifactStore's errors; CANCELLED when the reader goes away.
+// An artifact that goes out, from `offset` on. `artifacts` outlives it. One thread at a time.
+class ArtifactDownload {
+ public:
+  ArtifactDownload(ArtifactStore* artifacts, std::string digest, int64_t offset)
+      : artifacts_(artifacts), digest_(std::move(digest)), offset_(offset) {}
+
+  // The next chunk; empty once all are out and were the right ones. NOT_FOUND; DATA_LOSS for a damaged artifact, which
+  // is set aside then.
+  absl::StatusOr<std::string> Next();
+
+ private:
+  absl::Status Damage() const;
+
+  ArtifactStore* const artifacts_;
+  const std::string digest_;
+  const int64_t offset_;
+  int64_t read_ = 0;
+  Sha256 sha256_;  // of all bytes, also those before `offset_`
+};
+
+// Response: has `data`. Errors of ArtifactDownload; CANCELLED when the reader goes away.
 template <class Response>
 absl::Status SendArtifact(ArtifactStore* artifacts, const std::string& digest, int64_t offset,
                           grpc::ServerWriter<Response>* writer) {
+  ArtifactDownload download(artifacts, digest, offset);
   Response response;
-  for (;; offset += static_cast<int64_t>(response.data().size())) {
-    absl::StatusOr<std::string> data = artifacts->Read(digest, offset, kChunkBytes);
+  while (true) {
+    absl::StatusOr<std::string> data = download.Next();
     if (!data.ok()) return data.status();
     if (data->empty()) return absl::OkStatus();
     response.set_data(*std::move(data));

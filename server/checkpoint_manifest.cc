@@ -46,6 +46,9 @@ absl::StatusOr<CheckpointManifest> ReadCheckpointManifest(ArtifactStore* artifac
     return absl::FailedPreconditionError(absl::StrCat("manifest ", digest, " is not here: upload it first"));
   }
   if (!text.ok()) return text.status();
+  if (Sha256Hex(*text) != digest) {
+    return absl::DataLossError(absl::StrCat("manifest ", digest, " is damaged: upload it again"));
+  }
   return ParseCheckpointManifest(*text);
 }
 

@@ -21,7 +21,7 @@ struct CheckpointManifest {
 
 // INVALID_ARGUMENT for text that is no manifest.
 absl::StatusOr<CheckpointManifest> ParseCheckpointManifest(const std::string& text);
-// The same from the store; NOT_FOUND, or FAILED_PRECONDITION while it is not complete.
+// The same from the store; FAILED_PRECONDITION while it is not there, DATA_LOSS for a damaged one.
 absl::StatusOr<CheckpointManifest> ReadCheckpointManifest(ArtifactStore* artifacts, const std::string& digest);
 
 }  // namespace ham::server

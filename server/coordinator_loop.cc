@@ -34,6 +34,7 @@ CoordinatorOptions CoreOptions(const CoordinatorLoop::Options& options) {
   CoordinatorOptions core;
   core.lease = options.lease;
   core.heartbeat = options.heartbeat;
+  core.kept_checkpoints = options.keep_checkpoints;
   core.hang = {.unknown = options.hang_bound, .least = options.hang_bound / 2, .busy = 10 * options.hang_bound};
   return core;
 }

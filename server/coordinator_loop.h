@@ -64,6 +64,7 @@ class CoordinatorLoop {
     absl::Duration heartbeat = absl::Seconds(1);
     absl::Duration hang_bound = absl::Minutes(1);
     absl::Duration terminate_grace = absl::Seconds(15);
+    int keep_checkpoints = 2;
     Limits limits;
   };
   // All must outlive the loop; jitter gives numbers in [-1, 1].

@@ -10,6 +10,9 @@
 
 namespace ham::server {
 
+// The files of STATE_DIR that others rely on; the rest is made anew where it is missing.
+inline constexpr const char* kIdentityFiles[] = {"ca.pem", "ca.key", "bootstrap", "worker-join", "signing_key.pem"};
+
 struct Identity {
   // PEM; empty without TLS.
   std::string ca_certificate;

@@ -120,6 +120,17 @@ absl::StatusOr<StoreHead> BeginTerm(Database* database) {
   return head;
 }
 
+absl::StatusOr<StoreHead> BeginEpoch(Database* database) {
+  absl::StatusOr<StoreHead> head = ReadHead(database);
+  if (!head.ok()) return head;
+  absl::StatusOr<std::string> epoch = NewId();
+  if (!epoch.ok()) return epoch.status();
+  head->log_epoch = *std::move(epoch);
+  head->term += kRestoreStep;
+  if (const absl::Status status = WriteHead(database, *head); !status.ok()) return status;
+  return head;
+}
+
 absl::StatusOr<StoreHead> ReadHead(Database* database) {
   Statement get(database, "SELECT cluster_id, log_epoch, term, commits, crc FROM meta");
   const absl::StatusOr<bool> row = get.Step();

@@ -27,6 +27,9 @@ inline constexpr int64_t kMaxSequence = (int64_t{1} << 40) - 1;
 inline int64_t FirstKey(int64_t job_id) { return (job_id << 40) + 1; }
 inline int64_t FinalKey(int64_t job_id) { return (job_id << 40) + kMaxSequence; }
 
+// By so much terms, sessions and attempts grow with a restore: more than there can have been since the backup.
+inline constexpr int kRestoreStep = 1000000;
+
 // The row of meta.
 struct StoreHead {
   std::string cluster_id;
@@ -39,6 +42,8 @@ struct StoreHead {
 absl::StatusOr<std::unique_ptr<Database>> OpenForWriting(const std::string& path);
 // Makes the tables where there are none, and makes a term one above the last durable.
 absl::StatusOr<StoreHead> BeginTerm(Database* database);
+// Makes a new log_epoch, and a term kRestoreStep above the last durable: the file comes from a backup.
+absl::StatusOr<StoreHead> BeginEpoch(Database* database);
 // DATA_LOSS when it is missing or damaged.
 absl::StatusOr<StoreHead> ReadHead(Database* database);
 

@@ -1,4 +1,4 @@
-// ham-coordinator: serves until SIGTERM.
+// ham-coordinator: serves until SIGTERM, or does one thing to a state directory.
 #include <spdlog/sinks/stdout_sinks.h>
 #include <spdlog/spdlog.h>
 #include <sys/stat.h>
@@ -8,16 +8,11 @@
 #include <cstdlib>
 
 #include "grpc/grpc.h"
-#include "server/identity.h"
 #include "server/options.h"
 #include "server/server.h"
+#include "server/state_commands.h"
 
 namespace {
-
-int Fail(const absl::Status& status) {
-  std::fprintf(stderr, "ham-coordinator: %s\n", std::string(status.message()).c_str());
-  return 1;
-}
 
 int Serve(const ham::server::ServerOptions& options) {
   // Before any thread starts, so that all of them leave these signals to sigwait below.
@@ -36,13 +31,9 @@ int Serve(const ham::server::ServerOptions& options) {
     spdlog::info("{}: stopping; workers go on", signal == SIGTERM ? "SIGTERM" : "SIGINT");
   }
   server.Stop();
-  return status.ok() ? 0 : Fail(status);
-}
-
-int ResetAdminToken(const std::string& state_dir) {
-  if (const absl::Status status = ham::server::ResetAdmin(state_dir); !status.ok()) return Fail(status);
-  std::printf("The admin token is new; log in again with %s/bootstrap once the coordinator runs.\n", state_dir.c_str());
-  return 0;
+  if (status.ok()) return 0;
+  std::fprintf(stderr, "ham-coordinator: %s\n", std::string(status.message()).c_str());
+  return 1;
 }
 
 }  // namespace
@@ -58,7 +49,13 @@ int main(int argc, char** argv) {
     case ham::server::Command::kExit:
       return line.exit_code;
     case ham::server::Command::kResetAdmin:
-      return ResetAdminToken(line.options.state_dir);
+      return ham::server::RunResetAdmin(line.options.state_dir);
+    case ham::server::Command::kBackup:
+      return ham::server::RunBackup(line.options.state_dir, line.backup);
+    case ham::server::Command::kRestore:
+      return ham::server::RunRestore(line.backup, line.options.state_dir);
+    case ham::server::Command::kCheck:
+      return ham::server::RunCheck(line.options.state_dir);
     case ham::server::Command::kServe:
       return Serve(line.options);
   }

@@ -20,10 +20,23 @@ void AddDuration(CLI::App* app, const std::string& name, const std::string& help
   app->add_option_function<std::string>(name, parse, help)->default_str(absl::FormatDuration(*value));
 }
 
-void AddStateDir(CLI::App* app, ServerOptions* options) {
-  app->add_option("--state-dir", options->state_dir,
-                  "Directory of the database, artifacts, certificates and bootstrap files; created when missing")
-      ->required();
+// A command that does something else than serve.
+CLI::App* AddCommand(CLI::App* app, const std::string& name, const std::string& help, ServerOptions* options) {
+  CLI::App* command = app->add_subcommand(name, help);
+  command->add_option("--state-dir", options->state_dir, "Directory of the coordinator");
+  command->parse_complete_callback([app] { app->get_option("--state-dir")->required(false); });
+  return command;
+}
+
+Command CommandOf(const CLI::App& app) {
+  static constexpr std::pair<const char*, Command> kCommands[] = {{"reset-admin", Command::kResetAdmin},
+                                                                  {"backup", Command::kBackup},
+                                                                  {"restore", Command::kRestore},
+                                                                  {"check", Command::kCheck}};
+  for (const auto& [name, command] : kCommands) {
+    if (app.got_subcommand(name)) return command;
+  }
+  return Command::kServe;
 }
 
 }  // namespace
@@ -59,7 +72,9 @@ CommandLine ParseCommandLine(int argc, const char* const* argv) {
   ServerOptions& options = line.options;
   CLI::App app("Coordinator of ham: accepts jobs, places them on workers, keeps their logs.", "ham-coordinator");
   app.set_version_flag("--version", absl::StrCat("ham-coordinator ", kVersion, " (build ", BuildId(), ")"));
-  AddStateDir(&app, &options);
+  app.add_option("--state-dir", options.state_dir,
+                 "Directory of the database, artifacts, certificates and bootstrap files; created when missing")
+      ->required();
   app.add_option("--listen", options.listen, "HOST:PORT for clients and workers; port 0 takes a free one")
       ->capture_default_str();
   app.add_option("--metrics-listen", options.metrics_listen, "HOST:PORT of Prometheus /metrics; empty = off")
@@ -76,13 +91,32 @@ CommandLine ParseCommandLine(int argc, const char* const* argv) {
               "them, half of this at least [1s to 1h]",
               &options.hang_bound);
   app.add_option("--port-file", options.port_file, "Write {\"listen\",\"metrics\"} with the real ports to FILE");
-  CLI::App* reset = app.add_subcommand("reset-admin", "Make a new admin token; run it while the coordinator is down");
-  reset->add_option("--state-dir", options.state_dir, "Directory of the coordinator");
+  app.add_option("--keep-checkpoints", options.keep_checkpoints,
+                 "Checkpoints kept of each job; older ones go once a newer one is committed")
+      ->capture_default_str()
+      ->check(CLI::Range(1, 1000));
+  app.add_option(
+         "--artifact-quota", options.artifact_quota,
+         "Most bytes of checkpoints, weights and records, as 50GiB or 500MB; uploads beyond it are refused, and "
+         "training goes on; 0 = no bound")
+      ->capture_default_str()
+      ->transform(CLI::AsSizeValue(/*kb_is_1000=*/true))
+      ->check(CLI::NonNegativeNumber);
+  AddCommand(&app, "reset-admin", "Make a new admin token; run it while the coordinator is down", &options);
+  AddCommand(&app, "backup", "Copy the state directory, also while the coordinator runs", &options)
+      ->add_option("DIRECTORY", line.backup, "Where to; must be empty or new")
+      ->required();
+  AddCommand(&app, "restore", "Make a state directory from a backup", &options)
+      ->add_option("--from", line.backup, "Directory of the backup")
+      ->required();
+  AddCommand(&app, "check",
+             "Read everything in the state directory and say what is damaged; run it while the "
+             "coordinator is down",
+             &options);
   app.require_subcommand(0, 1);
-  reset->parse_complete_callback([&] { app.get_option("--state-dir")->required(false); });
   try {
     app.parse(argc, argv);
-    line.command = reset->parsed() ? Command::kResetAdmin : Command::kServe;
+    line.command = CommandOf(app);
     if (options.state_dir.empty()) throw CLI::RequiredError("--state-dir");
     if (const absl::Status status = CheckOptions(options); !status.ok()) {
       throw CLI::ValidationError(std::string(status.message()));

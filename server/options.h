@@ -57,6 +57,13 @@ struct Limits {
   // Time series of jobs in /metrics; what goes beyond it is left out. One is about 200 bytes.
   size_t job_series = 20000;
 
+  // What no job names goes this long after somebody asked for it: an upload may be followed by its commit, or go on,
+  // once a network is back. What a job has named and names no more goes after the shorter time.
+  absl::Duration unnamed_artifact_life = absl::Hours(24);
+  absl::Duration released_artifact_life = absl::Minutes(2);
+  // Between two looks for such artifacts.
+  absl::Duration artifact_sweep = absl::Minutes(1);
+
   // Between two tries to open a failed store again.
   absl::Duration store_reopen = absl::Seconds(2);
   // What running calls get at shutdown before they are cut off.
@@ -80,15 +87,19 @@ struct ServerOptions {
   absl::Duration hang_bound = absl::Minutes(1);
   // From SIGTERM to SIGKILL of a trainer; long enough to save a checkpoint.
   absl::Duration terminate_grace = absl::Seconds(15);
+  // Checkpoints kept a job, the newest among them; [1, 1000]. Each costs its size on disk.
+  int keep_checkpoints = 2;
+  int64_t artifact_quota = 0;  // bytes on disk of checkpoints, weights and records; 0 = no bound
   Limits limits;
 };
 
-enum class Command { kServe, kResetAdmin, kExit };
+enum class Command { kServe, kResetAdmin, kBackup, kRestore, kCheck, kExit };
 
 struct CommandLine {
   Command command = Command::kServe;
   int exit_code = 0;  // with kExit: help or version was printed (0), or a flag was wrong (2, said on stderr)
   ServerOptions options;
+  std::string backup;  // with kBackup and kRestore: its directory
 };
 
 // Reads the flags; prints help, version and usage errors itself.

@@ -14,6 +14,7 @@
 #include "proto/atomic_file.h"
 #include "proto/sha256.h"
 #include "proto/strict_json.h"
+#include "server/backup.h"
 
 namespace ham::server {
 namespace {
@@ -61,10 +62,12 @@ absl::Status Server::Start() {
   absl::StatusOr<StateLock> lock = StateLock::Acquire(options_.state_dir);
   if (!lock.ok()) return lock.status();
   lock_.emplace(*std::move(lock));
+  if (const absl::Status status = CheckRestoreFinished(options_.state_dir); !status.ok()) return status;
   absl::StatusOr<Identity> identity = LoadOrCreateIdentity(options_.state_dir, options_.advertise, options_.insecure);
   if (!identity.ok()) return identity.status();
   authenticator_.emplace(Sha256Hex(identity->admin_token), Sha256Hex(identity->worker_token));
-  absl::StatusOr<std::unique_ptr<ArtifactStore>> artifacts = OpenArtifactDirectory(options_.state_dir + "/artifacts");
+  absl::StatusOr<std::unique_ptr<ArtifactStore>> artifacts =
+      OpenArtifactDirectory(options_.state_dir + "/artifacts", options_.artifact_quota);
   if (!artifacts.ok()) return artifacts.status();
   artifacts_ = *std::move(artifacts);
   absl::StatusOr<SigningKey> key = SigningKey::LoadOrCreate(options_.state_dir + "/signing_key.pem");
@@ -109,8 +112,9 @@ void Server::StartLoop(Store::Contents contents) {
   rendezvous_.emplace(RendezvousTable::Bounds{.keys = options_.limits.rendezvous_keys,
                                               .bytes = options_.limits.rendezvous_bytes,
                                               .total_bytes = options_.limits.rendezvous_total_bytes});
-  CoordinatorLoop::Options loop{store_->cluster_id(), store_->term(),           options_.lease, options_.heartbeat,
-                                options_.hang_bound,  options_.terminate_grace, options_.limits};
+  CoordinatorLoop::Options loop{store_->cluster_id(),      store_->term(),      options_.lease,
+                                options_.heartbeat,        options_.hang_bound, options_.terminate_grace,
+                                options_.keep_checkpoints, options_.limits};
   CoordinatorLoop::Parts parts{store_.get(),
                                &policy_,
                                &clock_,

@@ -46,6 +46,16 @@ absl::StatusOr<std::string> Database::QueryText(const char* sql) {
 
 int64_t Database::changes() const { return sqlite3_changes64(handle_); }
 
+absl::Status Database::CopyTo(const std::string& path) {
+  const std::unique_ptr<char, decltype(&sqlite3_free)> sql(sqlite3_mprintf("VACUUM INTO %Q", path.c_str()),
+                                                           sqlite3_free);
+  if (sql != nullptr && sqlite3_exec(handle_, sql.get(), nullptr, nullptr, nullptr) == SQLITE_OK) {
+    return absl::OkStatus();
+  }
+  const absl::Status status = Error("copy");
+  return absl::Status(status.code(), absl::StrCat(std::string(status.message()), " (to ", path, ")"));
+}
+
 absl::Status Database::Checkpoint() {
   const int code = sqlite3_wal_checkpoint_v2(handle_, nullptr, SQLITE_CHECKPOINT_PASSIVE, nullptr, nullptr);
   if (code == SQLITE_OK || (code & 0xff) == SQLITE_BUSY) return absl::OkStatus();

@@ -31,6 +31,8 @@ class Database {
   // Rows that the newest INSERT, UPDATE or DELETE touched.
   int64_t changes() const;
 
+  // Writes one state of it, the newest committed, to a new file. Writers go on meanwhile.
+  absl::Status CopyTo(const std::string& path);
   // Moves what the log holds into the main file as far as no reader needs it, and syncs. OK when a reader was in the
   // way.
   absl::Status Checkpoint();

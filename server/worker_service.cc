@@ -1,5 +1,7 @@
 #include "server/worker_service.h"
 
+#include <spdlog/spdlog.h>
+
 #include <algorithm>
 #include <memory>
 #include <set>
@@ -186,7 +188,20 @@ absl::Status WorkerServiceImpl::Download(const ham::v1::DownloadArtifactRequest&
   });
   if (status.ok()) status = CheckMayRead(request.digest(), row);
   if (!status.ok()) return status;
-  return SendArtifact(parts_.artifacts, request.digest(), request.offset(), writer);
+  status = SendArtifact(parts_.artifacts, request.digest(), request.offset(), writer);
+  if (absl::IsDataLoss(status) || absl::IsNotFound(status)) return NoteLost(row, status);
+  return status;
+}
+
+// Only then the worker learns of it: its job knows already where to go on.
+absl::Status WorkerServiceImpl::NoteLost(const JobRow& row, const absl::Status& problem) {
+  const std::string text(problem.message());
+  spdlog::error("{} cannot have what it needs: {}", row.name, text);
+  const absl::Status noted =
+      row.pool ? ApplyAndWait(parts_.loop, JobBroken{row.name, absl::StrCat("Its weights cannot be read: ", text,
+                                                                            "; submit it again with --weights.")})
+               : ApplyAndWait(parts_.loop, CheckpointDamaged{row.name, row.checkpoint->manifest_digest(), text});
+  return noted.ok() ? absl::DataLossError(text) : noted;
 }
 
 grpc::Status WorkerServiceImpl::DownloadArtifact(grpc::ServerContext* context,

@@ -42,6 +42,8 @@ class WorkerServiceImpl final
   absl::Status CheckMayRead(const std::string& digest, const JobRow& row);
   absl::Status Download(const ham::v1::DownloadArtifactRequest& request,
                         grpc::ServerWriter<ham::v1::DownloadArtifactResponse>* writer);
+  // What this job was to get is damaged or missing. DATA_LOSS.
+  absl::Status NoteLost(const JobRow& row, const absl::Status& problem);
   absl::Status CheckArtifacts(const ham::v1::CommitCheckpointRequest& request);
 
   const ServiceParts parts_;

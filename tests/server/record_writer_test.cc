@@ -26,6 +26,11 @@ class FullDisk : public ArtifactStore {
   absl::StatusOr<std::string> Read(const std::string& digest, int64_t offset, size_t most) override {
     return disk_->Read(digest, offset, most);
   }
+  absl::Status Verify(const std::string& digest) override { return disk_->Verify(digest); }
+  absl::StatusOr<std::vector<Item>> List() override { return disk_->List(); }
+  absl::StatusOr<int64_t> RemoveIf(const std::function<bool(const Item&)>& unwanted) override {
+    return disk_->RemoveIf(unwanted);
+  }
   absl::Notification tried;
 
  private:
