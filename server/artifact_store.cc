@@ -162,10 +162,9 @@ class ArtifactDirectory final : public ArtifactStore {
       const absl::StatusOr<std::string> found = DigestOf(file.fd(), path);
       if (!found.ok() && !absl::IsDataLoss(found.status())) return found.status();
       if (found.ok() && *found == digest) return absl::OkStatus();
-      problem =
-          found.ok()
-              ? absl::DataLossError(absl::StrCat("artifact ", digest, " is damaged: its SHA-256 is ", *found, " now"))
-              : found.status();
+      problem = found.ok() ? absl::DataLossError(absl::StrCat("artifact ", digest,
+                                                              " has other bytes now, with SHA-256 ", *found, " now"))
+                           : found.status();
     }
     const std::string aside = root_ + "/damaged/";
     ::mkdir(aside.c_str(), 0700);

@@ -20,7 +20,13 @@ constexpr int kFormatVersion = 1;
 
 std::string PathOf(const std::string& directory) { return absl::StrCat(directory, "/", kName); }
 
-std::string TextOf(const json& file) { return file.dump(1) + "\n"; }
+// A sentence may name a damaged row, whose name is no text.
+std::string Dump(const json& value, int indent) {
+  return value.dump(indent, ' ', /*ensure_ascii=*/false, json::error_handler_t::replace);
+}
+
+std::string DigestOf(const json& body) { return Sha256Hex(Dump(body, -1)); }
+std::string TextOf(const json& file) { return Dump(file, 1) + "\n"; }
 
 // Below the directory, and nowhere else.
 bool IsPlainName(const std::string& name) {
@@ -54,7 +60,7 @@ absl::Status WriteBackupManifest(const std::string& directory, const BackupManif
                      {"time", absl::FormatTime(absl::RFC3339_full, manifest.time, absl::UTCTimeZone())},
                      {"files", files},
                      {"left_out", manifest.left_out}};
-  return WriteFileAtomically(PathOf(directory), TextOf({{"manifest", body}, {"sha256", Sha256Hex(body.dump())}}), 0600);
+  return WriteFileAtomically(PathOf(directory), TextOf({{"manifest", body}, {"sha256", DigestOf(body)}}), 0600);
 }
 
 absl::StatusOr<BackupManifest> ReadBackupManifest(const std::string& directory) {
@@ -71,7 +77,7 @@ absl::StatusOr<BackupManifest> ReadBackupManifest(const std::string& directory) 
   try {
     if (TextOf(in) != text) return damaged;
     const json& body = in.at("manifest");
-    if (Sha256Hex(body.dump()) != in.at("sha256").get<std::string>()) return damaged;
+    if (DigestOf(body) != in.at("sha256").get<std::string>()) return damaged;
     if (const int version = body.at("format_version"); version > kFormatVersion) {
       return absl::FailedPreconditionError(absl::StrCat(directory, " is a backup of format ", version,
                                                         " of a newer release, this one reads up to ", kFormatVersion,

@@ -9,6 +9,7 @@
 #include "absl/status/statusor.h"
 #include "ham/v1/cluster_service.grpc.pb.h"
 #include "ham/v1/job_service.grpc.pb.h"
+#include "server/artifact_collector.h"
 #include "server/artifact_store.h"
 #include "server/authentication.h"
 #include "server/coordinator_loop.h"
@@ -24,6 +25,7 @@ struct ServiceParts {
   RendezvousTable* rendezvous = nullptr;
   const SnapshotCell* snapshot = nullptr;
   ArtifactStore* artifacts = nullptr;
+  ArtifactCollector* collector = nullptr;
   std::string signing_key;  // GetVersionResponse.signing_key
 };
 

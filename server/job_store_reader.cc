@@ -1,6 +1,7 @@
 #include "server/job_store_reader.h"
 
 #include <algorithm>
+#include <set>
 #include <utility>
 
 #include "absl/cleanup/cleanup.h"
@@ -8,6 +9,28 @@
 #include "server/stored_rows.h"
 
 namespace ham::server {
+namespace {
+
+// A damaged name is nothing that can be shown.
+bool IsName(const std::string& text) {
+  return text.rfind("projects/", 0) == 0 &&
+         std::all_of(text.begin(), text.end(), [](unsigned char c) { return c > ' ' && c < 127; });
+}
+
+// Stands for a job whose row is lost, so that all others go on.
+JobRow DamagedJob(const std::string& name, int64_t submit_index) {
+  JobRow row;
+  row.name = name;
+  row.submit_index = submit_index;
+  row.state = ham::v1::Job::FAILED;
+  row.state_reason = "ROW_DAMAGED";
+  row.state_message = "Its row in the database is damaged; its log is not. Restore a backup to have it again.";
+  row.failure_class = ham::v1::INFRASTRUCTURE;
+  row.create_time = row.end_time = absl::UnixEpoch();
+  return row;
+}
+
+}  // namespace
 
 StoreReader::StoreReader(std::unique_ptr<Database> database)
     : database_(std::move(database)),
@@ -33,21 +56,34 @@ absl::StatusOr<Store::Contents> StoreReader::Load() {
 absl::Status StoreReader::LoadJobs(Store::Contents* contents) {
   Statement all(database_.get(), "SELECT id, name, row, crc FROM jobs ORDER BY id");
   Statement last(database_.get(), "SELECT key FROM records WHERE key BETWEEN ? AND ? ORDER BY key DESC LIMIT 1");
+  std::set<int64_t> indexes;
+  std::vector<std::pair<int64_t, std::string>> damaged;
   while (true) {
     const absl::StatusOr<bool> more = all.Step();
-    if (!more.ok() || !*more) return more.status();
+    if (!more.ok()) return more.status();
+    if (!*more) break;
     const int64_t id = all.Int(0);
     const std::string name = all.Bytes(1);
     const std::string bytes = all.Bytes(2);
-    JobRow& row = contents->jobs.emplace_back();
-    if (RowCrc("jobs", name, bytes) != all.Int(3) || !ParseJobRow(bytes, &row) || row.name != name) {
-      return DamagedRow(*database_, "jobs", name);
+    JobRow row;
+    if (RowCrc("jobs", name, bytes) == all.Int(3) && ParseJobRow(bytes, &row) && row.name == name) {
+      indexes.insert(row.submit_index);
+      contents->jobs.push_back(std::move(row));
+    } else {
+      if (IsName(name)) damaged.emplace_back(id, name);
+      contents->damaged_jobs.push_back(std::string(DamagedRow(*database_, "jobs", name).message()));
     }
     const absl::StatusOr<bool> held = last.Bind(1, FirstKey(id)).Bind(2, FinalKey(id)).Step();
     if (!held.ok()) return held.status();
     contents->last_sequence[name] = *held ? last.Int(0) - FirstKey(id) + 1 : 0;
     last.Reset();
   }
+  for (const auto& [id, name] : damaged) {
+    int64_t index = id;  // jobs have their rows in the order of submission
+    while (!indexes.insert(index).second) ++index;
+    contents->jobs.push_back(DamagedJob(name, index));
+  }
+  return absl::OkStatus();
 }
 
 absl::Status StoreReader::LoadWorkers(Store::Contents* contents) {

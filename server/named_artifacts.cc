@@ -50,6 +50,7 @@ absl::StatusOr<std::map<std::string, std::string>> NamedArtifacts::Of(const std:
     if (!weights.ok()) return weights.status();
     if (!weights->empty()) named.emplace(*weights, absl::StrCat("the weights that ", row.name, " evaluates"));
   }
+  std::erase_if(files_, [&named](const auto& entry) { return named.count(entry.first) == 0; });
   return named;
 }
 

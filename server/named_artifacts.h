@@ -13,7 +13,7 @@
 
 namespace ham::server {
 
-// Remembers what it has read: manifests and specs never change. One thread at a time.
+// Remembers what it has read of the jobs at hand: manifests and specs never change. One thread at a time.
 class NamedArtifacts {
  public:
   using ContentReader = std::function<absl::StatusOr<JobContent>(const std::string& job)>;

@@ -15,6 +15,7 @@
 #include "proto/sha256.h"
 #include "proto/strict_json.h"
 #include "server/backup.h"
+#include "server/loop_calls.h"
 
 namespace ham::server {
 namespace {
@@ -79,8 +80,10 @@ absl::Status Server::Start() {
   store_ = *std::move(store);
   absl::StatusOr<Store::Contents> contents = store_->Load();
   if (!contents.ok()) return contents.status();
+  for (const std::string& sentence : contents->damaged_jobs) spdlog::error(sentence);
   const size_t jobs = contents->jobs.size();
   StartLoop(*std::move(contents));
+  StartCollector();
   if (const absl::Status status = Listen(*identity); !status.ok()) return status;
   if (const absl::Status status = ServeMetrics(); !status.ok()) return status;
   if (const absl::Status status = Announce(*identity); !status.ok()) return status;
@@ -97,6 +100,7 @@ void Server::Stop() {
   if (hub_) hub_->Shutdown();
   if (rendezvous_) rendezvous_->Shutdown();
   if (record_writer_) record_writer_->Shutdown();
+  if (collector_) collector_->Shutdown();
   if (loop_) loop_->Stop();
   if (grpc_ != nullptr) {
     grpc_->Shutdown(std::chrono::system_clock::now() + absl::ToChronoMilliseconds(options_.limits.shutdown_grace));
@@ -128,9 +132,24 @@ void Server::StartLoop(Store::Contents contents) {
   loop_.emplace(loop, parts, std::move(contents));
 }
 
+void Server::StartCollector() {
+  const auto rows = [this]() -> absl::StatusOr<std::vector<JobRow>> {
+    std::vector<JobRow> jobs;
+    const absl::Status status = ReadAndWait(&*loop_, [&jobs](const CoordinatorLoop::View& view) {
+      for (const auto& [name, row] : view.core().jobs()) jobs.push_back(row);
+      return absl::OkStatus();
+    });
+    if (!status.ok()) return status;
+    return jobs;
+  };
+  collector_.emplace(options_.limits, artifacts_.get(), rows,
+                     [this](const std::string& job) { return store_->GetContent(job); });
+  collector_->Start();
+}
+
 absl::Status Server::Listen(const Identity& identity) {
-  const ServiceParts parts{&*authenticator_, &*loop_,    store_.get(),     &*hub_,
-                           &*rendezvous_,    &snapshot_, artifacts_.get(), signing_key_};
+  const ServiceParts parts{&*authenticator_, &*loop_,          store_.get(), &*hub_,      &*rendezvous_,
+                           &snapshot_,       artifacts_.get(), &*collector_, signing_key_};
   jobs_.emplace(parts, options_.limits, NewJobId);
   cluster_.emplace(parts);
   workers_.emplace(parts, options_.limits);

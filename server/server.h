@@ -8,6 +8,7 @@
 
 #include "absl/status/status.h"
 #include "grpcpp/server.h"
+#include "server/artifact_collector.h"
 #include "server/artifact_store.h"
 #include "server/authentication.h"
 #include "server/client_service.h"
@@ -53,6 +54,7 @@ class Server {
 
  private:
   void StartLoop(Store::Contents contents);
+  void StartCollector();
   absl::Status Listen(const Identity& identity);
   absl::Status ServeMetrics();
   absl::Status Announce(const Identity& identity);
@@ -73,6 +75,7 @@ class Server {
   std::optional<RendezvousTable> rendezvous_;
   std::optional<RecordWriter> record_writer_;  // shut down before the loop ends
   std::optional<CoordinatorLoop> loop_;
+  std::optional<ArtifactCollector> collector_;  // shut down before the loop stops
   std::optional<JobServiceImpl> jobs_;
   std::optional<ClusterServiceImpl> cluster_;
   std::optional<WorkerServiceImpl> workers_;

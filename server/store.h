@@ -56,9 +56,10 @@ struct Transaction {
 class Store {
  public:
   struct Contents {
-    std::vector<JobRow> jobs;
+    std::vector<JobRow> jobs;  // one whose row is damaged is FAILED, with reason ROW_DAMAGED
     std::vector<WorkerRow> workers;
     std::map<std::string, int64_t> last_sequence;  // by job
+    std::vector<std::string> damaged_jobs;         // a sentence each
   };
 
   virtual ~Store() = default;

@@ -252,7 +252,13 @@ grpc::Status WorkerServiceImpl::CommitCheckpoint(grpc::ServerContext* context,
   event.checkpoint.set_iteration(request->iteration());
   event.checkpoint.set_epoch(request->epoch());
   event.checkpoint.set_manifest_digest(request->manifest_digest());
-  return ToGrpc(ApplyAndWait(parts_.loop, std::move(event)));
+  status = ApplyAndWait(parts_.loop, std::move(event));
+  if (status.ok()) {
+    std::set<std::string> named(request->artifact_digests().begin(), request->artifact_digests().end());
+    named.insert(request->manifest_digest());
+    parts_.collector->NoteNamed(named);
+  }
+  return ToGrpc(status);
 }
 
 }  // namespace ham::server

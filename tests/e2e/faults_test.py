@@ -1,13 +1,16 @@
 """Processes killed and frozen in the middle of a job: the job still succeeds, nothing is lost or left behind."""
+import hashlib
+import json
 import os
 import pathlib
 import signal
+import subprocess
 import sys
 import unittest
 
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1] / "support"))
 import xml_runner  # noqa: E402
-from cluster import LONG, Cluster, alive, spec, wait_for  # noqa: E402
+from cluster import BIN, LONG, Cluster, alive, spec, wait_for  # noqa: E402
 
 ENOUGH = 30  # epochs: long enough to be hit in the middle
 
@@ -121,6 +124,84 @@ class Faults(unittest.TestCase):
             self.assertEqual(cluster.workers["worker-0"].wait(timeout=40), 0)
             self.assertFalse(any(map(alive, trainers)))
             cluster.hamctl("cancel", name)
+
+    def test_restored_from_a_backup_made_while_it_ran(self):
+        with Cluster() as cluster:
+            name = cluster.submit(spec(epochs=ENOUGH))
+            checkpointed(cluster, name)
+            state, backup = cluster.path / "state", cluster.path / "backup"
+            self.assertIn("1 job,", cluster.coordinator_command("backup", "--state-dir", state, backup))
+            trainers = cluster.trainers("worker-0") + cluster.trainers("worker-1")
+            later = cluster.submit(spec(**LONG))
+            cluster.coordinator.kill()
+            cluster.coordinator.wait()
+            state.rename(cluster.path / "before")
+            self.assertIn(name, cluster.coordinator_command("restore", "--from", backup, "--state-dir", state))
+            cluster.start_coordinator()
+            job = cluster.wait_state(name, "SUCCEEDED", "FAILED", seconds=240)
+            self.assertEqual((job["state"], job["attempt"]), ("SUCCEEDED", 1000002), job)
+            self.assertFalse(any(map(alive, trainers)))
+            self.assertNotEqual(cluster.hamctl("get", later, check=None).returncode, 0)  # it came after the backup
+            records = cluster.records(name)
+            self.assertEqual([int(r["sequence"]) for r in records], list(range(1, len(records) + 1)))
+            self.assertIn("RESTORED", [r["event"]["reason"] for r in records if "event" in r])
+
+    def test_damaged_checkpoint_gives_way_to_the_one_before(self):
+        with Cluster() as cluster:
+            name = cluster.submit(spec(epochs=ENOUGH))
+            checkpointed(cluster, name, 3)
+            trainers = cluster.trainers("worker-0") + cluster.trainers("worker-1")
+            for pid in trainers:
+                os.kill(pid, signal.SIGSTOP)
+            seen = []
+
+            def settled():  # what was on its way is committed
+                seen.append(cluster.job(name)["checkpoint"])
+                return len(seen) > 20 and seen[-1] == seen[-20] and seen[-1]
+            newest = wait_for(settled, "the last checkpoint")
+            artifacts = cluster.path / "state" / "artifacts"
+            manifest = json.loads((artifacts / newest["manifest_digest"][:2] / newest["manifest_digest"]).read_text())
+            weights = next(f["sha256"] for f in manifest["files"] if f["name"] == "model.safetensors")
+            with open(artifacts / weights[:2] / weights, "r+b") as file:
+                file.seek(-1, os.SEEK_END)
+                last = file.read(1)
+                file.seek(-1, os.SEEK_END)
+                file.write(bytes([last[0] ^ 1]))
+            for pid in trainers:
+                os.kill(pid, signal.SIGKILL)
+            job = cluster.wait_state(name, "SUCCEEDED", "FAILED", seconds=240)
+            self.assertEqual(job["state"], "SUCCEEDED", job)
+            events = [r["event"] for r in cluster.records(name) if "event" in r]
+            damaged = [e for e in events if e["reason"] == "CHECKPOINT_DAMAGED"]
+            self.assertEqual(len(damaged), 1, events)
+            self.assertIn(f"iteration {newest['iteration']} is damaged", damaged[0]["message"])
+            self.assertIn("starts from that of iteration", damaged[0]["message"])
+            self.assert_complete(cluster, name, ENOUGH)
+
+    def test_an_upload_goes_on_after_its_coordinator_was_killed(self):
+        with Cluster(workers=0) as cluster:
+            weights = cluster.path / "weights"
+            weights.write_bytes(os.urandom(192 << 20))
+            digest = hashlib.sha256(weights.read_bytes()).hexdigest()
+            job = cluster.write_spec(json.dumps({"evaluate": {"data": {"name": "fashion-mnist"}}}))
+            artifacts = cluster.path / "state" / "artifacts"
+            part = artifacts / "unfinished" / digest
+            submit = subprocess.Popen([BIN / "hamctl", "submit", job, "--weights", weights, "--timeout", "120s"],
+                                      env=cluster.environment, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
+            try:
+                wait_for(lambda: part.exists() and part.stat().st_size > 4 << 20, "a part of the upload")
+                cluster.coordinator.kill()
+                cluster.coordinator.wait()
+                held = part.stat().st_size
+                self.assertLess(held, weights.stat().st_size)
+                cluster.start_coordinator()
+                self.assertGreaterEqual(part.stat().st_size, held)
+                _, errors = submit.communicate(timeout=180)
+            finally:
+                submit.kill()
+            self.assertEqual(submit.returncode, 0, errors)
+            whole = artifacts / digest[:2] / digest
+            self.assertEqual(hashlib.sha256(whole.read_bytes()).hexdigest(), digest)
 
     def test_coordinator_restart_keeps_the_queue(self):
         with Cluster(workers=0) as cluster:

@@ -2,10 +2,13 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
+#include <algorithm>
+#include <filesystem>
 #include <limits>
 
 #include "absl/strings/str_cat.h"
 #include "proto/sha256.h"
+#include "tests/integration/full_disk.h"
 #include "tests/integration/scripted_worker.h"
 #include "tests/integration/test_server.h"
 
@@ -233,6 +236,108 @@ TEST_F(ArtifactTest, GivesAnAttemptWithoutCheckpointNothing) {
   const absl::Status status = Download(fence_, Sha256Hex("file")).status();
   EXPECT_TRUE(absl::IsPermissionDenied(status)) << status;
   EXPECT_TRUE(absl::IsInvalidArgument(Download(fence_, "").status()));
+}
+
+TEST_F(ArtifactTest, GoesOnFromTheCheckpointBeforeADamagedOne) {
+  MustCommit(10, {"old weights"});
+  MustCommit(20, {"weights", "state"});
+  const std::string path =
+      server_.StatePath("artifacts/" + Sha256Hex("weights").substr(0, 2) + "/" + Sha256Hex("weights"));
+  ASSERT_EQ(ReadTestFile(path), "weights");
+  WriteTestFile(path, "weighty");
+  worker_->Beat({Exited(rank_, false)});
+  auto next = worker_->Take(job_, ObservedRank::STARTING, 2);
+  ASSERT_TRUE(next);
+  EXPECT_EQ(next->checkpoint().iteration(), 20);
+  const ham::v1::Fence fence = worker_->FenceOf(job_, 2);
+  EXPECT_EQ(*Download(fence, Sha256Hex("state")), "state");
+  const absl::Status damaged = Download(fence, Sha256Hex("weights")).status();
+  EXPECT_TRUE(absl::IsDataLoss(damaged)) << damaged;
+  ASSERT_TRUE(worker_->WaitForAssignments(0));
+  worker_->Beat({});
+  next = worker_->Take(job_, ObservedRank::STARTING, 3);
+  ASSERT_TRUE(next);
+  EXPECT_EQ(next->checkpoint().iteration(), 10);
+  EXPECT_EQ(*Download(worker_->FenceOf(job_, 3), Sha256Hex("old weights")), "old weights");
+  std::vector<std::string> reasons;
+  for (const ham::v1::JobRecord& record : client_->Log(job_)) reasons.push_back(record.event().reason());
+  EXPECT_EQ(std::count(reasons.begin(), reasons.end(), "CHECKPOINT_DAMAGED"), 1);
+  // It can come again, and what was wrong lies aside.
+  EXPECT_FALSE(Query(Sha256Hex("weights"))->complete());
+  EXPECT_EQ(ReadTestFile(server_.StatePath("artifacts/damaged/" + Sha256Hex("weights"))), "weighty");
+  // A missing one is no better.
+  const std::string manifest = next->checkpoint().manifest_digest();
+  std::filesystem::remove(server_.StatePath("artifacts/" + manifest.substr(0, 2) + "/" + manifest));
+  EXPECT_TRUE(absl::IsDataLoss(Download(worker_->FenceOf(job_, 3), manifest).status()));
+  ASSERT_TRUE(worker_->WaitForAssignments(0));
+  worker_->Beat({});
+  next = worker_->Take(job_, ObservedRank::RUNNING, 4);
+  ASSERT_TRUE(next);
+  EXPECT_FALSE(next->has_checkpoint());
+}
+
+// A worker that goes on with a download sends what it has to nobody: the coordinator checks that part too.
+TEST_F(ArtifactTest, ADamagedBeginningIsFoundWhenTheRestIsAskedFor) {
+  MustCommit(10, {"weights"});
+  worker_->Beat({Exited(rank_, false)});
+  ASSERT_TRUE(worker_->Take(job_, ObservedRank::STARTING, 2));
+  WriteTestFile(server_.StatePath("artifacts/" + Sha256Hex("weights").substr(0, 2) + "/" + Sha256Hex("weights")),
+                "Weights");
+  EXPECT_TRUE(absl::IsDataLoss(Download(worker_->FenceOf(job_, 2), Sha256Hex("weights"), 3).status()));
+}
+
+// The job goes on, and so does the upload once there is room.
+TEST_F(ArtifactTest, SaysThatItsDiskIsFullWhileTheJobGoesOn) {
+  const std::string text(3 << 20, 'w');
+  {
+    const FullDisk full((1 << 20) + 500);
+    const absl::Status status = Upload(text);
+    EXPECT_TRUE(absl::IsResourceExhausted(status)) << status;
+    EXPECT_THAT(std::string(status.message()), HasSubstr("make room there"));
+    worker_->Beat({Observed(rank_, ObservedRank::RUNNING)});
+    EXPECT_EQ(client_->Get(job_)->state(), Job::RUNNING);
+    EXPECT_TRUE(Upload("a small one").ok());
+  }
+  const int64_t held = Query(Sha256Hex(text))->offset();
+  EXPECT_EQ(held, (1 << 20) + 500);
+  const std::string rest = text.substr(static_cast<size_t>(held));
+  const absl::Status status = Upload(fence_, Sha256Hex(text), static_cast<int64_t>(text.size()),
+                                     {rest.substr(0, 1 << 20), rest.substr(1 << 20)}, held);
+  EXPECT_TRUE(status.ok()) << status;
+}
+
+TEST_F(ArtifactTest, RefusesUploadsBeyondItsQuotaInWords) {
+  server_.options.artifact_quota = 2 << 20;
+  ASSERT_TRUE(server_.Restart().ok());
+  client_.emplace(server_);
+  worker_.emplace(server_, "a");
+  *worker_->registration.add_observed() = Observed(rank_, ObservedRank::RUNNING);
+  ASSERT_TRUE(worker_->Connect().ok());
+  const absl::Status status = Upload(std::string(3 << 20, 'w'));
+  EXPECT_TRUE(absl::IsResourceExhausted(status)) << status;
+  EXPECT_THAT(std::string(status.message()), HasSubstr("--artifact-quota"));
+  EXPECT_EQ(client_->Get(job_)->state(), Job::RUNNING);
+}
+
+// From three checkpoints on the first goes, and what it shares with others stays.
+TEST_F(ArtifactTest, WhatANewerCheckpointReleasedIsRemoved) {
+  server_.options.limits.artifact_sweep = absl::Milliseconds(5);
+  server_.options.limits.released_artifact_life = absl::ZeroDuration();
+  ASSERT_TRUE(server_.Restart().ok());
+  client_.emplace(server_);
+  worker_.emplace(server_, "a");
+  *worker_->registration.add_observed() = Observed(rank_, ObservedRank::RUNNING);
+  ASSERT_TRUE(worker_->Connect().ok());
+  MustCommit(10, {"weights 10", "shared"});
+  MustCommit(20, {"weights 20", "shared"});
+  const auto is_there = [this](const std::string& text) {
+    return std::filesystem::exists(
+        server_.StatePath("artifacts/" + Sha256Hex(text).substr(0, 2) + "/" + Sha256Hex(text)));
+  };
+  EXPECT_TRUE(is_there("weights 10"));
+  MustCommit(30, {"weights 30", "shared"});
+  EXPECT_TRUE(Eventually([&] { return !is_there("weights 10"); }));
+  for (const char* text : {"weights 20", "weights 30", "shared"}) EXPECT_TRUE(is_there(text)) << text;
 }
 
 TEST_F(ArtifactTest, ResetsTheCountOfFailuresWithEachCheckpoint) {

@@ -1,14 +1,13 @@
 // What a new process on the same state directory knows, and a disk that takes no more.
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
-#include <sys/resource.h>
 
 #include <atomic>
-#include <csignal>
 #include <filesystem>
 #include <thread>
 
 #include "absl/strings/str_cat.h"
+#include "tests/integration/full_disk.h"
 #include "tests/integration/scripted_worker.h"
 #include "tests/integration/test_server.h"
 
@@ -141,29 +140,13 @@ TEST_F(RestartTest, StartsAGangAnewThatWasComingUp) {
 
 // ---- a disk that is full -----------------------------------------------------------------------------------
 
-// While it lives this process can make no file longer than the store's log is: to SQLite, a full disk.
-class FullDisk {
- public:
-  explicit FullDisk(const std::string& path) {
-    std::signal(SIGXFSZ, SIG_IGN);
-    ::getrlimit(RLIMIT_FSIZE, &before_);
-    rlimit limit = before_;
-    limit.rlim_cur = std::filesystem::file_size(path);
-    ::setrlimit(RLIMIT_FSIZE, &limit);
-  }
-  ~FullDisk() { ::setrlimit(RLIMIT_FSIZE, &before_); }
-
- private:
-  rlimit before_;
-};
-
 TEST_F(RestartTest, IsReadOnlyWhileItsDiskIsFullAndRecovers) {
   const ham::v1::Assignment rank = RunJob(&*client_, &*worker_);
   ham::v1::CreateJobRequest request = SmallRequest(50);
   request.set_request_id("once");
   const std::string before = client_->MustCreate(50);
   {
-    const FullDisk full(server_.StatePath("ham.db-wal"));
+    const FullDisk full(std::filesystem::file_size(server_.StatePath("ham.db-wal")));
     const absl::Status create = client_->Create(request).status();
     EXPECT_TRUE(absl::IsUnavailable(create)) << create;
     EXPECT_EQ(ReasonOf(create), "STORE_FAILED");

@@ -122,6 +122,14 @@ class Cluster:
         where = json.loads(ports.read_text())
         self.listen, self.metrics = where["listen"], where["metrics"]
 
+    def coordinator_command(self, *arguments):
+        """What a `ham-coordinator COMMAND` that must succeed prints."""
+        done = subprocess.run([str(BIN / "ham-coordinator"), *map(str, arguments)], capture_output=True, text=True,
+                              timeout=WAIT_SECONDS)
+        if done.returncode != 0:
+            raise AssertionError(f"ham-coordinator {arguments} ended with {done.returncode}:\n{done.stderr}")
+        return done.stdout
+
     def start_worker(self, name, state=None, options=(), join=None, prefix=(), environment=None):
         """`prefix`: command that runs the worker in its own process."""
         self.workers[name] = self._spawn(
