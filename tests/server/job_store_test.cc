@@ -370,16 +370,18 @@ TEST(JobStore, ADamagedRowOfAJobTakesNoOtherDown) {
     ASSERT_EQ(contents->damaged_jobs.size(), 1u);
     EXPECT_NE(contents->damaged_jobs[0].find("row projects/default/jobs/j1 of table jobs"), std::string::npos);
     std::map<std::string, JobRow> rows;
-    std::set<int64_t> indexes;
+    std::multiset<int64_t> indexes;
     for (const JobRow& row : contents->jobs) {
       rows[row.name] = row;
-      EXPECT_TRUE(indexes.insert(row.submit_index).second);
+      indexes.insert(row.submit_index);
     }
     ASSERT_EQ(rows.size(), 3u);
     EXPECT_EQ(rows[kJob].attempt, 2);
     EXPECT_EQ(rows[JobName(2)].attempt, 2);
     EXPECT_EQ(rows[JobName(1)].state, ham::v1::Job::FAILED);
     EXPECT_EQ(rows[JobName(1)].state_reason, "ROW_DAMAGED");
+    EXPECT_EQ(indexes.count(rows[JobName(1)].submit_index), 1u);
+    EXPECT_GT(rows[JobName(1)].submit_index, 0);
     EXPECT_TRUE(store->Commit(Numbered(3)).ok());
   }
 }
