@@ -53,6 +53,22 @@ class EvaluationJobTest : public ::testing::Test {
     for (size_t at = 0; at < text.size(); at += step) chunks.push_back(text.substr(at, step));
     return Upload(Sha256Hex(text), static_cast<int64_t>(text.size()), chunks);
   }
+  static absl::StatusOr<std::string> Download(ScriptedWorker* worker, const std::string& job,
+                                              const std::string& digest) {
+    grpc::ClientContext context;
+    SetBound(&context);
+    SetToken(worker->config(), &context);
+    ham::v1::DownloadArtifactRequest request;
+    *request.mutable_fence() = worker->FenceOf(job, 1);
+    request.set_digest(digest);
+    const auto reader = worker->stub()->DownloadArtifact(&context, request);
+    std::string text;
+    ham::v1::DownloadArtifactResponse response;
+    while (reader->Read(&response)) text += response.data();
+    const grpc::Status status = reader->Finish();
+    if (!status.ok()) return FromGrpc(status);
+    return text;
+  }
   absl::StatusOr<std::string> Record(const std::string& job) {
     grpc::ClientContext context;
     SetBound(&context);
@@ -273,28 +289,32 @@ TEST_F(EvaluationJobTest, ARankMayReadTheWeightsItEvaluatesAndNothingElse) {
   ScriptedWorker worker(server_, "a");
   ASSERT_TRUE(worker.Connect().ok());
   ASSERT_TRUE(worker.Take(job, ObservedRank::STARTING));
-  const auto download = [&](const std::string& digest) -> absl::StatusOr<std::string> {
-    grpc::ClientContext context;
-    SetBound(&context);
-    SetToken(worker.config(), &context);
-    ham::v1::DownloadArtifactRequest request;
-    *request.mutable_fence() = worker.FenceOf(job, 1);
-    request.set_digest(digest);
-    const auto reader = worker.stub()->DownloadArtifact(&context, request);
-    std::string text;
-    ham::v1::DownloadArtifactResponse response;
-    while (reader->Read(&response)) text += response.data();
-    const grpc::Status status = reader->Finish();
-    if (!status.ok()) return FromGrpc(status);
-    return text;
-  };
-  const absl::StatusOr<std::string> weights = download(Sha256Hex(kWeights));
+  const absl::StatusOr<std::string> weights = Download(&worker, job, Sha256Hex(kWeights));
   ASSERT_TRUE(weights.ok()) << weights.status();
   EXPECT_TRUE(*weights == kWeights);
   for (const std::string& other : {Sha256Hex("of another job"), std::string()}) {
-    const absl::Status status = download(other).status();
+    const absl::Status status = Download(&worker, job, other).status();
     EXPECT_TRUE(absl::IsPermissionDenied(status)) << other << status;
   }
+}
+
+TEST_F(EvaluationJobTest, DamagedWeightsFailTheirJobInWordsAndCanBeUploadedAgain) {
+  const std::string job = MustCreate(kWeights);
+  ScriptedWorker worker(server_, "a");
+  ASSERT_TRUE(worker.Connect().ok());
+  ASSERT_TRUE(worker.Take(job, ObservedRank::STARTING));
+  const std::string digest = Sha256Hex(kWeights);
+  const std::string path = server_.StatePath("artifacts/" + digest.substr(0, 2) + "/" + digest);
+  WriteTestFile(path, kWeights.substr(1));
+  EXPECT_TRUE(absl::IsDataLoss(Download(&worker, job, digest).status()));
+  ASSERT_TRUE(worker.WaitForAssignments(0));
+  worker.Beat({});
+  const absl::StatusOr<Job> failed = client_->WaitForState(job, Job::FAILED);
+  ASSERT_TRUE(failed.ok()) << failed.status();
+  EXPECT_THAT(failed->state_message(), HasSubstr("Its weights cannot be read: artifact " + digest));
+  EXPECT_EQ(client_->Create(Request(kWeights)).status().code(), absl::StatusCode::kFailedPrecondition);
+  MustCreate(kWeights);
+  EXPECT_TRUE(ReadTestFile(path) == kWeights);
 }
 
 // ---- GetEvaluationRecord -----------------------------------------------------------------------------------
