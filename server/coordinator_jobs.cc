@@ -305,9 +305,11 @@ void Coordinator::Impl::RankFailed(const RankKey& key, const std::string& worker
   const WorkerState& worker = workers_.at(worker_id);
   const ham::v1::FailureClass failure_class =
       exit.failure_class() == ham::v1::FAILURE_CLASS_UNSPECIFIED ? ham::v1::TRAINER_CRASH : exit.failure_class();
+  std::string message = DescribeExit(key, worker.row.name, exit);
+  if (failure_class == ham::v1::HANG) absl::StrAppend(&message, NotThere(RanksAtWork(jobs_.at(key.job)), key.rank));
   const Cause cause = {.failure_class = failure_class,
                        .reason = ham::v1::FailureClass_Name(failure_class),
-                       .message = DescribeExit(key, worker.row.name, exit),
+                       .message = std::move(message),
                        .actor = worker.row.name,
                        .collateral = exit.has_lost_rank() || failure_class == ham::v1::HANG};
   const bool workers = failure_class == ham::v1::TRAINER_CRASH || failure_class == ham::v1::INFRASTRUCTURE;

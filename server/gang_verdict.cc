@@ -93,6 +93,17 @@ std::optional<Verdict> FindHang(const std::vector<GangRank>& gang, const HangBou
   return BlameLink(waiting, bounds, absl::StrCat("; all wait for each other ", MeetingText(front)));
 }
 
+std::string NotThere(const std::vector<GangRank>& gang, int rank) {
+  int64_t meetings = 0;
+  for (const GangRank& own : gang) meetings = own.rank == rank ? own.pulse->meetings() : meetings;
+  std::vector<std::string> behind;
+  for (const GangRank& other : gang) {
+    if (other.pulse->meetings() < meetings && behind.size() < kMostNamed) behind.push_back(Named(other));
+  }
+  if (behind.empty()) return ".";
+  return absl::StrCat("; ", absl::StrJoin(behind, ", "), behind.size() == 1 ? " has" : " have", " not come there.");
+}
+
 std::optional<Verdict> FindSlow(const std::vector<GangRank>& gang) {
   if (gang.size() < 2) return std::nullopt;
   const GangRank* slowest = nullptr;

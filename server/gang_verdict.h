@@ -30,6 +30,9 @@ struct Verdict {
 // for lives, or is not heard of: its worker's lease decides.
 std::optional<Verdict> FindHang(const std::vector<GangRank>& gang, const HangBounds& bounds);
 
+// Of a rank that waited in vain: "; rank 1 on b has not come there." with those that are behind it, or ".".
+std::string NotThere(const std::vector<GangRank>& gang, int rank);
+
 // The rank that all others wait for in more than a third of their time than it waits itself.
 std::optional<Verdict> FindSlow(const std::vector<GangRank>& gang);
 

@@ -388,8 +388,13 @@ TEST_F(VerdictTest, ARankThatWasToldToStopIsNotWhereItBegan) {
 }
 
 TEST_F(VerdictTest, ARankThatWaitedInVainIsNotWhereItBegan) {
-  Beat("a", {Exited("j", 1, 0, false, ham::v1::HANG)});
+  ++a_.begun;
+  BeatBoth();
+  ObservedRank gave_up = Exited("j", 1, 0, false, ham::v1::HANG);
+  gave_up.mutable_exit()->set_message("nothing came for 2m");
+  Beat("a", {gave_up});
   EXPECT_EQ(State("j"), Job::RECOVERING);
+  EXPECT_EQ(Row("j").state_message, "Rank 0 on a: nothing came for 2m; rank 1 on b has not come there.");
   Beat("b", {LostPeer(1, 0)});  // since rank 0 is gone
   EXPECT_EQ(Row("j").failure_class, ham::v1::HANG);
   EXPECT_EQ(Row("j").attempt, 2);
