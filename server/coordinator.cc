@@ -119,12 +119,13 @@ void Coordinator::Impl::Restore(std::vector<JobRow> jobs, std::vector<WorkerRow>
     JobFacts& facts = facts_[name];
     facts.start_checkpoint = row.checkpoint;
     const bool ran = row.state == Job::RUNNING;
+    const bool told = ran && !row.pool;  // a rank that joined a pool at last may not have reached its worker
     for (const Placement& place : row.gang) {
       const auto worker = workers_.find(place.worker_id);
       Require(worker != workers_.end(), absl::StrCat("job ", name, " is placed on an unknown worker"));
       worker->second.unreachable = false;
       worker->second.ranks[{name, row.attempt, place.rank}] = {
-          .slot = place.slot, .reported = ran, .running = ran || place.succeeded, .succeeded = place.succeeded};
+          .slot = place.slot, .reported = told, .running = ran || place.succeeded, .succeeded = place.succeeded};
       facts.running_ranks += ran || place.succeeded ? 1 : 0;
       facts.succeeded_ranks += place.succeeded ? 1 : 0;
     }

@@ -114,6 +114,19 @@ TEST_F(CorePoolsTest, GivesAWorkerUpWhereRanksFailAgainAndAgain) {
   EXPECT_THAT(Ranks("e"), ElementsAre(1, 4));
 }
 
+TEST_F(CorePoolsTest, StartsARankThatJoinedJustBeforeARestart) {
+  Register("a", 1);
+  SubmitPool("e", 2);
+  Beat("a", {Rank("e", 1, 0, ObservedRank::RUNNING)});
+  Register("b", 1);
+  ASSERT_THAT(Ranks("e"), ElementsAre(0, 1));
+  Restart();  // before b was told
+  Register("a", 1, "i1", {Rank("e", 1, 0, ObservedRank::RUNNING)});
+  Register("b", 1);
+  EXPECT_THAT(DesiredOf("b"), ElementsAre("e/1/1@0"));
+  EXPECT_THAT(log_["e"], Not(Contains(HasSubstr("WORKER_LOST"))));
+}
+
 TEST_F(CorePoolsTest, DoesNotHoldItAgainstAWorkerThatItWasRestarted) {
   RunTwo();
   for (const char* incarnation : {"i2", "i3", "i4", "i5"}) Register("a", 1, incarnation);
