@@ -156,6 +156,7 @@ absl::Status Coordinator::Impl::Handle(const CheckpointCommitted& event) {
 absl::Status Coordinator::Impl::Handle(const CheckpointDamaged& event) {
   const JobRow* found = FindJob(event.job);
   if (found == nullptr) return absl::NotFoundError(absl::StrCat("job ", event.job, " does not exist"));
+  if (IsFinal(found->state)) return absl::OkStatus();  // a rank told of it too late
   const auto is_it = [&event](const ham::v1::Checkpoint& c) { return c.manifest_digest() == event.manifest_digest; };
   if (!found->checkpoint || !is_it(*found->checkpoint)) {
     JobRow& row = TouchJob(event.job);

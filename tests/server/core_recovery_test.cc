@@ -204,6 +204,12 @@ TEST_F(CoreTest, ADamagedCheckpointDoesNotDisturbWhatRuns) {
   EXPECT_EQ(log_["j"].back(), "RUNNING>RUNNING CHECKPOINT_DAMAGED");
   Must(CheckpointCommitted{1, "j", NamedCheckpoint(1, 15)});  // newer than what is left
   EXPECT_EQ(Row("j").checkpoint->iteration(), 15);
+  Must(CancelJob{"j", "admin"});
+  Beat("a", {});
+  ASSERT_EQ(State("j"), Job::CANCELLED);
+  const size_t events = log_["j"].size();
+  Must(CheckpointDamaged{"j", "m15", "artifact x is missing"});
+  EXPECT_EQ(log_["j"].size(), events) << "it has ended";
   EXPECT_EQ(Apply(CheckpointDamaged{"k", "m", ""}).code(), absl::StatusCode::kNotFound);
 }
 
