@@ -242,7 +242,7 @@ class Coordinator {
   //   SubmitJob            ALREADY_EXISTS if the name is taken
   //   CancelJob            NOT_FOUND; FAILED_PRECONDITION for SUCCEEDED or FAILED
   //   WorkerRegistered     ALREADY_EXISTS if a connected worker of another worker_id holds the name; ABORTED for an
-  //                        incarnation that another one of this worker_id has replaced
+  //                        incarnation that another one of this worker_id has replaced, or a stream that is no newer
   //   CheckpointCommitted  FAILED_PRECONDITION unless it is newer than the committed one, or the same
   //   EvaluationRecorded   FAILED_PRECONDITION unless the job is a pool at work, or has this record
   //   WorkerBeat, CheckpointCommitted, WorkerDisconnected   ABORTED when session or attempt is not current;

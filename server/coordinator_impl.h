@@ -65,6 +65,7 @@ struct WorkerState {
   absl::Duration heard;      // steady time its lease runs from
   absl::Time connect_time = absl::InfinitePast();
   absl::Time last_beat_time = absl::InfinitePast();
+  int64_t stream = 0;  // newest of this incarnation that registered
   int64_t desired_version = 0;
   std::map<RankKey, RankFacts> ranks;  // exactly the placements of all gangs on this worker
   std::map<RankKey, StaleRank> stale;

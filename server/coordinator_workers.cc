@@ -37,6 +37,7 @@ absl::Status Coordinator::Impl::Handle(const WorkerRegistered& event) {
   for (ham::v1::Slot& slot : registration->slots) slot.clear_job();
   registration->data_sets.assign(in.data_sets().begin(), in.data_sets().end());
   worker.registration = std::move(registration);
+  worker.stream = in.stream();
   worker.connected = true;
   worker.connect_time = now_.wall;
   Heard(worker);
@@ -69,7 +70,11 @@ absl::Status Coordinator::Impl::CheckIncarnation(const ham::v1::RegisterWorker& 
   if (found == workers_.end()) return absl::OkStatus();
   const std::deque<std::string>& superseded = found->second.superseded;
   if (std::find(superseded.begin(), superseded.end(), registration.incarnation()) == superseded.end()) {
-    return absl::OkStatus();
+    const bool same = found->second.row.incarnation == registration.incarnation();
+    if (!same || registration.stream() == 0 || registration.stream() > found->second.stream) return absl::OkStatus();
+    return absl::AbortedError(absl::StrCat("stream ", registration.stream(), " of worker ", registration.worker_id(),
+                                           " comes after its stream ", found->second.stream,
+                                           ": what it tells is out of date"));
   }
   return absl::AbortedError(absl::StrCat("another agent has registered with worker_id ", registration.worker_id(),
                                          " since: two agents use copies of one state directory; give each its own"));

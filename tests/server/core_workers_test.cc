@@ -311,5 +311,23 @@ TEST_F(CoreTest, LosesTheOnlyWorkersOfASmallCluster) {
   EXPECT_EQ(Row("j").failure_class, ham::v1::WORKER_LOST);
 }
 
+TEST_F(CoreTest, RefusesAStreamThatComesAfterANewerOne) {
+  const auto on_stream = [](int64_t stream, const std::string& incarnation, const std::vector<ObservedRank>& observed) {
+    WorkerRegistered event = Registration("a", 1, incarnation, observed);
+    event.registration.set_stream(stream);
+    return event;
+  };
+  Must(on_stream(1, "i1", {}));
+  Submit("j");
+  Beat("a", {Rank("j", 1, 0, ObservedRank::RUNNING)});
+  Must(on_stream(3, "i1", {Rank("j", 1, 0, ObservedRank::RUNNING)}));
+  for (const int64_t late : {1, 2, 3}) {  // told before the rank was there
+    EXPECT_EQ(Apply(on_stream(late, "i1", {})).code(), absl::StatusCode::kAborted) << late;
+  }
+  EXPECT_EQ(State("j"), Job::RUNNING);
+  Must(on_stream(1, "i2", {}));  // a new process begins anew
+  EXPECT_NE(State("j"), Job::RUNNING);
+}
+
 }  // namespace
 }  // namespace ham::server
