@@ -10,20 +10,21 @@
 #   tidy           clang-tidy (.clang-tidy) over proto, server, worker and client
 #   cuts           the store reopened on its log cut at every length
 #   seeds          HAM_SEEDS (default 20) more walks of the simulation, each with a new seed
+#   mutations      mutations of the core, each of which the simulation must catch
 #   fuzz           each fuzz program for HAM_FUZZ_SECONDS (default 60)
 # RESULTS_DIR gets a folder of JUnit files and a log a check; tests/summarize.py adds them up. --record writes the
 # outcome of each to tests/long_checks_result.txt. Takes about 90 minutes on two cores, most of it compiling; with everything
 # compiled about 35. Works in build/, build-asan/ and build-tsan/.
 set -euo pipefail
 cd "$(dirname "$0")/.."
-checks=(asan thread_safety tsan asan_trainer tidy cuts seeds fuzz)
+checks=(asan thread_safety tsan asan_trainer tidy cuts seeds mutations fuzz)
 results=
 record=
 chosen=()
 while [ $# -gt 0 ]; do
   case $1 in
     --record) record=1 ;;
-    -*) sed -n '3,17p' "$0"; exit 2 ;;
+    -*) sed -n '3,18p' "$0"; exit 2 ;;
     *)
       if [ -z "$results" ]; then
         results=$1
@@ -35,7 +36,7 @@ while [ $# -gt 0 ]; do
   esac
   shift
 done
-[ -n "$results" ] || { sed -n '3,17p' "$0"; exit 2; }
+[ -n "$results" ] || { sed -n '3,18p' "$0"; exit 2; }
 [ ${#chosen[@]} -gt 0 ] || chosen=("${checks[@]}")
 deploy/install_packages.sh long
 deploy/get_libtorch.sh
@@ -101,6 +102,12 @@ check_seeds() {
     HAM_SEED=$seed GTEST_OUTPUT="xml:$1/seed-$seed.xml" build/tests/coordinator_simulation_test || failed=1
   done
   return $failed
+}
+
+check_mutations() {
+  cmake -G Ninja -S . -B build -DHAM_TESTS=ON
+  ninja -C build simulate
+  tests/simulation/mutation_check.py --result "$1/mutations.txt"
 }
 
 check_fuzz() { tests/fuzz/run.sh "${HAM_FUZZ_SECONDS:-60}" "$1"; }

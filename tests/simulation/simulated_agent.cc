@@ -1,6 +1,6 @@
 #include "tests/simulation/simulated_agent.h"
 
-#include <set>
+#include <utility>
 
 #include "absl/strings/str_cat.h"
 
@@ -8,13 +8,13 @@ namespace ham::simulation {
 
 using ham::v1::ObservedRank;
 
-double Chance(std::mt19937_64& random) { return std::uniform_real_distribution<double>(0.0, 1.0)(random); }
+std::string SimulatedAgent::Incarnation() const { return absl::StrCat(worker_id, "-", incarnation); }
 
 ham::v1::RegisterWorker SimulatedAgent::Registration() const {
   ham::v1::RegisterWorker registration;
   registration.set_worker_id(worker_id);
   registration.set_worker_name(name);
-  registration.set_incarnation(absl::StrCat(worker_id, "-", incarnation));
+  registration.set_incarnation(Incarnation());
   registration.set_build_id("b1");
   for (int i = 0; i < slots; ++i) {
     ham::v1::Slot* slot = registration.add_slots();
@@ -24,43 +24,50 @@ ham::v1::RegisterWorker SimulatedAgent::Registration() const {
   ham::v1::DataSet* data_set = registration.add_data_sets();
   data_set->set_name("fashion-mnist");
   data_set->set_digest("d1");
-  for (const ObservedRank& rank : Observed()) *registration.add_observed() = rank;
+  for (ObservedRank& rank : Observed()) *registration.add_observed() = std::move(rank);
   return registration;
 }
 
 std::vector<ObservedRank> SimulatedAgent::Observed() const {
   std::vector<ObservedRank> observed;
+  observed.reserve(processes.size());
   for (const auto& [id, process] : processes) {
-    ObservedRank rank;
+    ObservedRank& rank = observed.emplace_back();
     rank.set_job(std::get<0>(id));
     rank.set_attempt(std::get<1>(id));
     rank.set_rank(std::get<2>(id));
     rank.set_state(process.state);
-    if (process.collective) rank.mutable_progress()->set_collective_sequence(process.iteration);
     if (!process.alive()) *rank.mutable_exit() = process.exit;
-    observed.push_back(std::move(rank));
+    if (process.state != ObservedRank::RUNNING) continue;
+    rank.mutable_process()->set_state(ham::v1::ProcessState::ACTIVE);
+    ham::v1::Progress& progress = *rank.mutable_progress();
+    const Gang& gang = *process.gang;
+    progress.set_phase(gang.pool ? "evaluate" : "train");
+    progress.set_tick(process.iteration);
+    if (gang.pool) continue;
+    progress.set_collective_sequence(process.iteration);
+    progress.set_collective_begun(process.iteration + (gang.advances() || process.stuck ? 0 : 1));
   }
   return observed;
 }
 
-std::optional<std::string> SimulatedAgent::TakeDesired(int64_t version, const std::vector<server::DesiredRank>& desired,
-                                                       absl::Duration now, std::mt19937_64& random) {
+std::optional<std::string> SimulatedAgent::TakeDesired(
+    int64_t version, const std::vector<server::DesiredRank>& desired, absl::Duration now,
+    const std::function<std::shared_ptr<Gang>(const server::DesiredRank&)>& gang) {
   if (version < desired_version) return std::nullopt;
   desired_version = version;
   std::set<RankId> named;
   std::set<int> busy;
   for (const server::DesiredRank& rank : desired) named.insert({rank.job, rank.attempt, rank.rank});
-  for (auto it = processes.begin(); it != processes.end();) {
-    Process& process = it->second;
-    process.desired = named.count(it->first) != 0;
-    if (process.alive()) {
-      busy.insert(process.slot);
-      if (!process.desired && process.stop_at == absl::InfiniteDuration()) {
-        process.stop_at = now + absl::Seconds(15) * Chance(random);
-      }
+  for (auto& [id, process] : processes) {
+    process.desired = named.count(id) != 0;
+    if (!process.alive()) continue;
+    busy.insert(process.slot);
+    if (!process.desired && process.stop_at == absl::InfiniteDuration()) {
+      process.stop_at = now + absl::Seconds(15) * random.Unit();
     }
-    it = !process.desired && !process.alive() ? processes.erase(it) : std::next(it);
   }
+  std::erase_if(processes, [](const auto& entry) { return !entry.second.desired && !entry.second.alive(); });
   for (const server::DesiredRank& rank : desired) {
     const RankId id = {rank.job, rank.attempt, rank.rank};
     if (processes.count(id) != 0) continue;
@@ -68,56 +75,83 @@ std::optional<std::string> SimulatedAgent::TakeDesired(int64_t version, const st
       return absl::StrCat("slot ", rank.slot, " of ", name, " is to run ", rank.job, " attempt ", rank.attempt,
                           " while another trainer is alive on it");
     }
-    processes[id] = {.slot = rank.slot,
-                     .world_size = rank.world_size,
-                     .exit = {},
-                     .iteration = rank.checkpoint ? rank.checkpoint->iteration() : 0};
+    Process& process = processes[id];
+    process.gang = gang(rank);
+    process.slot = rank.slot;
+    process.iteration = rank.checkpoint ? rank.checkpoint->iteration() : 0;
+    ended.erase(id);
   }
   return std::nullopt;
 }
 
-bool SimulatedAgent::TickProcess(Process& process, absl::Duration now, const TrainerFaults& faults,
-                                 std::mt19937_64& random, Gang gang) {
-  process.collective = gang != Gang::kPool;
-  if (!process.alive()) return false;
+// Of its gang, whatever state it was in.
+void SimulatedAgent::Leave(const RankId& id, Process& process) {
+  if (process.state == ObservedRank::RUNNING) --process.gang->running;
+  if (std::exchange(process.stuck, false)) --process.gang->stuck;
+  if (!process.gang->lost_rank && !process.gang->done) process.gang->lost_rank = std::get<2>(id);
+}
+
+void SimulatedAgent::Exit(const RankId& id, Process& process, const ham::v1::RankExit& exit) {
+  if (exit.success()) process.gang->done = true;
+  Leave(id, process);
+  process.state = ObservedRank::EXITED;
+  process.exit = exit;
+  ended.insert(id);
+}
+
+void SimulatedAgent::GetStuck(Process& process) {
+  if (!std::exchange(process.stuck, true)) ++process.gang->stuck;
+  process.gang->was_stuck = true;
+}
+
+bool SimulatedAgent::Tick(const RankId& id, Process& process, absl::Duration now) {
+  Gang& gang = *process.gang;
+  ham::v1::RankExit exit;
   if (now >= process.stop_at) {
-    process.state = ObservedRank::EXITED;
-    process.exit.set_signal(15);
-    process.exit.set_failure_class(ham::v1::TRAINER_CRASH);
+    exit.set_signal(15);
+    exit.set_failure_class(ham::v1::TRAINER_CRASH);
+    Exit(id, process, exit);
     return false;
   }
-  const double dice = Chance(random);
-  if (dice < faults.crash + faults.user_error) {
-    process.state = ObservedRank::EXITED;
-    process.exit.set_exit_code(1);
-    process.exit.set_failure_class(dice < faults.crash ? ham::v1::TRAINER_CRASH : ham::v1::USER);
-    return false;
-  }
+  if (process.stuck) return false;
   if (process.state == ObservedRank::STARTING) {
-    if (Chance(random) < 0.5) process.state = ObservedRank::RUNNING;
+    if (!random.Chance(0.5)) return false;
+    process.state = ObservedRank::RUNNING;
+    ++gang.running;
     return false;
   }
-  if (gang == Gang::kBroken) {
-    if (Chance(random) >= 0.03) return false;
-    process.state = ObservedRank::EXITED;
-    process.exit.set_exit_code(1);
-    process.exit.set_failure_class(ham::v1::INFRASTRUCTURE);
-    return false;
-  }
-  if (gang == Gang::kPool) {
+  if (gang.pool) {
     ++process.iteration;
     return false;
   }
+  if (!gang.advances() && !gang.done) {  // a lost connection is soon seen; silence in the end
+    if (!random.Chance(gang.lost_rank ? 0.3 : 0.002)) return false;
+    exit.set_exit_code(1);
+    exit.set_failure_class(ham::v1::INFRASTRUCTURE);
+    if (gang.lost_rank) exit.set_lost_rank(*gang.lost_rank);
+    Exit(id, process, exit);
+    return false;
+  }
   // Ranks end by themselves, one after the other, once the last iteration is done.
-  if (gang == Gang::kRuns) ++process.iteration;
-  const bool last = gang == Gang::kDone || (process.iteration >= 20 && Chance(random) < 0.05);
-  if (!last || Chance(random) < 0.5) return false;
-  process.state = ObservedRank::EXITED;
-  process.exit.set_success(true);
+  if (!gang.done) ++process.iteration;
+  const bool last = gang.done || (process.iteration >= 20 && random.Chance(0.05));
+  if (!last || random.Chance(0.5)) return false;
+  exit.set_success(true);
+  Exit(id, process, exit);
   return true;
 }
 
+void SimulatedAgent::ForgetEnded() {
+  std::erase_if(processes, [this](const auto& entry) {
+    return !entry.second.desired && !entry.second.alive() && random.Chance(0.5);
+  });
+}
+
 void SimulatedAgent::Crash() {
+  for (auto& [id, process] : processes) {
+    if (process.alive()) Leave(id, process);
+    ended.insert(id);
+  }
   processes.clear();
   ++incarnation;
   connection = 0;

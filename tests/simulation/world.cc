@@ -4,381 +4,378 @@
 #include <utility>
 
 #include "absl/strings/str_cat.h"
-#include "absl/strings/str_join.h"
 #include "proto/job_state.h"
 
 namespace ham::simulation {
 
 using ham::v1::Job;
-using ham::v1::ObservedRank;
 
 namespace {
 
-constexpr absl::Duration kLease = absl::Seconds(15);
-constexpr int kMaxJobs = 900;  // checks after each event look at all jobs
-constexpr int64_t kPoolBlocks = 20;
+constexpr size_t kTraceLines = 60;
+
+// What a random stream is for.
+enum Use : uint64_t { kNetwork = 100, kProcess, kClients };
 
 }  // namespace
 
-World::World(uint64_t seed) : random_(seed) {
+World::World(const WorldOptions& options)
+    : options_(options),
+      network_(options.seed, kNetwork),
+      process_(options.seed, kProcess),
+      clients_(options.seed, kClients),
+      promises_(core_options_, this, &coverage_) {
+  core_options_.lease = options.lease;
+  rates_ = FaultRates(options.seed, options.faults);
+  if (options.healthy) {
+    constexpr size_t kOnly = static_cast<size_t>(Fault::kShortOutage);
+    rates_ = {};
+    if (options.faults[kOnly]) rates_[kOnly] = 0.001;
+  }
+  for (size_t i = 0; i < kFaultKinds; ++i) fault_random_.emplace_back(options.seed, i);
   const int slots[] = {1, 2, 3, 1, 2, 2};
-  for (int i = 0; i < 6; ++i) {
-    agents_.push_back(std::make_unique<SimulatedAgent>(absl::StrCat("id-", i), absl::StrCat("worker-", i), slots[i]));
-  }
-  agents_.push_back(std::make_unique<SimulatedAgent>("id-rival", "worker-5", 2));  // claims another's name
-  for (auto& agent : agents_) {
-    At(Between(absl::ZeroDuration(), absl::Seconds(1)), [this, a = agent.get()] { AgentSecond(*a); });
-  }
+  for (int i = 0; i < 6; ++i) AddAgent(absl::StrCat("w", i), absl::StrCat("worker-", i), slots[i]);
+  if (!options.healthy) AddAgent("rival", "worker-5", 2);  // claims another's name
   At(absl::ZeroDuration(), [this] { StartCoordinator(); });
   At(absl::Seconds(1), [this] { ClientStep(); });
 }
 
-// ---- time --------------------------------------------------------------------------------------------------
+// ---- time and chance ---------------------------------------------------------------------------------------
 
-void World::At(absl::Duration time, std::function<void()> action) { agenda_.emplace(time, std::move(action)); }
+void World::At(absl::Duration time, std::function<void()> action) {
+  agenda_.push_back({std::max(time, now_), next_appointment_++, std::move(action)});
+  std::push_heap(agenda_.begin(), agenda_.end());
+}
 
 void World::Step() {
-  auto next = agenda_.extract(agenda_.begin());
-  now_ = std::max(now_, next.key());
-  next.mapped()();
+  std::pop_heap(agenda_.begin(), agenda_.end());
+  Appointment next = std::move(agenda_.back());
+  agenda_.pop_back();
+  now_ = next.time;
+  next.action();
 }
 
-absl::Duration World::Between(absl::Duration low, absl::Duration high) { return low + (high - low) * Chance(random_); }
-
-server::Now World::CoreNow() const { return {now_ - process_start_, absl::UnixEpoch() + wall_offset_ + now_}; }
-
-void World::RunWithFaults(int64_t events) {
-  while (applied_ < events && violations_.empty()) Step();
+// Says whether it would strike; each kind has dice of its own, so that leaving one out moves the others little.
+bool World::Draws(Fault fault) const {
+  const size_t kind = static_cast<size_t>(fault);
+  const double rate = rates_[kind];
+  return faults_ && rate > 0 && fault_random_[kind].Chance(rate) && promises_.events() >= options_.faults_from;
 }
 
-bool World::RunToTheEnd(absl::Duration limit) {
-  faults_ = false;
-  failing_batches_ = std::min(failing_batches_, 1);
-  for (auto& agent : agents_) agent->down_until = std::min(agent->down_until, now_ + absl::Seconds(60));
-  SimulatedAgent& lost = *agents_[2];  // one machine never comes back
-  BreakConnection(lost);
-  lost.Crash();
-  lost.down_until = absl::InfiniteDuration();
-  const absl::Duration end = now_ + limit;
-  while (now_ < end && violations_.empty()) {
-    if (core_ != nullptr && Unfinished().empty()) return true;
-    const absl::Duration until = now_ + absl::Seconds(1);
-    while (now_ < until) Step();
+void World::Struck(Fault fault, const std::string& whom) {
+  coverage_.Count(fault);
+  if (options_.trace) Trace(absl::StrCat("FAULT ", NameOf(fault), " ", whom));
+}
+
+bool World::Strikes(Fault fault) {
+  const bool strikes = Draws(fault);
+  if (strikes) Struck(fault, "");
+  return strikes;
+}
+
+void World::Trace(const std::string& line) {
+  trace_.push_back(absl::StrCat(absl::ToDoubleSeconds(now_), " s, event ", promises_.events(), ": ", line));
+  if (trace_.size() > kTraceLines) trace_.pop_front();
+}
+
+void World::TraceEvent(const server::Event& event, const absl::Status& status) {
+  std::string whom;
+  if (const auto* beat = std::get_if<server::WorkerBeat>(&event)) whom = beat->worker_id;
+  if (const auto* in = std::get_if<server::WorkerRegistered>(&event)) whom = in->registration.incarnation();
+  if (const auto* gone = std::get_if<server::WorkerDisconnected>(&event)) whom = gone->worker_id;
+  if (const auto* commit = std::get_if<server::CheckpointCommitted>(&event)) whom = commit->job;
+  if (const auto* cancel = std::get_if<server::CancelJob>(&event)) whom = cancel->job;
+  Trace(absl::StrCat(NameOf(event), " ", whom, " ", status.ok() ? "" : status.ToString()));
+  const std::vector<server::EventRow>& rows = core_->pending().events;
+  for (size_t i = promises_.log_taken(); i < rows.size(); ++i) {
+    const server::EventRow& row = rows[i];
+    Trace(absl::StrCat("  ", row.job, " attempt ", row.attempt, " ", ham::v1::Job::State_Name(row.event.to_state()),
+                       " ", row.event.reason(), " ", row.event.message()));
   }
-  return false;
 }
 
-std::map<std::string, int64_t> World::Statistics() const {
-  std::map<std::string, int64_t> statistics = counts_;
-  for (const auto& [name, row] : stored_jobs_) ++statistics[absl::StrCat("jobs ", Job::State_Name(row.state))];
-  statistics["events"] = applied_;
-  statistics["simulated minutes"] = absl::ToInt64Minutes(now_);
-  return statistics;
+void World::RunUntil(int64_t events, absl::Duration time) {
+  while (promises_.events() < events && now_ < time && violations().empty()) Step();
 }
 
-std::string World::Unfinished() const {
-  std::vector<std::string> open;
-  for (const auto& [name, row] : stored_jobs_) {
-    if (!IsFinal(row.state)) {
-      open.push_back(absl::StrCat(name, " is ", Job::State_Name(row.state), ", ", row.state_reason));
+void World::RunFor(absl::Duration time) {
+  const absl::Duration end = now_ + time;
+  while (now_ < end) Step();
+}
+
+void World::RunToTheEnd(absl::Duration limit) {
+  faults_ = false;
+  calm_from_ = now_;
+  const absl::Duration soon = now_ + absl::Seconds(60);
+  for (auto& agent : agents_) {
+    for (absl::Duration* until : {&agent->down_until, &agent->cut_up_until, &agent->cut_down_until}) {
+      *until = std::min(*until, soon);
     }
   }
-  return absl::StrJoin(open, "; ");
+  const auto lost = std::find_if(agents_.begin(), agents_.end(), [](const auto& agent) { return !agent->gone; });
+  if (lost != agents_.end() && !options_.healthy) {  // one machine never comes back
+    BreakStream(**lost);
+    (*lost)->Crash();
+    (*lost)->gone = true;
+  }
+  const absl::Duration end = now_ + limit;
+  std::string open;
+  while (now_ < end && violations().empty()) {
+    RunFor(absl::Seconds(10));
+    open.clear();
+    for (const std::string& name : promises_.open()) absl::StrAppend(&open, name, " ");
+    if (core_ == nullptr || !open.empty()) continue;
+    for (const server::WorkerView& worker : core_->Workers()) {
+      for (const ham::v1::Slot& slot : worker.slots) {
+        if (worker.state != ham::v1::Worker::UNREACHABLE && !slot.job().empty())
+          absl::StrAppend(&open, "slot of ", worker.row.name, " ");
+      }
+    }
+    if (open.empty()) return;
+  }
+  if (violations().empty()) promises_.Check(false, "every job ends, every slot comes free", open);
 }
 
-// ---- coordinator process -----------------------------------------------------------------------------------
+// ---- the coordinator's process -----------------------------------------------------------------------------
 
 void World::StartCoordinator() {
   ++term_;
-  ++counts_["coordinator starts"];
-  process_start_ = now_ - Between(absl::ZeroDuration(), absl::Seconds(1));
-  wall_offset_ = Between(-absl::Hours(1), absl::Hours(1));
-  server::CoordinatorOptions options;
-  options.lease = kLease;
-  core_ = std::make_unique<server::Coordinator>(options, &policy_);
-  std::vector<server::JobRow> jobs;
-  std::vector<server::WorkerRow> workers;
-  for (const auto& [name, row] : stored_jobs_) jobs.push_back(row);
-  for (const auto& [id, row] : stored_workers_) workers.push_back(row);
-  core_->Restore(std::move(jobs), std::move(workers), CoreNow());
-  failing_batches_ = 0;
+  coverage_.Note("coordinator starts");
+  process_start_ = now_ - process_.Between(absl::ZeroDuration(), absl::Seconds(1));
+  wall_offset_ = process_.Between(-absl::Hours(1), absl::Hours(1));
+  core_ = std::make_unique<server::Coordinator>(core_options_, &policy_);
+  core_->Restore(promises_.JobRows(), promises_.WorkerRows(), CoreNow());
+  promises_.Started(now_);
+  store_failed_ = false;
   undone_.clear();
-  heard_.clear();
-  timers_from_ = term_start_ = now_;
+  timers_from_ = paused_until_ = now_;
   ArmTimer();
 }
 
 void World::KillCoordinator() {
+  if (options_.trace) Trace("the coordinator dies");
+  promises_.RolledBack();
   core_.reset();
   inbox_.clear();
+  remembered_.clear();
+  met_.clear();
   batch_armed_ = false;
+  timer_armed_ = absl::InfiniteDuration();
   ++term_;  // what is on its way never arrives
-  for (auto& agent : agents_) agent->connection = 0;
+  for (auto& agent : agents_) {
+    agent->connection = 0;
+    agent->shielded_until = absl::ZeroDuration();
+  }
   server_connection_.clear();
-  downlink_.clear();
-  At(now_ + Between(absl::ZeroDuration(), absl::Seconds(20)), [this] { StartCoordinator(); });
+  lingering_.clear();
+  At(now_ + process_.Between(absl::ZeroDuration(), absl::Seconds(20)), [this] { StartCoordinator(); });
 }
 
 void World::Deliver(Message message) {
+  // The core takes an incarnation that it has never met for the newest one: the words of a process that ended before it
+  // could register go with it.
+  if (const auto* in = std::get_if<server::WorkerRegistered>(&message.event)) {
+    const SimulatedAgent& agent = *FindAgent(in->registration.worker_id());
+    const std::string& incarnation = in->registration.incarnation();
+    if (incarnation != agent.Incarnation() && met_.count(incarnation) == 0) return;
+  }
   inbox_.push_back(std::move(message));
-  if (batch_armed_) return;
-  batch_armed_ = true;
-  At(now_ + Between(absl::ZeroDuration(), absl::Milliseconds(20)), [this, term = term_] {
+  ArmBatch(now_ + process_.Between(absl::ZeroDuration(), absl::Milliseconds(20)));
+}
+
+void World::ArmBatch(absl::Duration time) {
+  if (std::exchange(batch_armed_, true)) return;
+  At(std::max(time, paused_until_), [this, term = term_] {
     if (term == term_ && core_ != nullptr) ProcessBatch();
   });
 }
 
-// As the loop does: while the store fails each request stands alone, what would have to be durable is refused, and
-// nothing times out; then workers have a lease to be heard.
 void World::ProcessBatch() {
   batch_armed_ = false;
-  std::vector<Message> batch = std::exchange(inbox_, {});
-  if (failing_batches_ > 0 && --failing_batches_ == 0) {
-    timers_from_ = now_ + kLease;
-    for (Message& message : std::exchange(undone_, {})) Deliver(std::move(message));
+  if (Strikes(Fault::kCoordinatorCrash)) return KillCoordinator();
+  if (Strikes(Fault::kCoordinatorPause)) {
+    const absl::Duration pause = process_.Between(absl::Seconds(1), 1.5 * options_.lease);
+    paused_until_ = now_ + pause;
+    // It notices a long one, and a short one is less than what it waits for anyway.
+    if (pause > options_.lease / 2) promises_.HoldTimers(timers_from_ = paused_until_ + options_.lease);
+    return ArmBatch(paused_until_);
   }
-  if (failing_batches_ == 0) return RunBatch(std::move(batch), faults_ && Chance(random_) < 0.002);
+  if (store_failed_ && now_ >= store_fails_until_) ReopenStore();
+  std::vector<Message> batch = std::exchange(inbox_, {});
+  if (store_failed_) return ProcessWithoutStore(std::move(batch));
+  RunBatch(std::move(batch), false);
+}
+
+void World::ReopenStore() {
+  store_failed_ = false;
+  promises_.HoldTimers(timers_from_ = now_ + options_.lease);  // for workers to be heard
+  for (Message& message : std::exchange(undone_, {})) inbox_.push_back(std::move(message));
+}
+
+// As the loop does: while the store fails each request stands alone, what would have to be durable is refused, and
+// nothing times out.
+void World::ProcessWithoutStore(std::vector<Message> batch) {
   for (Message& message : batch) {
-    if (core_ == nullptr) return;
-    ++counts_["requests while the store fails"];
+    coverage_.Note("requests while the store fails");
     const bool durable = std::holds_alternative<server::SubmitJob>(message.event) ||
                          std::holds_alternative<server::CancelJob>(message.event) ||
                          std::holds_alternative<server::CheckpointCommitted>(message.event);
-    if (durable && message.reply) message.reply(false);
-    if (durable || std::holds_alternative<server::TimerFired>(message.event)) continue;
+    if (durable) {
+      if (message.reply) message.reply(false);
+      continue;
+    }
     std::vector<Message> one;
     one.push_back(std::move(message));
     RunBatch(std::move(one), true);
   }
+  ArmBatch(store_fails_until_);
 }
 
 void World::RunBatch(std::vector<Message> batch, bool store_fails) {
-  const std::string before = store_fails ? Describe() : "";
-  const std::map<std::string, absl::Duration> heard = heard_;
-  std::vector<bool> accepted;
-  for (Message& message : batch) ApplyOne(message.event, message, accepted);
-  if (store_fails && !core_->pending().durable_empty()) {
-    ++counts_["store failures"];
-    if (failing_batches_ == 0) failing_batches_ = 1 + static_cast<int>(random_() % 300);
-    core_->RollbackBatch();
-    heard_ = heard;
-    const std::string after = Describe();
-    const auto differ = std::mismatch(before.begin(), before.end(), after.begin(), after.end());
-    Check(before == after, absl::StrCat("a rollback left something behind: was ",
-                                        before.substr(static_cast<size_t>(differ.first - before.begin()), 40), ", is ",
-                                        after.substr(static_cast<size_t>(differ.first - before.begin()), 40)));
-    Check(core_->CheckInvariants().empty(), "a rollback broke an invariant");
-    if (faults_ && Chance(random_) < 0.05) return KillCoordinator();
-    for (Message& message : batch) {
-      if (message.reply) message.reply(false);
-      if (std::holds_alternative<server::WorkerDisconnected>(message.event)) undone_.push_back(std::move(message));
-    }
-    return ArmTimer();
+  const bool fails = Draws(Fault::kCommitFails);
+  const bool full = Draws(Fault::kDiskFull);
+  const bool torn = Draws(Fault::kTornCommit);
+  const bool unanswered = Draws(Fault::kCrashUnanswered);
+  const std::string before = store_fails || fails || full ? Describe() : "";
+  std::vector<Message> accepted;
+  for (Message& message : batch) {
+    if (Apply(message)) accepted.push_back(std::move(message));
   }
+  batch = std::move(accepted);
+  if (!store_fails && TimerIsDue()) Apply({.event = server::TimerFired{}, .reply = nullptr});
+  if (core_->pending().durable_empty()) return FinishBatch(std::move(batch));
+  if (store_fails) return FailBatch(std::move(batch), before);
+  if (fails || full) {
+    Struck(full ? Fault::kDiskFull : Fault::kCommitFails, "");
+    store_failed_ = true;
+    store_fails_until_ = now_ + (full ? process_.Between(absl::Seconds(2), absl::Seconds(30))
+                                      : process_.Between(absl::ZeroDuration(), absl::Seconds(2)));
+    return FailBatch(std::move(batch), before);
+  }
+  if (torn) {
+    Struck(Fault::kTornCommit, "");
+    return KillCoordinator();
+  }
+  if (unanswered) {
+    Struck(Fault::kCrashUnanswered, "");
+    promises_.Committed(*core_);
+    return KillCoordinator();
+  }
+  FinishBatch(std::move(batch));
+}
+
+void World::FailBatch(std::vector<Message> batch, const std::string& before) {
+  coverage_.Note("rollbacks");
+  core_->RollbackBatch();
+  promises_.RolledBack();
+  const std::string after = Describe();
+  const auto differ = std::mismatch(before.begin(), before.end(), after.begin(), after.end());
+  promises_.Check(before == after, "a rollback leaves nothing behind",
+                  absl::StrCat("was ", before.substr(static_cast<size_t>(differ.first - before.begin()), 40), ", is ",
+                               after.substr(static_cast<size_t>(differ.first - before.begin()), 40)));
+  promises_.Check(core_->CheckInvariants().empty(), "a rollback leaves nothing behind", "an invariant");
+  for (Message& message : batch) {
+    if (message.reply) message.reply(false);
+    if (std::holds_alternative<server::WorkerDisconnected>(message.event)) undone_.push_back(std::move(message));
+  }
+  ArmBatch(store_fails_until_);
+}
+
+void World::FinishBatch(std::vector<Message> batch) {
   const server::Effects effects = core_->CommitBatch();
-  MakeDurable(effects);
-  if (faults_ && Chance(random_) < 0.0005) return KillCoordinator();  // durable, but nobody was told
-  for (size_t i = 0; i < batch.size(); ++i) {
-    if (batch[i].reply) batch[i].reply(accepted[i]);
+  promises_.Committed(*core_);
+  for (const Message& message : batch) {
+    const auto* gone = std::get_if<server::WorkerDisconnected>(&message.event);
+    if (gone != nullptr && server_connection_[gone->worker_id] == message.connection) {
+      server_connection_.erase(gone->worker_id);
+    }
+    promises_.Acknowledged(message.event);
+    if (message.reply) message.reply(true);
   }
-  Act(effects);
-  if (faults_ && Chance(random_) < 0.0005) return KillCoordinator();
+  for (const std::string& id : effects.desired_changed) {
+    if (SimulatedAgent* agent = FindAgent(id); agent != nullptr) SendDesired(*agent);
+  }
   ArmTimer();
 }
 
-void World::ApplyOne(const server::Event& event, Message& message, std::vector<bool>& accepted) {
-  // A worker has one stream at a time: what closes an older one says nothing about it.
-  if (const auto* gone = std::get_if<server::WorkerDisconnected>(&event)) {
+bool World::TimerIsDue() const {
+  return core_->NextTimer() <= now_ - process_start_ && now_ >= timers_from_ && now_ >= paused_until_;
+}
+
+// False if it came to nothing: its sender has been told.
+bool World::Apply(const Message& message) {
+  const auto* gone = std::get_if<server::WorkerDisconnected>(&message.event);
+  if (gone != nullptr) {  // what closes an older stream says nothing about the worker
     const auto current = server_connection_.find(gone->worker_id);
-    if (current == server_connection_.end() || current->second != message.connection) {
-      accepted.push_back(false);
-      return;
-    }
+    if (current == server_connection_.end() || current->second != message.connection) return false;
   }
-  const bool timer = std::holds_alternative<server::TimerFired>(event);
-  const std::map<std::string, server::JobRow> before = timer ? core_->jobs() : std::map<std::string, server::JobRow>();
-  const absl::Status status = core_->Apply(event, CoreNow(), 2 * Chance(random_) - 1);
-  ++applied_;
-  accepted.push_back(status.ok());
-  if (const auto* beat = std::get_if<server::WorkerBeat>(&event); beat != nullptr && status.ok()) {
-    heard_[beat->worker_id] = now_;
+  const absl::Status status = core_->Apply(message.event, CoreNow(), 2 * process_.Unit() - 1);
+  digest_ = (digest_ ^ message.event.index() ^ static_cast<uint64_t>(status.code()) << 8 ^
+             static_cast<uint64_t>(absl::ToInt64Microseconds(now_)) << 16) *
+            0x100000001b3;
+  if (options_.trace) TraceEvent(message.event, status);
+  const auto* in = std::get_if<server::WorkerRegistered>(&message.event);
+  if (in != nullptr && status.ok()) {
+    const std::string& id = in->registration.worker_id();
+    met_.insert(in->registration.incarnation());
+    incarnation_of_.try_emplace(core_->FindWorker(id)->session, in->registration.incarnation());
+    const int64_t old = std::exchange(server_connection_[id], message.connection);
+    if (old != message.connection) CloseAtAgent(id, old);
   }
-  if (const auto* in = std::get_if<server::WorkerRegistered>(&event); in != nullptr && status.ok()) {
-    heard_[in->registration.worker_id()] = now_;
+  promises_.Applied(*core_, message.event, status, now_, CoreNow().steady);
+  const auto* beat = std::get_if<server::WorkerBeat>(&message.event);
+  if (beat != nullptr && !status.ok() && message.connection != 0) {
+    CloseAtAgent(beat->worker_id, message.connection);
+    Deliver({.event = server::WorkerDisconnected{beat->worker_id, beat->session},
+             .connection = message.connection,
+             .reply = nullptr});
   }
-  if (timer) CheckLeases(before);
-  if (status.ok() && std::holds_alternative<server::WorkerRegistered>(event)) {
-    server_connection_[std::get<server::WorkerRegistered>(event).registration.worker_id()] = message.connection;
-  }
-  CheckAnswer(event, status);
-  for (const std::string& sentence : core_->CheckInvariants()) Check(false, sentence);
-}
-
-void World::MakeDurable(const server::Effects& effects) {
-  for (const server::EventRow& row : effects.events) {
-    const Job::State from = row.event.from_state();
-    const auto last = log_state_.find(row.job);
-    Check((last == log_state_.end() ? Job::STATE_UNSPECIFIED : last->second) == from,
-          absl::StrCat(row.job, " has a gap in its log before ", row.event.reason()));
-    Check(!row.event.reason().empty() && !row.event.message().empty() && !row.event.actor().empty(),
-          absl::StrCat(row.job, " has an event without cause"));
-    Check(!IsFinal(from), absl::StrCat(row.job, " has an event after its end"));
-    log_state_[row.job] = row.event.to_state();
-    if (row.event.reason() == "GANG_PLACED") {
-      Check(row.attempt == ++log_attempt_[row.job], absl::StrCat(row.job, " left out an attempt"));
-    }
-    ++counts_[absl::StrCat("event ", row.event.reason())];
-  }
-  for (const auto& [name, row] : effects.jobs) {
-    CheckRow(row);
-    stored_jobs_[name] = row;
-  }
-  for (const auto& [id, row] : effects.workers) {
-    const auto old = stored_workers_.find(id);
-    if (old != stored_workers_.end()) {
-      Check(row.session >= old->second.session, absl::StrCat("the session of ", id, " fell"));
-      Check(row.incarnation == old->second.incarnation || row.session > old->second.session,
-            absl::StrCat("a new incarnation of ", id, " has an old session"));
-    }
-    stored_workers_[id] = row;
-  }
-}
-
-void World::Act(const server::Effects& effects) {
-  for (auto& agent : agents_) {
-    if (effects.desired_changed.count(agent->worker_id) != 0) SendDesired(*agent);
-  }
+  if (status.ok() || gone != nullptr) return true;
+  if (message.reply) message.reply(false);
+  return false;
 }
 
 void World::ArmTimer() {
   const absl::Duration next = core_->NextTimer();
-  if (next == absl::InfiniteDuration()) return;
-  At(std::max({now_ + absl::Milliseconds(1), process_start_ + next, timers_from_}), [this, term = term_] {
-    if (term != term_ || core_ == nullptr || core_->NextTimer() > now_ - process_start_) return;
-    if (failing_batches_ > 0 || now_ < timers_from_) return;
-    for (const Message& message : inbox_) {
-      if (std::holds_alternative<server::TimerFired>(message.event)) return;
-    }
-    Deliver({.event = server::TimerFired{}, .reply = nullptr});
+  if (next == absl::InfiniteDuration() || store_failed_) return;
+  const absl::Duration time = std::max({now_ + absl::Milliseconds(1), process_start_ + next, timers_from_});
+  if (time >= timer_armed_) return;
+  timer_armed_ = time;
+  At(time, [this, time, term = term_] {
+    if (term != term_ || core_ == nullptr || timer_armed_ != time) return;
+    timer_armed_ = absl::InfiniteDuration();
+    if (!store_failed_ && TimerIsDue()) return ArmBatch(now_);
+    ArmTimer();
   });
 }
 
-// ---- what must hold ----------------------------------------------------------------------------------------
-
-void World::Check(bool condition, const std::string& sentence) {
-  if (!condition) violations_.push_back(absl::StrCat("event ", applied_, ": ", sentence));
-}
-
-void World::CheckAnswer(const server::Event& event, const absl::Status& status) {
-  if (const auto* beat = std::get_if<server::WorkerBeat>(&event)) {
-    const auto worker = core_->FindWorker(beat->worker_id);
-    Check(!status.ok() || (worker && worker->session == beat->session), "a beat of a stale session was taken");
-    if (!status.ok()) ++counts_["stale beats"];
-  } else if (const auto* commit = std::get_if<server::CheckpointCommitted>(&event)) {
-    const server::JobRow* row = core_->FindJob(commit->job);
-    bool placed = false;
-    if (row != nullptr) {
-      for (const server::Placement& place : row->gang) placed = placed || place.session == commit->session;
-    }
-    const bool current = placed && row->attempt == commit->checkpoint.attempt();
-    const bool old = current && !status.ok();
-    Check(current ? status.ok() || absl::IsFailedPrecondition(status) : absl::IsAborted(status),
-          absl::StrCat("a checkpoint of ", commit->job, " passed the fence wrongly"));
-    if (!current) ++counts_["fenced checkpoints"];
-    if (!old) return;
-    ++counts_["old checkpoints"];
-    Check(row->checkpoint && row->checkpoint->iteration() >= commit->checkpoint.iteration(),
-          absl::StrCat("a new checkpoint of ", commit->job, " was refused"));
-  }
-}
-
-void World::CheckLeases(const std::map<std::string, server::JobRow>& before) {
-  if (core_->FrozenUntil() > CoreNow().steady) ++counts_["timers in a freeze"];
-  for (const auto& [name, old] : before) {
-    const server::JobRow& row = *core_->FindJob(name);
-    for (const server::Placement& place : old.gang) {
-      const bool kept =
-          row.attempt == old.attempt &&
-          std::any_of(row.gang.begin(), row.gang.end(), [&](const auto& now) { return now.rank == place.rank; });
-      if (kept || place.succeeded) continue;
-      ++counts_["ranks whose lease ended"];
-      const auto heard = heard_.find(place.worker_id);
-      const bool registered = heard != heard_.end();
-      Check(now_ - (registered ? heard->second : term_start_) >= (registered ? 1 : 4) * kLease,
-            absl::StrCat("the lease of ", place.worker_id, " ended too early"));
-      Check(core_->FrozenUntil() <= CoreNow().steady,
-            absl::StrCat("the lease of ", place.worker_id, " ended in a freeze"));
-      if (!registered) continue;
-      int together = 0;
-      for (const auto& [id, time] : heard_) {
-        const absl::Duration apart = absl::AbsDuration(time - heard->second);
-        together += now_ - time >= kLease && apart < kLease / 3 ? 1 : 0;
-      }
-      Check(together <= 2, absl::StrCat("the lease of ", place.worker_id, " ended though ", together,
-                                        " workers fell silent together"));
-    }
-  }
-}
-
-void World::CheckRow(const server::JobRow& row) {
-  const size_t world_size = static_cast<size_t>(row.world_size);
-  if (row.state == Job::STARTING || row.state == Job::RUNNING) {
-    Check(row.pool ? !row.gang.empty() && row.gang.size() <= world_size : row.gang.size() == world_size,
-          absl::StrCat(row.name, " has a part of its gang"));
-  }
-  const auto logged = log_state_.find(row.name);
-  Check(logged != log_state_.end() && logged->second == row.state, absl::StrCat(row.name, " changed without an event"));
-  if (row.state == Job::SUCCEEDED && row.pool) {
-    Check(pool_work_[row.name] >= kPoolBlocks && row.record_digest == "r",
-          absl::StrCat(row.name, " succeeded without its record"));
-    ++counts_["pools done"];
-  } else if (row.state == Job::SUCCEEDED) {
-    Check(ended_well_[std::make_pair(row.name, row.attempt)].size() == world_size,
-          absl::StrCat(row.name, " succeeded though not all of its ranks did"));
-  }
-  if (row.state == Job::CANCELLED || row.state == Job::CANCELLING) {
-    Check(cancel_requested_.count(row.name) != 0, absl::StrCat(row.name, " was cancelled by nobody"));
-  }
-  const auto old = stored_jobs_.find(row.name);
-  if (old == stored_jobs_.end()) return;
-  if (row.pool && row.attempt == old->second.attempt) {
-    for (const server::Placement& place : row.gang) {
-      const auto& before = old->second.gang;
-      Check(place.rank >= old->second.next_rank || std::any_of(before.begin(), before.end(),
-                                                               [&](const server::Placement& was) {
-                                                                 return was.rank == place.rank &&
-                                                                        was.worker_id == place.worker_id;
-                                                               }),
-            absl::StrCat(row.name, " gave rank ", place.rank, " out twice"));
-    }
-  }
-  Check(!IsFinal(old->second.state), absl::StrCat(row.name, " changed after its end"));
-  Check(row.attempt >= old->second.attempt, absl::StrCat("the attempt of ", row.name, " fell"));
-  const int64_t done = row.checkpoint ? row.checkpoint->iteration() : 0;
-  const int64_t done_before = old->second.checkpoint ? old->second.checkpoint->iteration() : 0;
-  Check(done >= done_before, absl::StrCat("the checkpoint of ", row.name, " went back"));
-}
-
-// All that can be seen of the core.
+// All that can be seen of the core; of ended jobs, how many there are.
 std::string World::Describe() const {
-  std::string text = absl::StrCat(absl::FormatDuration(core_->NextTimer()), "\n");
+  std::string text =
+      absl::StrCat(absl::FormatDuration(core_->NextTimer()), " ", absl::FormatDuration(core_->FrozenUntil()), "\n");
+  const auto time = [](absl::Time t) { return absl::ToUnixMicros(t); };
+  size_t ended = 0;
   for (const auto& [name, row] : core_->jobs()) {
+    if (IsFinal(row.state)) {
+      ++ended;
+      continue;
+    }
     absl::StrAppend(&text, name, " ", row.submit_index, " ", row.state, " ", row.state_reason, " ", row.state_message,
                     " ", row.creator, " ", row.pool, " ", row.world_size, " ", row.device, " ", row.data_set, " ",
                     row.next_rank, " ", row.record_digest);
     absl::StrAppend(&text, " ", row.max_attempts, " ", row.attempt, " ", row.failed_attempts, " ", row.failure_class,
-                    " ", row.checkpoint ? row.checkpoint->ShortDebugString() : "", " ",
-                    absl::FormatTime(row.create_time), " ", absl::FormatTime(row.start_time), " ",
-                    absl::FormatTime(row.end_time), "\n");
+                    " ", row.checkpoint ? row.checkpoint->iteration() : -1, " ", row.older_checkpoints.size(), " ",
+                    time(row.create_time), " ", time(row.start_time), " ", time(row.end_time), "\n");
     for (const server::Placement& place : row.gang) {
       absl::StrAppend(&text, " ", place.rank, " ", place.worker_id, " ", place.session, " ", place.slot, " ",
                       place.succeeded, "\n");
     }
   }
+  absl::StrAppend(&text, ended, "\n");
   for (const server::WorkerView& worker : core_->Workers()) {
     absl::StrAppend(&text, worker.row.name, " ", worker.row.worker_id, " ", worker.row.incarnation, " ",
-                    worker.row.session, " ", worker.state != ham::v1::Worker::UNREACHABLE, " ",
-                    absl::FormatTime(worker.last_beat_time), " ", core_->DesiredVersion(worker.row.worker_id), "\n");
+                    worker.row.session, " ", worker.state, " ", time(worker.last_beat_time), " ",
+                    core_->DesiredVersion(worker.row.worker_id), "\n");
     for (const ham::v1::Slot& slot : worker.slots) absl::StrAppend(&text, " ", slot.index(), " ", slot.job(), "\n");
     for (const server::DesiredRank& rank : core_->Desired(worker.row.worker_id)) {
       absl::StrAppend(&text, " ", rank.job, " ", rank.attempt, " ", rank.rank, " ", rank.slot, " ",
@@ -386,224 +383,6 @@ std::string World::Describe() const {
     }
   }
   return text;
-}
-
-// ---- agents and network ------------------------------------------------------------------------------------
-
-absl::Duration World::Latency() {
-  const bool late = faults_ && Chance(random_) < 0.02;
-  return late ? Between(absl::ZeroDuration(), absl::Seconds(30))
-              : Between(absl::Milliseconds(1), absl::Milliseconds(50));
-}
-
-void World::AgentSecond(SimulatedAgent& agent) {
-  At(now_ + Between(absl::Milliseconds(900), absl::Milliseconds(1100)), [this, &agent] { AgentSecond(agent); });
-  if (faults_ && agent.up) {
-    const double dice = Chance(random_);
-    if (dice < 1.0 / 600) {
-      ++counts_["agent crashes"];
-      BreakConnection(agent);
-      agent.Crash();
-      agent.down_until = now_ + Between(absl::ZeroDuration(), absl::Seconds(40));
-    } else if (dice < 1.0 / 600 + 1.0 / 150) {
-      ++counts_["broken connections"];
-      BreakConnection(agent);
-      agent.down_until = now_ + Between(absl::ZeroDuration(), absl::Seconds(Chance(random_) < 0.3 ? 90 : 5));
-    }
-  }
-  if (!agent.up && now_ >= agent.down_until) agent.up = true;
-  if (!agent.up) return;
-  const TrainerFaults faults = faults_ ? TrainerFaults{.crash = 0.004, .user_error = 0.0005} : TrainerFaults{};
-  agent.Tick(
-      now_, faults, random_, [this](const RankId& id, int world_size) { return GangOf(id, world_size); },
-      [this](const RankId& id) {
-        ended_well_[std::make_pair(std::get<0>(id), std::get<1>(id))].insert(std::get<2>(id));
-      });
-  if (agent.connection == 0) {
-    if (now_ >= agent.down_until && core_ != nullptr && Chance(random_) < 0.5) AgentConnect(agent);
-    return;
-  }
-  if (agent.session == 0) return;
-  AgentBeat(agent);
-  AgentCheckpoints(agent);
-  AgentWork(agent);
-}
-
-void World::AgentConnect(SimulatedAgent& agent) {
-  agent.connection = next_connection_++;
-  agent.session = 0;
-  agent.desired_version = 0;
-  const int64_t connection = agent.connection;
-  // The message lives as long as its stream; the agent waits for the answer before it says more.
-  const auto reply = [this, &agent, connection](bool ok) {
-    if (agent.connection != connection) return;
-    if (!ok) {
-      agent.connection = 0;
-      agent.down_until = now_ + Between(absl::Seconds(1), absl::Seconds(20));
-      return;
-    }
-    const int64_t session = core_->FindWorker(agent.worker_id)->session;
-    downlink_[connection] = now_ + Latency();
-    At(downlink_[connection], [&agent, connection, session] {
-      if (agent.connection == connection) agent.session = session;
-    });
-  };
-  At(now_ + Between(absl::Milliseconds(1), absl::Milliseconds(50)), [this, &agent, connection, reply, term = term_] {
-    if (term != term_ || core_ == nullptr || agent.connection != connection) return;
-    server::WorkerRegistered event;
-    event.registration = agent.Registration();
-    Deliver({.event = std::move(event), .connection = connection, .reply = reply});
-  });
-}
-
-void World::AgentBeat(SimulatedAgent& agent) {
-  if (faults_ && Chance(random_) < 0.03) return;  // lost
-  const server::WorkerBeat beat = {agent.worker_id, agent.session, agent.Observed(), agent.desired_version};
-  const int copies = faults_ && Chance(random_) < 0.03 ? 2 : 1;
-  for (int i = 0; i < copies; ++i) {
-    At(now_ + Latency(), [this, beat, term = term_] {
-      if (term == term_ && core_ != nullptr) Deliver({.event = beat, .reply = nullptr});
-    });
-  }
-}
-
-void World::AgentCheckpoints(SimulatedAgent& agent) {
-  for (const auto& [id, process] : agent.processes) {
-    const bool saves = std::get<2>(id) == 0 && !IsPool(std::get<0>(id));
-    if (process.state != ObservedRank::RUNNING || !saves || Chance(random_) >= 0.1) continue;
-    server::CheckpointCommitted commit;
-    commit.session = agent.session;
-    commit.job = std::get<0>(id);
-    commit.checkpoint.set_attempt(std::get<1>(id));
-    commit.checkpoint.set_iteration(process.iteration);
-    commit.checkpoint.set_manifest_digest(absl::StrCat(std::get<1>(id), "/", process.iteration));
-    At(now_ + Latency(), [this, commit, term = term_] {
-      if (term == term_ && core_ != nullptr) Deliver({.event = commit, .reply = nullptr});
-    });
-  }
-}
-
-bool World::IsPool(const std::string& job) const { return stored_jobs_.at(job).pool; }
-
-// Ranks of pools finish blocks; who finishes the last one leads to the record, of which the core may hear twice, or
-// late.
-void World::AgentWork(SimulatedAgent& agent) {
-  for (const auto& [id, process] : agent.processes) {
-    const std::string& job = std::get<0>(id);
-    if (process.state != ObservedRank::RUNNING || !IsPool(job) || Chance(random_) >= 0.2) continue;
-    At(now_ + Latency(), [this, job, session = agent.session, attempt = std::get<1>(id), term = term_] {
-      if (term != term_ || core_ == nullptr || !core_->CheckFence(session, job, attempt).ok()) return;
-      Deliver({.event = server::WorkFinished{job}, .reply = [this, job](bool ok) {
-                 if (!ok || ++pool_work_[job] < kPoolBlocks) return;
-                 const int copies = 1 + static_cast<int>(random_() % 2);
-                 for (int i = 0; i < copies; ++i) {
-                   At(now_ + Latency(), [this, job] {
-                     if (core_ != nullptr) Deliver({.event = server::EvaluationRecorded{job, "r"}, .reply = nullptr});
-                   });
-                 }
-               }});
-    });
-  }
-}
-
-// Messages of one stream arrive in order or not at all.
-void World::SendDesired(SimulatedAgent& agent) {
-  const auto stream = server_connection_.find(agent.worker_id);
-  if (stream == server_connection_.end() || stream->second != agent.connection) return;
-  if (faults_ && Chance(random_) < 0.03) return BreakConnection(agent);
-  const int64_t connection = agent.connection;
-  absl::Duration& arrival = downlink_[connection];
-  arrival = std::max(arrival, now_ + Latency());
-  At(arrival, [this, &agent, connection, desired = core_->Desired(agent.worker_id),
-               version = core_->DesiredVersion(agent.worker_id)] {
-    if (agent.connection != connection || !agent.up) return;
-    const auto conflict = agent.TakeDesired(version, desired, now_, random_);
-    if (conflict) Check(false, *conflict);
-  });
-}
-
-// The coordinator hears of it some time later, if this is still the stream it uses.
-void World::BreakConnection(SimulatedAgent& agent) {
-  if (agent.connection == 0) return;
-  const int64_t connection = std::exchange(agent.connection, 0);
-  downlink_.erase(connection);
-  At(now_ + Between(absl::ZeroDuration(), absl::Seconds(25)), [this, &agent, connection, term = term_] {
-    if (term != term_ || core_ == nullptr) return;
-    const auto worker = core_->FindWorker(agent.worker_id);
-    const auto current = server_connection_.find(agent.worker_id);
-    if (!worker || current == server_connection_.end() || current->second != connection) return;
-    Deliver({.event = server::WorkerDisconnected{agent.worker_id, worker->session},
-             .connection = connection,
-             .reply = nullptr});
-  });
-}
-
-Gang World::GangOf(const RankId& id, int world_size) const {
-  const auto& [job, attempt, rank] = id;
-  if (IsPool(job)) return Gang::kPool;
-  const auto done = ended_well_.find({job, attempt});
-  if (done != ended_well_.end() && !done->second.empty()) return Gang::kDone;
-  int running = 0;
-  for (const auto& agent : agents_) {
-    auto it = agent->processes.lower_bound({job, attempt, 0});
-    for (; it != agent->processes.end() && std::get<0>(it->first) == job && std::get<1>(it->first) == attempt; ++it) {
-      running += it->second.state == ObservedRank::RUNNING ? 1 : 0;
-    }
-  }
-  return running == world_size ? Gang::kRuns : Gang::kBroken;
-}
-
-// ---- clients -----------------------------------------------------------------------------------------------
-
-void World::ClientStep() {
-  At(now_ + Between(absl::Seconds(5), absl::Seconds(35)), [this] { ClientStep(); });
-  if (core_ == nullptr) return;
-  for (const std::string& name : acknowledged_) {
-    Check(stored_jobs_.count(name) != 0 && core_->FindJob(name) != nullptr,
-          absl::StrCat(name, " was acknowledged and is lost"));
-  }
-  if (!faults_) {  // what can never fit is taken away, so that all else must end
-    for (const auto& [name, row] : stored_jobs_) {
-      if (!IsFinal(row.state) && row.device != "cpu") Cancel(name);
-    }
-    return;
-  }
-  if (Chance(random_) < 0.02) {  // a switch fails
-    ++counts_["partitions"];
-    const absl::Duration until = now_ + Between(absl::ZeroDuration(), absl::Seconds(120));
-    for (auto& agent : agents_) {
-      if (Chance(random_) < 0.3) continue;
-      BreakConnection(*agent);
-      agent->down_until = std::max(agent->down_until, until);
-    }
-  }
-  if (next_job_ <= kMaxJobs) Submit();
-  if (Chance(random_) >= 0.2) return;
-  std::vector<std::string> open;
-  for (const auto& [name, row] : stored_jobs_) {
-    if (!IsFinal(row.state) || Chance(random_) < 0.01) open.push_back(name);
-  }
-  if (!open.empty()) Cancel(open[random_() % open.size()]);
-}
-
-void World::Submit() {
-  server::JobRow row;
-  // Now and then a client repeats itself because it got no answer.
-  row.name = absl::StrCat("projects/default/jobs/j", Chance(random_) < 0.1 ? next_job_ : next_job_++);
-  row.creator = "admin";
-  row.pool = Chance(random_) < 0.3;
-  row.world_size = 1 + static_cast<int>(Chance(random_) * (row.pool ? 8 : 4));
-  row.device = Chance(random_) < 0.03 ? "cuda" : "cpu";
-  row.data_set = "fashion-mnist";
-  row.max_attempts = 1 + static_cast<int>(Chance(random_) * 8);
-  Deliver({.event = server::SubmitJob{row}, .reply = [this, name = row.name](bool ok) {
-             if (ok) acknowledged_.insert(name);
-           }});
-}
-
-void World::Cancel(const std::string& job) {
-  cancel_requested_.insert(job);
-  Deliver({.event = server::CancelJob{job, "admin"}, .reply = nullptr});
 }
 
 }  // namespace ham::simulation
