@@ -27,6 +27,11 @@ void ArtifactCollector::Shutdown() {
   if (thread_.joinable()) thread_.join();
 }
 
+void ArtifactCollector::NoteDamage() {
+  absl::MutexLock lock(&mutex_);
+  damage_ = true;
+}
+
 void ArtifactCollector::NoteNamed(const std::set<std::string>& digests) {
   absl::MutexLock lock(&mutex_);
   noted_.insert(digests.begin(), digests.end());
@@ -48,9 +53,11 @@ void ArtifactCollector::Run() {
 }
 
 absl::StatusOr<int64_t> ArtifactCollector::Sweep(absl::Time now) {
+  bool damaged = false;
   {
     absl::MutexLock lock(&mutex_);
     named_.merge(std::exchange(noted_, {}));
+    damaged = damage_;
   }
   const absl::StatusOr<std::vector<JobRow>> jobs = jobs_();
   if (!jobs.ok()) return jobs.status();
@@ -59,12 +66,13 @@ absl::StatusOr<int64_t> ArtifactCollector::Sweep(absl::Time now) {
   for (const std::string& digest : std::exchange(named_, {})) {
     if (named->count(digest) == 0) released_.insert(digest);
   }
+  if (damaged) released_.clear();
   for (const auto& [digest, what] : *named) {
     named_.insert(digest);
     released_.erase(digest);
   }
   return artifacts_->RemoveIf([&](const ArtifactStore::Item& item) {
-    if (named_.count(item.digest) != 0) return false;
+    if (named_.count(item.digest) != 0 || (item.complete && !names_.knows_all())) return false;
     const bool released = item.complete && released_.count(item.digest) != 0;
     const absl::Duration life = released ? limits_.released_artifact_life : limits_.unnamed_artifact_life;
     if (now - item.asked <= life) return false;

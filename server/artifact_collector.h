@@ -33,10 +33,13 @@ class ArtifactCollector {
   // Joins the thread. Idempotent.
   void Shutdown();
 
+  // A checkpoint was dropped since it could not be read. Perhaps it can be again: from now on nothing counts as
+  // released.
+  void NoteDamage();
   // A job has named these since the last sweep, and may name them no more by the next. Any thread.
   void NoteNamed(const std::set<std::string>& digests);
-  // Looks once; gives the bytes removed. Nothing is removed where rows, manifests or specs cannot be read at present.
-  // One thread at a time.
+  // Looks once; gives the bytes removed. Nothing is removed where rows, manifests or specs cannot be read at present,
+  // and nothing complete where one is damaged: what it named is not known. One thread at a time.
   absl::StatusOr<int64_t> Sweep(absl::Time now);
 
  private:
@@ -51,6 +54,7 @@ class ArtifactCollector {
 
   absl::Mutex mutex_;
   std::set<std::string> noted_ ABSL_GUARDED_BY(mutex_);
+  bool damage_ ABSL_GUARDED_BY(mutex_) = false;
   bool closed_ ABSL_GUARDED_BY(mutex_) = false;
   std::thread thread_;
 };

@@ -193,8 +193,11 @@ absl::StatusOr<ham::v1::ListJobsResponse> JobServiceImpl::List(const ham::v1::Li
   for (int i = 0; i < response.jobs_size(); ++i) {
     Job& job = *response.mutable_jobs(i);
     const absl::StatusOr<std::map<std::string, std::string>> labels = parts_.store->GetLabels(job.name());
-    if (!labels.ok()) return WithStoreReason(labels.status());
-    job.mutable_labels()->insert(labels->begin(), labels->end());
+    if (labels.ok()) {
+      job.mutable_labels()->insert(labels->begin(), labels->end());
+    } else if (!absl::IsDataLoss(labels.status())) {  // one damaged job must not hide the others
+      return WithStoreReason(labels.status());
+    }
     bytes += job.ByteSizeLong();
     if (i == 0 || bytes <= kPageBytes) continue;
     response.set_next_page_token(PageToken(request, indexes[static_cast<size_t>(i) - 1]));

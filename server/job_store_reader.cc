@@ -23,7 +23,7 @@ JobRow DamagedJob(const std::string& name, int64_t submit_index) {
   row.name = name;
   row.submit_index = submit_index;
   row.state = ham::v1::Job::FAILED;
-  row.state_reason = "ROW_DAMAGED";
+  row.state_reason = kRowDamaged;
   row.state_message = "Its row in the database is damaged; its log is not. Restore a backup to have it again.";
   row.failure_class = ham::v1::INFRASTRUCTURE;
   row.create_time = row.end_time = absl::UnixEpoch();

@@ -4,15 +4,14 @@
 #include "server/checkpoint_manifest.h"
 
 namespace ham::server {
-namespace {
 
 // Another try would find the same.
-bool IsLost(const absl::Status& status) {
-  return absl::IsDataLoss(status) || absl::IsNotFound(status) || absl::IsFailedPrecondition(status) ||
-         absl::IsInvalidArgument(status);
+bool NamedArtifacts::IsLost(const absl::Status& status) {
+  const bool lost = absl::IsDataLoss(status) || absl::IsNotFound(status) || absl::IsFailedPrecondition(status) ||
+                    absl::IsInvalidArgument(status);
+  knows_all_ = knows_all_ && !lost;
+  return lost;
 }
-
-}  // namespace
 
 absl::StatusOr<std::set<std::string>> NamedArtifacts::FilesOf(const std::string& manifest) {
   const auto known = files_.find(manifest);
@@ -34,7 +33,9 @@ absl::StatusOr<std::string> NamedArtifacts::WeightsOf(const std::string& job) {
 
 absl::StatusOr<std::map<std::string, std::string>> NamedArtifacts::Of(const std::vector<JobRow>& jobs) {
   std::map<std::string, std::string> named;
+  knows_all_ = true;
   for (const JobRow& row : jobs) {
+    knows_all_ = knows_all_ && row.state_reason != kRowDamaged;
     std::vector<ham::v1::Checkpoint> checkpoints = row.older_checkpoints;
     if (row.checkpoint) checkpoints.push_back(*row.checkpoint);
     for (const ham::v1::Checkpoint& checkpoint : checkpoints) {

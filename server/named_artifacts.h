@@ -22,11 +22,14 @@ class NamedArtifacts {
   NamedArtifacts(ArtifactStore* artifacts, ContentReader content)
       : artifacts_(artifacts), content_(std::move(content)) {}
 
-  // By digest, what the artifact is. A manifest or spec that is damaged or missing names nothing; UNAVAILABLE where one
-  // cannot be read at present.
+  // By digest, what the artifact is. A row, manifest or spec that is damaged or missing names nothing; UNAVAILABLE
+  // where one cannot be read at present.
   absl::StatusOr<std::map<std::string, std::string>> Of(const std::vector<JobRow>& jobs);
+  // Of the last Of(): whether all of them could be read, so that what is not in it is named by nobody.
+  bool knows_all() const { return knows_all_; }
 
  private:
+  bool IsLost(const absl::Status& status);
   absl::StatusOr<std::set<std::string>> FilesOf(const std::string& manifest);
   absl::StatusOr<std::string> WeightsOf(const std::string& job);
 
@@ -34,6 +37,7 @@ class NamedArtifacts {
   const ContentReader content_;
   std::map<std::string, std::set<std::string>> files_;  // by manifest
   std::map<std::string, std::string> weights_;          // by job
+  bool knows_all_ = true;
 };
 
 }  // namespace ham::server

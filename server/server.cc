@@ -134,6 +134,10 @@ void Server::StartLoop(Store::Contents contents) {
 
 void Server::StartCollector() {
   const auto rows = [this]() -> absl::StatusOr<std::vector<JobRow>> {
+    const std::shared_ptr<const ClusterSnapshot> snapshot = snapshot_.Get();
+    if (snapshot != nullptr && snapshot->store_failed) {  // the file may hold newer rows
+      return absl::UnavailableError("the store has failed");
+    }
     std::vector<JobRow> jobs;
     const absl::Status status = ReadAndWait(&*loop_, [&jobs](const CoordinatorLoop::View& view) {
       for (const auto& [name, row] : view.core().jobs()) jobs.push_back(row);

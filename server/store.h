@@ -53,6 +53,9 @@ struct Transaction {
 };
 
 // Commit and Reopen are called by one thread; the rest by any.
+// State reason of a job whose row is damaged: what it named is not known.
+inline constexpr char kRowDamaged[] = "ROW_DAMAGED";
+
 class Store {
  public:
   struct Contents {

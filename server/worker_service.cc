@@ -197,6 +197,7 @@ absl::Status WorkerServiceImpl::Download(const ham::v1::DownloadArtifactRequest&
 absl::Status WorkerServiceImpl::NoteLost(const JobRow& row, const absl::Status& problem) {
   const std::string text(problem.message());
   spdlog::error("{} cannot have what it needs: {}", row.name, text);
+  parts_.collector->NoteDamage();
   const absl::Status noted =
       row.pool ? ApplyAndWait(parts_.loop, JobBroken{row.name, absl::StrCat("Its weights cannot be read: ", text,
                                                                             "; submit it again with --weights.")})
@@ -229,6 +230,7 @@ absl::Status WorkerServiceImpl::CheckArtifacts(const ham::v1::CommitCheckpointRe
                                                    " are not those of the manifest (", manifest->iteration, ", ",
                                                    manifest->epoch, ")"));
   }
+  if (manifest->files.empty()) return absl::InvalidArgumentError("a checkpoint without files is none");
   for (const std::string& digest : manifest->files) {
     const absl::StatusOr<ArtifactStore::Held> held = parts_.artifacts->Query(digest);
     if (!held.ok()) return held.status();

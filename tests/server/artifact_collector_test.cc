@@ -99,12 +99,31 @@ TEST_F(ArtifactCollectorTest, RemovesNothingWhileRowsOrManifestsCannotBeRead) {
   EXPECT_TRUE(Has("weights"));
 }
 
-TEST_F(ArtifactCollectorTest, ADamagedManifestHoldsNothingUp) {
+TEST_F(ArtifactCollectorTest, WhatADamagedManifestOrRowNamedMayBeAnything) {
   const std::string path = ArtifactPath(state_ + "/artifacts", Training().checkpoint->manifest_digest());
+  const std::string manifest = ham::testing::ReadTestFile(path);
   ham::testing::WriteTestFile(path, "{}");
+  EXPECT_EQ(*collector_->Sweep(After(absl::Hours(25))), 0);
+  EXPECT_TRUE(Has("weights")) << "they are whole";
+  ham::testing::WriteTestFile(path, manifest);
+  JobRow& damaged = jobs_.emplace_back();
+  damaged.name = "projects/default/jobs/damaged";
+  damaged.state_reason = kRowDamaged;
+  EXPECT_EQ(*collector_->Sweep(After(absl::Hours(25))), 0);
+  EXPECT_TRUE(Has("named by nobody"));
+  jobs_.pop_back();
   EXPECT_GT(*collector_->Sweep(After(absl::Hours(25))), 0);
-  EXPECT_FALSE(Has("weights"));  // nobody can load them any more
-  EXPECT_TRUE(Has("old weights"));
+  EXPECT_FALSE(Has("named by nobody"));
+  EXPECT_TRUE(Has("weights"));
+}
+
+TEST_F(ArtifactCollectorTest, WhatWasDroppedAsDamagedIsNotReleased) {
+  ASSERT_EQ(*collector_->Sweep(After(absl::Minutes(3))), 0);
+  collector_->NoteDamage();
+  Training().older_checkpoints.clear();
+  Training().checkpoint.reset();
+  ASSERT_EQ(*collector_->Sweep(After(absl::Minutes(3))), 0);
+  EXPECT_TRUE(Has("weights"));
 }
 
 TEST_F(ArtifactCollectorTest, StopsAtOnce) {
