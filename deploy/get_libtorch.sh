@@ -1,7 +1,7 @@
 #!/bin/sh
 # Fetches LibTorch (pinned PyPI wheels) and unpacks it:
 #   deploy/get_libtorch.sh [--cuda] [PREFIX]
-# The CPU set is 545 MB to download and 1.2 GB on disk; --cuda, the set of ham-trainer-cuda, 2.6 GB and 4.1 GB.
+# The CPU set is 545 MB to download and 1.2 GB on disk; --cuda, the set of ham-trainer-cuda, 2.6 GB and 4.0 GB.
 # PREFIX: the argument, or HAM_LIBTORCH (HAM_LIBTORCH_CUDA), or ham/libtorch-2.11.0-cpu (-cuda) in the user's cache
 # folder, which is where CMake looks. A complete prefix is left as it is. May be stopped at any time and run again: the
 # prefix appears whole or not at all. Needs python3 >= 3.9 with pip, and sha256sum and flock; no Python at run time.
