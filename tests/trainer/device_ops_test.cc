@@ -1,16 +1,18 @@
 #include "worker/trainer/device_ops.h"
 
 #include <limits>
+#include <memory>
 #include <vector>
 
 #include <ATen/Parallel.h>
+#include <ATen/ops/allclose.h>
 #include <ATen/ops/full.h>
-#include <ATen/ops/rand.h>
 #include <ATen/ops/tensor.h>
 #include <ATen/ops/zeros.h>
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
+#include "tests/support/host_accelerator.h"
 #include "tests/support/toy_images.h"
 #include "worker/trainer/device.h"
 #include "worker/trainer/ham_step.h"
@@ -87,6 +89,36 @@ class MiningTest : public ::testing::Test {
 TEST_F(MiningTest, ClearRowsAreAskedOnce) { EXPECT_EQ(PassesWith({5, 0, 0, 0}), kRows); }
 
 TEST_F(MiningTest, TiesAreAllAskedAgain) { EXPECT_EQ(PassesWith({5, 5, 5, 5}), 2 * kRows); }
+
+// A training pass is made on more rows than there are: what stands in the others, here no numbers, counts for nothing.
+TEST(TrainOnDeviceTest, RowsOfAnEarlierStepCountForNothing) {
+  at::set_num_threads(1);
+  const HostAsDevice as_device;
+  ham::testing::HostAccelerator accelerator;
+  const std::unique_ptr<Model> model = MakePreActResNet18({.image = {1, 8, 8}, .classes = kClasses}, 8);
+  ParameterSet weights(model->parameters());
+  weights.Initialize(5);
+  const auto train = [&](NetworkPasses& passes, int64_t rows, bool numbers, ParameterSet* gradients) {
+    std::vector<uint32_t> ids(rows);
+    for (int64_t row = 0; row < rows; ++row) ids[row] = static_cast<uint32_t>(row);
+    Batch batch = GatherBatch(ham::testing::ToyImages(rows, 1), ids);
+    if (!numbers) batch.x.fill_(std::numeric_limits<double>::quiet_NaN());
+    const std::vector<double> row_weights(rows, 1);
+    TrainingPass pass{.rows = rows, .statistics = gradients};
+    return passes.TrainOnDevice({batch, rows, row_weights, 0}, weights, &pass, gradients).clone();
+  };
+  ParameterSet expected(model->parameters()), found(model->parameters());
+  NetworkPasses padded(*model, weights, &accelerator), plain(*model, weights);
+  const at::Tensor sums = train(plain, 41, true, &expected);
+  ASSERT_GT(RecordedRows(41), 41);
+  for (const int64_t rows : {48, 41, 41}) {  // the last is a replay
+    const at::Tensor same = train(padded, rows, rows == 41, &found);
+    if (rows == 41) {
+      EXPECT_TRUE(at::allclose(same, sums, 1e-5, 1e-6));
+      EXPECT_TRUE(at::allclose(found.flat(), expected.flat(), 1e-4, 1e-5));
+    }
+  }
+}
 
 }  // namespace
 }  // namespace ham::trainer
