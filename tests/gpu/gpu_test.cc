@@ -449,7 +449,7 @@ class GpuChannelOpsTest : public GpuTest, public ::testing::WithParamInterface<I
 INSTANTIATE_TEST_SUITE_P(Types, GpuChannelOpsTest,
                          ::testing::Values(ImageCase{"Fp64", at::kDouble, 1e-11}, ImageCase{"Fp32", at::kFloat, 2e-5},
                                            ImageCase{"Bf16", at::kBFloat16, 2e-3}),
-                         [](const auto& info) { return info.param.name; });
+                         [](const auto& test) { return test.param.name; });
 
 TEST_P(GpuChannelOpsTest, KernelsAreTheOperations) {
   ASSERT_NE(CudaChannelOps(), nullptr);
