@@ -79,6 +79,11 @@ absl::StatusOr<std::string> DigestOf(int fd, const std::string& path) {
   }
 }
 
+absl::Status MakeFolders(const std::string& root) {
+  const absl::Status status = MakeDirectory(root);
+  return status.ok() ? MakeDirectory(root + "/unfinished") : status;
+}
+
 class ArtifactDirectory final : public ArtifactStore {
  public:
   ArtifactDirectory(std::string root, int64_t quota) : root_(std::move(root)), quota_(quota) {}
@@ -104,6 +109,9 @@ class ArtifactDirectory final : public ArtifactStore {
     if (offset != held) {
       return absl::OutOfRangeError(absl::StrCat("artifact ", digest, " holds ", held, " bytes, not ", offset,
                                                 ": ask with QueryArtifact and go on from there"));
+    }
+    if (held == 0 && SizeOf(root_ + "/unfinished") < 0) {  // somebody has removed it meanwhile
+      if (const absl::Status status = MakeFolders(root_); !status.ok()) return status;
     }
     if (const absl::Status status = Reserve(static_cast<int64_t>(data.size())); !status.ok()) return status;
     const absl::Status status = Append(path, &data);
@@ -291,9 +299,7 @@ std::string ArtifactPath(const std::string& directory, const std::string& digest
 }
 
 absl::StatusOr<std::unique_ptr<ArtifactStore>> OpenArtifactDirectory(const std::string& directory, int64_t quota) {
-  for (const std::string& path : {directory, directory + "/unfinished"}) {
-    if (const absl::Status status = MakeDirectory(path); !status.ok()) return status;
-  }
+  if (const absl::Status status = MakeFolders(directory); !status.ok()) return status;
   auto store = std::make_unique<ArtifactDirectory>(directory, quota);
   if (quota != 0) store->CountWhatIsHeld();
   return store;

@@ -4,6 +4,8 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
+#include <filesystem>
+
 #include "absl/time/clock.h"
 #include "proto/channel.h"
 #include "proto/sha256.h"
@@ -132,6 +134,18 @@ TEST(ArtifactDirectory, ResumesVerifiesAndReads) {
   EXPECT_EQ(*(*store)->Read(digest, 8, 3), text.substr(8, 3));
   EXPECT_EQ(*(*store)->Read(digest, 100, 3), "");
   EXPECT_TRUE((*store)->Put(digest, 0, text).ok());
+}
+
+TEST(ArtifactDirectory, IsMadeAgainWhenItWasRemoved) {
+  const TemporaryDirectory folder;
+  const auto store = OpenArtifactDirectory(folder / "artifacts");
+  const std::string digest = Sha256Hex("weights");
+  ASSERT_TRUE((*store)->Put(digest, 0, "wei").ok());
+  std::filesystem::remove_all(folder / "artifacts");
+  EXPECT_EQ((*store)->Query(digest)->offset, 0);
+  ASSERT_TRUE((*store)->Put(digest, 0, "weights").ok());
+  ASSERT_TRUE((*store)->Commit(digest, 7).ok());
+  EXPECT_EQ(*(*store)->Read(digest, 0, 100), "weights");
 }
 
 TEST(ArtifactDirectory, DropsWhatIsNotItsDigest) {
