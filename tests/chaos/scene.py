@@ -2,6 +2,7 @@
 import json
 import os
 import pathlib
+import shutil
 import signal
 import time
 
@@ -174,6 +175,10 @@ class Scene:
 
     def _fill_worker(self, fault, stream):
         return _fill(self.cluster.path / f"worker-{fault.worker}")
+
+    def _drop_artifacts(self, fault, stream):
+        shutil.rmtree(self.cluster.path / "state" / "artifacts", ignore_errors=True)
+        return lambda: None
 
     def _kill_watcher(self, fault, stream):
         return (lambda: None) if stream.kill_a_watcher(fault.pick) else None

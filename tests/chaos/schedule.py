@@ -28,6 +28,7 @@ KINDS = {
     "unplug": (2, "link", "long"),
     "kill_watcher": (1, None, "short"),
 }
+ONCE = "drop_artifacts"  # in each run
 
 
 @dataclasses.dataclass(frozen=True)
@@ -62,7 +63,8 @@ def draw(seed, seconds, workers, kinds):
                 continue
             free_at[held] = at + lasts + 0.5
         faults.append(Fault(round(at, 3), kind, worker, round(lasts, 3), pick))
-    return faults
+    faults.append(Fault(round(seconds * chance.uniform(0.3, 0.7), 3), ONCE, 0, 0.0, chance.random()))
+    return sorted(faults, key=lambda fault: fault.at)
 
 
 def _length(chance, how):
