@@ -157,6 +157,7 @@ ControlStream::~ControlStream() { Close(absl::ZeroDuration()); }
 
 void ControlStream::Register(int64_t stream, ham::v1::RegisterWorker registration) {
   ham::v1::AgentMessage message;
+  registration.set_stream(stream);
   *message.mutable_register_() = std::move(registration);
   absl::MutexLock lock(&mutex_);
   if (call_ != nullptr && call_->stream() == stream) call_->Send(std::move(message));
