@@ -237,7 +237,8 @@ def under_load(root):
     with tempfile.TemporaryDirectory() as folder:
         _, jobs, _, problems = trials.loaded(pathlib.Path(folder), 1, LOAD_SECONDS, LOAD)
     return len(problems), (f"{LOAD_SECONDS} s with --lease 3s beside {LOAD} busy processes, {jobs} jobs ended, no "
-                           "attempt of theirs that ran was given up" + "".join(f"; {problem}" for problem in problems[:3]))
+                           "attempt of theirs that ran was given up"
+                           + "".join(f"; {problem}" for problem in problems[:3]))
 
 
 # ---- a rank is stopped
@@ -258,8 +259,8 @@ def rank_stopped(root, checkpoints):
                 raise RuntimeError(f"rank {rank} was stopped, and the verdict is {event['reason']}: {event['message']}")
             times.append(at - stopped)
             job.wait_checkpoint(job.wait_running(stopped)[0])
-    return worst(times, f"SIGSTOP of one of two ranks {checkpoints} checkpoints after the start, default bounds, to the "
-                        "verdict, which named this rank only")
+    return worst(times, f"SIGSTOP of one of two ranks {checkpoints} checkpoints after the start, default bounds, to "
+                        "the verdict, which named this rank only")
 
 
 # ---- the coordinator is killed

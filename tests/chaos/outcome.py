@@ -41,7 +41,8 @@ def outcome_of(records):
 def interruptions(records):
     """Why attempts ended whose ranks ran, one sentence each."""
     events = [record["event"] for record in records if "event" in record]
-    return [event["message"] for event in events if (event["from_state"], event["to_state"]) == ("RUNNING", "RECOVERING")]
+    return [event["message"] for event in events
+            if (event["from_state"], event["to_state"]) == ("RUNNING", "RECOVERING")]
 
 
 def digest_of(value):

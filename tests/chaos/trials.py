@@ -19,7 +19,8 @@ UNREACHABLE, TIMEOUT = 3, 4  # exit codes of hamctl
 
 
 def run(kind, folder, seed, count, seconds, say):
-    """`count` trials, or as many as begin within `seconds`: (count by kind of fault, jobs, digest of what undisturbed runs gave, what broke)."""
+    """`count` trials, or as many as begin within `seconds`: (count by kind of fault, jobs, digest of what undisturbed
+    runs gave, what broke)."""
     kills, jobs, digest, problems = KINDS[kind](folder, random.Random(seed), seed, Goal(count, seconds), say)
     return {COUNTED[kind]: kills}, jobs, digest, problems
 
