@@ -1,7 +1,7 @@
 #!/bin/sh
 # Fetches LibTorch (pinned PyPI wheels) and unpacks it:
 #   deploy/get_libtorch.sh [--cuda] [PREFIX]
-# The CPU set is 545 MB to download and 1.2 GB on disk; --cuda, the set of ham-trainer-cuda, 2.5 GB and 3.8 GB.
+# The CPU set is 545 MB to download and 1.2 GB on disk; --cuda, the set of ham-trainer-cuda, 2.6 GB and 4.1 GB.
 # PREFIX: the argument, or HAM_LIBTORCH (HAM_LIBTORCH_CUDA), or ham/libtorch-2.11.0-cpu (-cuda) in the user's cache
 # folder, which is where CMake looks. A complete prefix is left as it is. May be stopped at any time and run again: the
 # prefix appears whole or not at all. Needs python3 >= 3.9 with pip, and sha256sum and flock; no Python at run time.
@@ -14,12 +14,14 @@ nvidia-cuda-runtime==13.0.96 --hash=sha256:7f82250d7782aa23b6cfe765ecc7db554bd3c
 nvidia-cuda-cupti==13.0.85 --hash=sha256:4eb01c08e859bf924d222250d2e8f8b8ff6d3db4721288cf35d14252a4d933c8
 LIST
 }
-# nvidia-cuda-crt and -cccl hold only headers, which those of the runtime include.
+# nvidia-cuda-crt and -cccl hold only headers, which those of the runtime include; -nvcc and nvidia-nvvm are the compiler
+# of kernels.
 cuda_requirements() {
   cat <<'LIST'
 nvidia-cublas==13.1.0.3 --hash=sha256:ee8722c1f0145ab246bccb9e452153b5e0515fd094c3678df50b2a0888b8b171
 nvidia-cuda-cccl==13.0.85 --hash=sha256:e0da7ad981f3a8aff08241b5bfc1af868742a63e2762f53a5171c492ef242649
 nvidia-cuda-crt==13.0.88 --hash=sha256:2c8043c7c9e02492716426e9919fc78d2c5b3b2a7a768a88e952676b08aa55a4
+nvidia-cuda-nvcc==13.0.88 --hash=sha256:56fe502eb77625a12f25172caa3cdddb4e4c8ba2c8c17dba44b164761b380f03
 nvidia-cuda-nvrtc==13.0.88 --hash=sha256:ad9b6d2ead2435f11cbb6868809d2adeeee302e9bb94bcf0539c7a40d80e8575
 nvidia-cudnn-cu13==9.19.0.56 --hash=sha256:d20e1734305e9d68889a96e3f35094d733ff1f83932ebe462753973e53a572bf
 nvidia-cufft==12.0.0.61 --hash=sha256:6c44f692dce8fd5ffd3e3df134b6cdb9c2f72d99cf40b62c32dde45eea9ddad3
@@ -31,6 +33,7 @@ nvidia-cusparselt-cu13==0.8.0 --hash=sha256:25e30a8a7323935d4ad0340b95a0b69926ee
 nvidia-nccl-cu13==2.28.9 --hash=sha256:e4553a30f34195f3fa1da02a6da3d6337d28f2003943aa0a3d247bbc25fefc42
 nvidia-nvjitlink==13.0.88 --hash=sha256:13a74f429e23b921c1109976abefacc69835f2f433ebd323d3946e11d804e47b
 nvidia-nvshmem-cu13==3.4.5 --hash=sha256:290f0a2ee94c9f3687a02502f3b9299a9f9fe826e6d0287ee18482e78d495b80
+nvidia-nvvm==13.0.88 --hash=sha256:c5f41ffeb6466944a026dfa5317d7d85355c119bbec279205d22f1869d1054e0
 nvidia-nvtx==13.0.85 --hash=sha256:4936d1d6780fbe68db454f5e72a42ff64d1fd6397df9f363ae786930fd5c1cd4
 LIST
 }
@@ -44,7 +47,8 @@ if [ "${1:-}" = --cuda ]; then
   megabytes=7000
   prefix=${1:-${HAM_LIBTORCH_CUDA:-$cache/libtorch-2.11.0-cuda}}
   files="torch/lib/libtorch_cuda.so torch/lib/libc10_cuda.so nvidia/nccl/lib/libnccl.so.2 nvidia/cudnn/lib/libcudnn.so.9
-    nvidia/cu13/lib/libcublas.so.13 nvidia/cu13/include/crt/host_defines.h nvidia/cu13/include/cusolverDn.h"
+    nvidia/cu13/lib/libcublas.so.13 nvidia/cu13/include/crt/host_defines.h nvidia/cu13/include/cusolverDn.h
+    nvidia/cu13/bin/nvcc nvidia/cu13/nvvm/bin/cicc"
   requirements() { cpu_requirements; cuda_requirements; }
 else
   megabytes=2000

@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Builds ham and runs all its tests; about 12 minutes on two cores, can be run again and again.
 #   tests/run.sh [--cuda-build] [--long] [--label LABEL]
-# --cuda-build fetches what ham-trainer-cuda is linked with (2.5 GB, once). Where that is, the program is built and, as far
+# --cuda-build fetches what ham-trainer-cuda is linked with (2.6 GB, once). Where that is, the program is built and, as far
 # as it can be without a GPU, tested.
 # --long adds tests/long_checks.sh: sanitizer builds, clang -Wthread-safety and clang-tidy, more simulation seeds, fuzzers;
 # about 90 minutes more.

@@ -21,12 +21,15 @@
 #include <ATen/ops/max.h>
 #include <ATen/ops/mm.h>
 #include <ATen/ops/rand.h>
+#include <ATen/ops/randn.h>
+#include <ATen/ops/tensor.h>
 #include <ATen/ops/zeros_like.h>
 #include <c10/cuda/CUDACachingAllocator.h>
 #include <cuda_runtime_api.h>
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
+#include "absl/strings/str_cat.h"
 #include "absl/time/clock.h"
 #include "tests/gpu/count_syncs.h"
 #include "tests/support/host_accelerator.h"
@@ -38,7 +41,9 @@
 #include "worker/trainer/cuda/nccl_calls.h"
 #include "worker/trainer/device.h"
 #include "worker/trainer/ham_step.h"
+#include "worker/trainer/hard_examples.h"
 #include "worker/trainer/job_runner.h"
+#include "worker/trainer/models/channel_ops.h"
 #include "worker/trainer/models/networks.h"
 #include "worker/trainer/pgd_attack.h"
 #include "worker/trainer/precision.h"
@@ -396,6 +401,147 @@ TEST_F(GpuPassesTest, ReplaysAreThePassesThemselves) {
                        same_sums = plain.TrainOnDevice({batch, rows, row_weights, 0.1}, weights, &other, &expected);
       expect_close(sums, same_sums, "loss and counts", rows);
       expect_close(found.flat(), expected.flat(), "gradient", rows);
+    }
+  }
+}
+
+// A kernel for each pass over images beside LibTorch's operations.
+struct ImageCase {
+  const char* name;
+  at::ScalarType type;
+  double bound;  // of the relative difference: roundings of the type, or of sums in another order
+};
+
+class GpuChannelOpsTest : public GpuTest, public ::testing::WithParamInterface<ImageCase> {
+ protected:
+  // Some of `rows` count. x and added have other means and spreads in each channel.
+  struct Images {
+    at::Tensor x, added, d_y, d_sum, scale, shift;
+    TrueRows rows;
+  };
+  Images Make(int64_t rows, int64_t channels, int64_t side, bool count_on_device) {
+    const at::TensorOptions options = at::TensorOptions(GetParam().type).device(gpu_->device());
+    const at::TensorOptions numbers = options.dtype(GetParam().type == at::kDouble ? at::kDouble : at::kFloat);
+    const auto images = [&] {
+      return at::randn({rows, channels, side, side}, options).contiguous(at::MemoryFormat::ChannelsLast);
+    };
+    Images out{images(),
+               images(),
+               images(),
+               images(),
+               at::rand({channels}, numbers) - 0.3,
+               at::randn({channels}, numbers),
+               {rows - rows / 3}};
+    out.x.mul_(at::rand({1, channels, 1, 1}, options) + 0.5).add_(3 * at::randn({1, channels, 1, 1}, options));
+    if (count_on_device) out.rows = {rows, at::full({1}, rows - rows / 3, options.dtype(at::kLong))};
+    return out;
+  }
+
+  static void ExpectClose(const at::Tensor& found, const at::Tensor& expected, double bound, const std::string& what) {
+    ASSERT_EQ(found.sizes(), expected.sizes()) << what;
+    ASSERT_EQ(found.scalar_type(), expected.scalar_type()) << what;
+    const at::Tensor a = found.to(at::kDouble), b = expected.to(at::kDouble);
+    const double distance = ((a - b).norm() / b.norm()).item<double>();
+    EXPECT_LE(distance, bound) << what;  // no number is not below
+    EXPECT_EQ(found.strides(), expected.strides()) << what;
+  }
+};
+INSTANTIATE_TEST_SUITE_P(Types, GpuChannelOpsTest,
+                         ::testing::Values(ImageCase{"Fp64", at::kDouble, 1e-11}, ImageCase{"Fp32", at::kFloat, 2e-5},
+                                           ImageCase{"Bf16", at::kBFloat16, 2e-3}),
+                         [](const auto& info) { return info.param.name; });
+
+TEST_P(GpuChannelOpsTest, KernelsAreTheOperations) {
+  ASSERT_NE(CudaChannelOps(), nullptr);
+  const ChannelOps &kernels = *CudaChannelOps(), &operations = ComposedChannelOps();
+  // Channels that are read one by one, in packs, and by several blocks; few pixels and more than all blocks take at
+  // once.
+  const struct {
+    int64_t rows, channels, side;
+  } sizes[] = {{16, 6, 5}, {40, 64, 16}, {16, 160, 3}, {24, 512, 4}, {16, 640, 8}, {300, 64, 32}};
+  for (const auto& size : sizes) {
+    for (const int option : {0, 1, 2, 3}) {
+      const bool adds = option & 1, relu = option & 2, count_on_device = adds != relu;
+      const std::string what =
+          absl::StrCat(size.rows, " x ", size.channels, " x ", size.side, ", option ", option, ": ");
+      const Images in = Make(size.rows, size.channels, size.side, count_on_device);
+      const at::Tensor added = adds ? in.added : at::Tensor(), d_sum = adds ? in.d_sum : at::Tensor();
+      const auto close = [&](const at::Tensor& found, const at::Tensor& expected, const char* name) {
+        ExpectClose(found, expected, GetParam().bound, what + name);
+      };
+      const auto frozen = kernels.ScaleAndShift(in.x, added, in.scale, in.shift, relu),
+                 same_frozen = operations.ScaleAndShift(in.x, added, in.scale, in.shift, relu);
+      close(frozen.y, same_frozen.y, "y");
+      close(frozen.sum, same_frozen.sum, "sum");
+      const at::Tensor y = relu ? same_frozen.y : at::Tensor();
+      close(kernels.ScaleAndShiftBackward(in.d_y, y, in.scale, d_sum),
+            operations.ScaleAndShiftBackward(in.d_y, y, in.scale, d_sum), "d_x");
+
+      for (const bool ranks : {false, true}) {  // another rank that has the same rows
+        const ChannelOps::OverRanks twice = [](at::Tensor& sums) { sums.mul_(2); };
+        const ChannelOps::OverRanks over_ranks = ranks ? twice : ChannelOps::OverRanks();
+        at::Tensor mean = at::zeros_like(in.scale), variance = at::zeros_like(in.scale);
+        at::Tensor same_mean = at::zeros_like(in.scale), same_variance = at::zeros_like(in.scale);
+        const auto batch = kernels.Measure(in.x, added, in.rows, in.scale, in.shift, over_ranks, mean, variance);
+        const auto same =
+            operations.Measure(in.x, added, in.rows, in.scale, in.shift, over_ranks, same_mean, same_variance);
+        close(batch.sum, same.sum, "sum of a batch");
+        close(batch.sums, same.sums, "sums");
+        close(batch.by, same.by, "numbers of a batch");
+        close(mean, same_mean, "mean");
+        close(variance, same_variance, "variance");
+        close(kernels.Normalize(same.sum, same.by, relu), operations.Normalize(same.sum, same.by, relu), "normalised");
+        const auto gradients = kernels.MeasureGradients(in.d_y, same.sum, same, relu, in.rows, in.scale, over_ranks),
+                   same_gradients =
+                       operations.MeasureGradients(in.d_y, same.sum, same, relu, in.rows, in.scale, over_ranks);
+        // Sums of numbers of both signs: what is left of them is small beside their roundings.
+        const double slack = 20 * GetParam().bound;
+        ExpectClose(gradients.d_scale, same_gradients.d_scale, slack, what + "d_scale");
+        ExpectClose(gradients.d_shift, same_gradients.d_shift, slack, what + "d_shift");
+        ExpectClose(gradients.by, same_gradients.by, slack, what + "numbers of gradients");
+        close(kernels.NormalizeBackward(in.d_y, same.sum, same, relu, in.rows, same_gradients, d_sum),
+              operations.NormalizeBackward(in.d_y, same.sum, same, relu, in.rows, same_gradients, d_sum),
+              "d_x of a batch");
+      }
+    }
+  }
+}
+
+TEST_P(GpuChannelOpsTest, MemoryNeedNotBeAligned) {
+  const Images in = Make(16, 64, 4, false);
+  const int64_t count = in.x.numel();
+  const at::Tensor shifted =
+      at::empty({count + 1}, in.x.options()).narrow(0, 1, count).as_strided(in.x.sizes(), in.x.strides(), 1);
+  at::Tensor x = shifted;
+  x.copy_(in.x);
+  ExpectClose(CudaChannelOps()->ScaleAndShift(x, in.added, in.scale, in.shift, true).y,
+              CudaChannelOps()->ScaleAndShift(in.x, in.added, in.scale, in.shift, true).y, 0, "y");
+}
+
+using GpuMiningTest = GpuTest;
+
+// The rows that a bf16 pass decides on are hard where they are by float32.
+TEST_F(GpuMiningTest, DecidesAsFloat32) {
+  const std::unique_ptr<Model> model = MakeNetwork(Precision::kBf16);
+  const at::TensorOptions options = at::TensorOptions(at::kFloat).device(gpu_->device());
+  ParameterSet weights(model->parameters(), options), initial(model->parameters());
+  initial.Initialize(5);
+  weights.flat().copy_(initial.flat());
+  NetworkPasses passes(*model, weights, gpu_.get());
+  passes.Freeze(weights);
+  for (const int64_t rows : {256, 250, 256, 40}) {
+    at::Tensor x = NewImages(rows, model->image_shape(), options);
+    x.uniform_();
+    const std::vector<int64_t> expected = Predictions(ToHost(passes.Logits(x)));
+    const at::Tensor labels = at::tensor(expected, at::kLong);
+    const NetworkPasses::Decision decision = passes.Decide(x, labels);
+    const double distance = ToHost(decision.distance).item<double>();
+    const std::vector<int64_t> found = Predictions(ToHost(decision.logits));
+    int64_t others = 0;
+    for (int64_t row = 0; row < rows; ++row) others += found[row] != expected[row];
+    RecordProperty(absl::StrCat("distance_", rows), std::to_string(distance));
+    if (distance >= NetworkPasses::kTie) {
+      EXPECT_EQ(others, 0) << rows << " rows";
     }
   }
 }

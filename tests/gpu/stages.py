@@ -75,7 +75,7 @@ class Run:
         path = [BUNDLE / "lib", *libraries, *filter(None, [os.environ.get("LD_LIBRARY_PATH")])]
         # Of our programs; Python finds PyTorch's libraries by itself.
         self.environment = os.environ | {"LD_LIBRARY_PATH": ":".join(map(str, path))}
-        self.rehearse = options.rehearse
+        self.rehearse, self.rounds, self.comparisons = options.rehearse, options.rounds, options.comparisons
         self.end = time.monotonic() + options.seconds
         self.specs = BUNDLE / "specs" / "rehearsal" if self.rehearse else BUNDLE / "specs"
         self.data_root = self.prepare_data(options.data)
@@ -333,7 +333,7 @@ def start_programs(run, comparison):
 def compare(run, comparison):
     """Speeds, in rounds in which each program has its turn."""
     ready, failures = start_programs(run, comparison)
-    rounds, turn_seconds = (1, 0) if run.rehearse else (5, 1.0)
+    rounds, turn_seconds = (1, 0) if run.rehearse else (run.rounds, 1.0)
     measured = {name: [] for name, _ in ready}
     steps = {}
     try:
@@ -373,6 +373,8 @@ def summary(answers):
 def benchmarks(run):
     outcome, failed = {}, []
     for comparison in REHEARSAL if run.rehearse else COMPARISONS:
+        if run.comparisons and comparison["name"] not in run.comparisons:
+            continue
         outcome[comparison["name"]] = found = {"programs": compare(run, comparison), "profiles": {}}
         failed += [name for name, measured in found["programs"].items() if "failed" in measured]
         for job in comparison["jobs"]:
@@ -397,6 +399,8 @@ def main():
     parser = argparse.ArgumentParser(prog="run.sh")
     parser.add_argument("--rehearse", action="store_true")
     parser.add_argument("--seconds", type=float, default=3600)
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--comparisons", type=lambda names: names.split(","), default=[])
     parser.add_argument("data", type=pathlib.Path)
     parser.add_argument("out", type=pathlib.Path)
     parser.add_argument("stages", nargs="*", metavar="STAGE")

@@ -53,7 +53,7 @@ if(HAM_CUDA STREQUAL AUTO AND (HAM_SANITIZE OR HAM_FUZZ))
 elseif(HAM_CUDA)
   set(_missing "")
   foreach(_file torch/include/torch/headeronly/version.h nvidia/nccl/include/nccl.h
-          nvidia/cu13/include/crt/host_defines.h ${LIBTORCH_CUDA_FILES})
+          nvidia/cu13/include/crt/host_defines.h nvidia/cu13/bin/nvcc nvidia/cu13/nvvm/bin/cicc ${LIBTORCH_CUDA_FILES})
     if(NOT _missing AND NOT EXISTS ${LIBTORCH_CUDA_ROOT}/${_file})
       set(_missing ${LIBTORCH_CUDA_ROOT}/${_file})
     endif()

@@ -61,6 +61,24 @@ void AllowTf32(bool allow) {
   at::globalContext().setAllowTF32CuDNN(allow);
 }
 
+// Without a GPU nothing is to be set, and ranks may be threads.
+Tf32Scope::Tf32Scope() : before_(!at::Context::hasCUDA() || at::globalContext().allowTF32CuDNN()) {
+  if (!before_) AllowTf32(true);
+}
+
+Tf32Scope::~Tf32Scope() {
+  if (!before_) AllowTf32(false);
+}
+
+TuningScope::TuningScope(bool tunes)
+    : before_(!tunes || !at::Context::hasCUDA() || at::globalContext().benchmarkCuDNN()) {
+  if (!before_) at::globalContext().setBenchmarkCuDNN(true);
+}
+
+TuningScope::~TuningScope() {
+  if (!before_) at::globalContext().setBenchmarkCuDNN(false);
+}
+
 void EmptyCache(at::Device device) {
   if (device.is_cuda()) at::getDeviceAllocator(device.type())->emptyCache();
 }

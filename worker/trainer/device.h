@@ -49,6 +49,31 @@ inline at::Tensor ToHost(const at::Tensor& tensor) { return HostCopy(tensor).Get
 // process.
 void AllowTf32(bool allow);
 
+// While one lives, GPUs may do so, whatever AllowTf32() said. One at a time in the process.
+class Tf32Scope {
+ public:
+  Tf32Scope();
+  ~Tf32Scope();
+  Tf32Scope(const Tf32Scope&) = delete;
+  Tf32Scope& operator=(const Tf32Scope&) = delete;
+
+ private:
+  const bool before_;
+};
+
+// While one lives that `tunes`, convolutions of a size that is new to the process are timed in all ways that cuDNN has
+// for it: some tenths of a second for all of a network, and the fastest is kept. Else cuDNN guesses. Of the process.
+class TuningScope {
+ public:
+  explicit TuningScope(bool tunes);
+  ~TuningScope();
+  TuningScope(const TuningScope&) = delete;
+  TuningScope& operator=(const TuningScope&) = delete;
+
+ private:
+  const bool before_;
+};
+
 // Gives back what LibTorch keeps of the device's memory without using it.
 void EmptyCache(at::Device device);
 

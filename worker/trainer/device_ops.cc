@@ -4,13 +4,19 @@
 #include <utility>
 
 #include <ATen/TensorOperators.h>
+#include <ATen/ops/amax.h>
+#include <ATen/ops/amin.h>
+#include <ATen/ops/arange.h>
 #include <ATen/ops/argmax.h>
 #include <ATen/ops/bitwise_and.h>
 #include <ATen/ops/cat.h>
 #include <ATen/ops/clamp.h>
 #include <ATen/ops/eq.h>
+#include <ATen/ops/full.h>
 #include <ATen/ops/gt.h>
+#include <ATen/ops/linalg_vector_norm.h>
 #include <ATen/ops/log_softmax.h>
+#include <ATen/ops/lt.h>
 #include <ATen/ops/masked_fill.h>
 #include <ATen/ops/mul.h>
 #include <ATen/ops/norm.h>
@@ -24,6 +30,7 @@
 #include <ATen/ops/zeros.h>
 #include <ATen/ops/zeros_like.h>
 
+#include "worker/trainer/attack_loss.h"
 #include "worker/trainer/device.h"
 #include "worker/trainer/models/parameter_set.h"
 #include "worker/trainer/step_counts.h"
@@ -115,12 +122,13 @@ Loss SumCrossEntropy(const at::Tensor& logits, const at::Tensor& targets, const 
   return {at::sum(weight * shares * log_p).neg(), (weight * (log_p.exp() - shares)).to(logits.scalar_type())};
 }
 
-at::Tensor CountTrained(const at::Tensor& logits, const at::Tensor& labels) {
+at::Tensor CountTrained(const at::Tensor& logits, const at::Tensor& labels, const at::Tensor& rows) {
   const int64_t classes = logits.size(1);
-  const auto count = [&](int64_t bins, const at::Tensor& bin, const at::Tensor& counts) {
-    return at::zeros({bins}, logits.options().dtype(at::kDouble)).scatter_add(0, bin, counts.to(at::kDouble));
+  const auto count = [&](int64_t bins, const at::Tensor& bin, const at::Tensor& which) {
+    return at::zeros({bins}, logits.options().dtype(at::kDouble)).scatter_add(0, bin, which.to(at::kDouble));
   };
-  const at::Tensor finite = at::sum(logits * 0, {1}) == 0;
+  const at::Tensor is_true = at::lt(at::arange(logits.size(0), labels.options()), rows);
+  const at::Tensor finite = at::bitwise_and(at::sum(logits * 0, {1}) == 0, is_true);
   const at::Tensor right = at::bitwise_and(at::eq(at::argmax(logits, 1), labels), finite);
   const at::Tensor p = at::softmax(logits, 1, at::kDouble).gather(1, labels.unsqueeze(1)).squeeze(1);
   const at::Tensor bin = at::where(finite, p * kConfidenceBins, at::zeros({}, p.options())).to(at::kLong);
@@ -129,6 +137,18 @@ at::Tensor CountTrained(const at::Tensor& logits, const at::Tensor& labels) {
        count(classes * kConfidenceBins, labels * kConfidenceBins + bin.clamp_max(kConfidenceBins - 1), finite)});
 }
 
-at::Tensor AllFinite(const at::Tensor& flat) { return (at::sum(flat * 0) == 0).to(at::kDouble); }
+at::Tensor DistanceFromTie(const at::Tensor& logits, const at::Tensor& one_hot, const at::Tensor& rows) {
+  const at::Tensor range = at::amax(logits, {1}) - at::amin(logits, {1});
+  const at::Tensor distance = AttackLossValues(AttackLoss::kMargin, logits, one_hot).abs() / range;
+  const at::Tensor counts = at::lt(at::arange(logits.size(0), rows.options()), rows);
+  const auto number = [&](double value) { return at::full({}, value, logits.options()); };
+  return at::where(counts, at::where(distance >= 0, distance, number(0)),
+                   number(std::numeric_limits<double>::infinity()));
+}
+
+// One pass that only reads. The length of float32 numbers is finite in float64 where all of them are.
+at::Tensor AllFinite(const at::Tensor& flat) {
+  return (at::linalg_vector_norm(flat, 2, {}, false, at::kDouble) * 0 == 0).to(at::kDouble);
+}
 
 }  // namespace ham::trainer::device

@@ -45,8 +45,13 @@ Loss SumCrossEntropy(const at::Tensor& logits, const at::Tensor& targets, const 
                      double label_smoothing);
 
 // What a training pass counts (step_counts.h): class_right, then confidence, one after the other: [11 K] float64.
-// logits: [N, K]; labels: [N] int64 on the logits' device.
-at::Tensor CountTrained(const at::Tensor& logits, const at::Tensor& labels);
+// logits: [N, K]; labels: [N] int64 and rows, [1] int64, on the logits' device: so many of them count.
+at::Tensor CountTrained(const at::Tensor& logits, const at::Tensor& labels, const at::Tensor& rows);
+
+// How far each row's label is from a tie with another class, as a share of the range of its logits, [N] of their type:
+// 0 where one of them is no number; infinity in rows that do not count. one_hot: [N, K] of the label; rows: [1] int64,
+// so many count.
+at::Tensor DistanceFromTie(const at::Tensor& logits, const at::Tensor& one_hot, const at::Tensor& rows);
 
 // Whether all numbers are finite: 1 or 0, float64, no dimension.
 at::Tensor AllFinite(const at::Tensor& flat);

@@ -6,6 +6,7 @@
 #include <utility>
 
 #include <ATen/TensorOperators.h>
+#include <ATen/ops/item.h>
 #include <ATen/ops/stack.h>
 #include <ATen/ops/unbind.h>
 
@@ -117,11 +118,25 @@ void CountTrained(const at::Tensor& logits, const at::Tensor& labels, StepCounts
   }
 }
 
-// Of the network under attack, whose running statistics an attack in training mode has moved.
-at::Tensor LogitsAfter(const Ascent& ascent, const StepContext& context, const ParameterSet& weights,
-                       const at::Tensor& x) {
+// The passes through the network under attack, whose running statistics an attack in training mode has moved.
+NetworkPasses& PassesAfter(const Ascent& ascent, const StepContext& context, const ParameterSet& weights) {
   if (ascent.training != nullptr) context.passes.Freeze(weights);
-  return context.passes.Logits(x);
+  return context.passes;
+}
+
+// Logits that decide which rows are hard, behind those of iterates: [1 + iterates] on the host. `probabilities`: they
+// are asked for more than their predictions.
+std::vector<at::Tensor> MiningLogits(NetworkPasses& passes, const at::Tensor& x, const at::Tensor& labels,
+                                     bool probabilities, IterateLogits* iterates) {
+  const NetworkPasses::Decision decision =
+      probabilities ? NetworkPasses::Decision{passes.Logits(x), {}} : passes.Decide(x, labels);
+  iterates->Add(decision.logits, x.size(0));
+  std::optional<HostCopy> distance;  // asked for before the logits: it is there when they are
+  if (decision.distance.defined()) distance.emplace(decision.distance);
+  std::vector<at::Tensor> seen = iterates->Take();
+  // Some of their own precision may be on the wrong side: rows so near to a tie are few, but for now and then.
+  if (distance && distance->Get().item<double>() < NetworkPasses::kTie) seen.back() = ToHost(passes.Logits(x));
+  return seen;
 }
 
 // The rest of the attack, from x_M on. ascent: as in the mining phase.
@@ -147,7 +162,7 @@ absl::StatusOr<AttackedBatch> AttackKept(const StepContext& context, const Param
   std::vector<at::Tensor> seen;
   if (method.drop_share > 0 || (weighted && ascent.steps > 0)) {
     counts->passes[kForwardPass] += out.kept.rows();
-    iterates.Add(LogitsAfter(ascent, context, weights, out.kept.x), out.kept.rows());
+    iterates.Add(PassesAfter(ascent, context, weights).Logits(out.kept.x), out.kept.rows());
     seen = iterates.Take();
   }
   if (weighted && ascent.steps > 0) {
@@ -220,16 +235,17 @@ absl::StatusOr<AttackedBatch> AttackAndMine(const StepContext& context, Paramete
   if (!x_mined.ok()) return x_mined.status();
   Enter(context, Phase::kMining);
   counts->passes[kForwardPass] += batch.rows();
-  iterates.Add(LogitsAfter(ascent, context, *weights, *x_mined), batch.rows());
-  const std::vector<at::Tensor> seen = iterates.Take();
+  const bool at_random = method.retained_easy == RetainedEasy::kRandom;
+  const bool by_confidence = !at_random && method.retained_easy_share > 0;
+  const std::vector<at::Tensor> seen =
+      MiningLogits(PassesAfter(ascent, context, *weights), *x_mined, batch.labels, by_confidence, &iterates);
   for (const at::Tensor& logits : seen) trace.Observe(logits);
   const at::Tensor& logits = seen.back();
   context.tick();
-  const bool at_random = method.retained_easy == RetainedEasy::kRandom;
   auto mined = FindHardExamples(logits, batch.labels, batch.ids, spec.seed, context.epoch,
                                 at_random ? method.retained_easy_share : 0);
   if (!mined.ok()) return mined.status();
-  if (!at_random && method.retained_easy_share > 0) {
+  if (by_confidence) {
     if (absl::Status status = RetainConfident(context, logits, batch, &*mined); !status.ok()) return status;
   }
   CountMined(batch, *mined, trace, counts);

@@ -226,6 +226,7 @@ absl::StatusOr<StepReport> Trainer::Step(int epoch, const std::vector<uint32_t>&
 
 // The algorithm box. Everything before Reduce is of this rank's rows, everything after is equal on all ranks.
 absl::StatusOr<StepReport> Trainer::TryStep(int epoch, const std::vector<uint32_t>& order, int64_t position) {
+  const TuningScope tuning(true);  // steps are many, and of few sizes
   StepReport report;
   profile_.Enter(Phase::kData);
   ParameterSet attacked_weights = spec_.attack.weights == AttackWeights::kAverage ? average_.Or(weights_) : weights_;

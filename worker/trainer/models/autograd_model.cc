@@ -7,8 +7,6 @@
 #include <ATen/ops/empty_like.h>
 #include <torch/csrc/autograd/autograd.h>
 
-#include "worker/trainer/device.h"
-
 namespace ham::trainer {
 namespace {
 
@@ -17,6 +15,32 @@ std::vector<at::Tensor> ValuesOf(const ParameterSet& weights) {
   for (size_t i = 0; i < weights.specs().size(); ++i) out.push_back(weights[i]);
   return out;
 }
+
+bool IsOfLayer(const ParameterSpec& spec) {
+  return spec.kind == ParameterKind::kWeight || spec.kind == ParameterKind::kBias;
+}
+
+// Copies into tensors that may be of another type: on a device by few kernels, where pairs of like types stand
+// together.
+class Copies {
+ public:
+  void Add(const at::Tensor& from, const at::Tensor& to) {
+    Lists& lists = from.scalar_type() == to.scalar_type() ? alike_ : converted_;
+    lists.from.push_back(from);
+    lists.to.push_back(to);
+  }
+  void Make() const {
+    for (const Lists* const lists : {&alike_, &converted_}) {
+      if (!lists->to.empty()) at::_foreach_copy_(lists->to, lists->from);
+    }
+  }
+
+ private:
+  struct Lists {
+    std::vector<at::Tensor> from, to;
+  };
+  Lists alike_, converted_;
+};
 
 // Of the loss behind `logits`, in the layout of x, which is `leaf` without gradient.
 at::Tensor GradientOf(const at::Tensor& logits, const at::Tensor& leaf, const at::Tensor& x,
@@ -33,27 +57,22 @@ at::Tensor GradientOf(const at::Tensor& logits, const at::Tensor& leaf, const at
 class AutogradModel::Frozen : public FrozenNetwork {
  public:
   Frozen(const AutogradModel& model, const ParameterSet& weights)
-      : FrozenNetwork(model.normalization(), weights),
+      : FrozenNetwork(model.normalization(), weights, model.ComputeType(weights)),
         model_(model),
-        compute_(model.ComputeType(weights)),
-        folds_(OnHost(weights.flat())) {
-    for (size_t i = 0; i < (folds_ ? model.trained_ : weights.specs().size()); ++i) {
-      values_.push_back(at::empty_like(weights[i], IsOfLayer(i) ? compute_ : weights.type()));
+        compute_(model.ComputeType(weights)) {
+    for (size_t i = 0; i < model.trained_; ++i) {
+      values_.push_back(at::empty_like(weights[i], IsOfLayer(model.parameters_[i]) ? compute_ : weights.type()));
     }
   }
 
  private:
-  bool IsOfLayer(size_t i) const {
-    const ParameterKind kind = model_.parameters_[i].kind;
-    return kind == ParameterKind::kWeight || kind == ParameterKind::kBias;
-  }
-
   void DoRefresh(const ParameterSet& weights) override {
-    if (!folds_) return at::_foreach_copy_(values_, ValuesOf(weights));
+    Copies copies;
     for (size_t i = 0; i < values_.size(); ++i) {
-      if (IsOfLayer(i)) values_[i].copy_(weights[i]);
+      if (IsOfLayer(model_.parameters_[i])) copies.Add(weights[i], values_[i]);
     }
-    for (const BatchNormLayer& layer : model_.batch_norms_) FoldBatchNorm(weights, model_.trained_, layer, &values_);
+    copies.Make();
+    FoldBatchNorms(weights, model_.trained_, model_.batch_norms_, &values_);
   }
 
   at::Tensor DoInputGradient(const at::Tensor& x, const LogitsGradient& loss) const override {
@@ -67,17 +86,13 @@ class AutogradModel::Frozen : public FrozenNetwork {
   }
 
   at::Tensor Run(const at::Tensor& x) const {
-    const Activation activation = model_.options_.activation;
-    const ForwardPass pass = folds_ ? ForwardPass::Frozen(values_, model_.trained_, activation, compute_)
-                                    : ForwardPass(values_, model_.trained_, nullptr, activation, compute_);
+    const ForwardPass pass = ForwardPass::Frozen(values_, model_.trained_, model_.options_.activation, compute_);
     return model_.Forward(pass, x).to(x.scalar_type());
   }
 
   const AutogradModel& model_;
   const at::ScalarType compute_;
-  // BatchNorm into a scale and a shift: on a host, whose loops make one pass of these and of ReLU.
-  const bool folds_;
-  std::vector<at::Tensor> values_;  // the parameters, layers' in compute_; the trained ones alone where they are folded
+  std::vector<at::Tensor> values_;  // the trained parameters, layers' in compute_, BatchNorms' folded
 };
 
 std::unique_ptr<FrozenNetwork> AutogradModel::DoFreeze(const ParameterSet& weights) const {
@@ -116,18 +131,31 @@ void AutogradModel::DoWeightGradients(const ParameterSet& weights, const at::Ten
                                       TrainingPass* training, ParameterSet* gradients) const {
   std::vector<at::Tensor> values = ValuesOf(weights);
   std::vector<at::Tensor> leaves;
-  for (size_t i = 0; i < trained_; ++i) leaves.push_back(values[i] = values[i].detach().set_requires_grad(true));
-  const at::Tensor logits = Run(values, x, training, ComputeType(weights));
+  const at::ScalarType compute = ComputeType(weights);
+  Copies rounded;
+  for (size_t i = 0; i < trained_; ++i) {
+    at::Tensor leaf = values[i].detach();
+    if (IsOfLayer(parameters_[i]) && compute != weights.type()) {
+      leaf = at::empty_like(leaf, compute);
+      rounded.Add(values[i], leaf);
+    }
+    leaves.push_back(values[i] = leaf);
+  }
+  rounded.Make();
+  for (at::Tensor& leaf : leaves) leaf.set_requires_grad(true);
+  const at::Tensor logits = Run(values, x, training, compute);
   // Layers that are listed but not used have no gradient.
   const auto found = torch::autograd::grad({logits}, leaves, {loss(logits.detach())}, /*retain_graph=*/false,
                                            /*create_graph=*/false, /*allow_unused=*/true);
+  Copies copies;
   for (size_t i = 0; i < trained_; ++i) {
     if (found[i].defined()) {
-      (*gradients)[i].copy_(found[i]);
+      copies.Add(found[i], (*gradients)[i]);
     } else {
       (*gradients)[i].zero_();
     }
   }
+  copies.Make();
 }
 
 }  // namespace ham::trainer

@@ -206,7 +206,7 @@ struct BatchNormFunction : public torch::autograd::Function<BatchNormFunction> {
 
 at::Tensor BatchNormOfBatch(const at::Tensor& x, const at::Tensor& scale, const at::Tensor& shift, TrainingPass* pass,
                             at::Tensor mean, at::Tensor variance) {
-  if (!OnHost(x)) return device::BatchNormOfBatch(x, scale, shift, pass, mean, variance);
+  if (!OnHost(x)) return device::BatchNormOfBatch(x, {}, scale, shift, /*relu=*/false, pass, mean, variance).y;
   return BatchNormFunction::apply(x.to(scale.scalar_type()).contiguous(at::MemoryFormat::ChannelsLast), scale, shift,
                                   pass, mean, variance);
 }

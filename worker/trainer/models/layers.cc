@@ -5,8 +5,9 @@
 #include <utility>
 
 #include <ATen/TensorOperators.h>
-#include <ATen/ops/adaptive_avg_pool2d.h>
+#include <ATen/ops/_foreach_copy.h>
 #include <ATen/ops/batch_norm.h>
+#include <ATen/ops/cat.h>
 #include <ATen/ops/convolution.h>
 #include <ATen/ops/empty.h>
 #include <ATen/ops/linear.h>
@@ -17,6 +18,7 @@
 
 #include "worker/trainer/device.h"
 #include "worker/trainer/models/batch_norm.h"
+#include "worker/trainer/models/batch_norm_on_device.h"
 #include "worker/trainer/models/scale_and_shift.h"
 
 namespace ham::trainer {
@@ -113,26 +115,50 @@ at::Tensor ForwardPass::Convolve(const at::Tensor& x, const ConvolutionLayer& la
                          {layer.padding, layer.padding}, {1, 1}, false, {0, 0}, 1);
 }
 
+bool ForwardPass::TrainsOnDevice(const at::Tensor& x) const {
+  return training_ != nullptr && activation_ == Activation::kRelu && !OnHost(x);
+}
+
 at::Tensor ForwardPass::Normalize(const at::Tensor& x, const BatchNormLayer& layer) const {
   if (flops_ != nullptr) return x;
   const at::Tensor& scale = Value(layer.scale);
   const at::Tensor& shift = Value(layer.shift);
   if (frozen_) return ScaleAndShift(x, scale, shift, /*relu=*/false);
-  const auto statistic = [&](int64_t place) { return trained_ + place; };
   if (training_ == nullptr) {
+    const auto statistic = [&](int64_t place) { return trained_ + place; };
     return at::batch_norm(OnHost(x) ? x.to(scale.scalar_type()) : x, scale, shift, Value(statistic(layer.mean)),
                           Value(statistic(layer.variance)),
                           /*training=*/false, kBatchNormMomentum, kBatchNormEpsilon, /*cudnn_enabled=*/false);
   }
-  return BatchNormOfBatch(x, scale, shift, training_, (*training_->statistics)[statistic(layer.mean)],
-                          (*training_->statistics)[statistic(layer.variance)]);
+  return BatchNormOfBatch(x, scale, shift, training_, Statistic(layer.mean), Statistic(layer.variance));
 }
 
 at::Tensor ForwardPass::NormalizeAndActivate(const at::Tensor& x, const BatchNormLayer& layer) const {
   if (frozen_ && activation_ == Activation::kRelu) {
     return ScaleAndShift(x, Value(layer.scale), Value(layer.shift), /*relu=*/true);
   }
+  if (TrainsOnDevice(x)) {
+    return device::BatchNormOfBatch(x, {}, Value(layer.scale), Value(layer.shift), /*relu=*/true, training_,
+                                    Statistic(layer.mean), Statistic(layer.variance))
+        .y;
+  }
   return Activate(Normalize(x, layer));
+}
+
+ForwardPass::Residual ForwardPass::AddNormalizeAndActivate(const at::Tensor& x, const at::Tensor& added,
+                                                           const BatchNormLayer& layer) const {
+  if (frozen_ && activation_ == Activation::kRelu) {
+    const Shifted out = AddScaleAndShift(x, added, Value(layer.scale), Value(layer.shift), /*relu=*/true);
+    return {out.sum, out.y};
+  }
+  if (TrainsOnDevice(x)) {
+    const device::NormalizedBatch out =
+        device::BatchNormOfBatch(x, added, Value(layer.scale), Value(layer.shift), /*relu=*/true, training_,
+                                 Statistic(layer.mean), Statistic(layer.variance));
+    return {out.sum, out.y};
+  }
+  const at::Tensor sum = x + added;
+  return {sum, NormalizeAndActivate(sum, layer)};
 }
 
 at::Tensor ForwardPass::Linear(const at::Tensor& x, const LinearLayer& layer) const {
@@ -151,13 +177,31 @@ at::Tensor ForwardPass::Activate(const at::Tensor& x) const {
 
 at::Tensor ForwardPass::PoolAll(const at::Tensor& x) const { return at::mean(x, {2, 3}); }
 
-void FoldBatchNorm(const ParameterSet& weights, size_t trained, const BatchNormLayer& layer,
-                   std::vector<at::Tensor>* folded) {
-  const auto number = [&](int64_t place) { return weights[place].to(at::kDouble); };
+void FoldBatchNorms(const ParameterSet& weights, size_t trained, const std::vector<BatchNormLayer>& layers,
+                    std::vector<at::Tensor>* folded) {
+  if (layers.empty()) return;
+  // All layers' numbers of one kind, float64: on a device a few kernels make them, not a few a layer.
+  const auto numbers = [&](int64_t BatchNormLayer::*kind, size_t from) {
+    std::vector<at::Tensor> out;
+    for (const BatchNormLayer& layer : layers) out.push_back(weights[from + layer.*kind]);
+    return at::cat(out).to(at::kDouble);
+  };
   const at::Tensor scale =
-      number(layer.scale) * at::rsqrt(number(static_cast<int64_t>(trained) + layer.variance) + kBatchNormEpsilon);
-  (*folded)[layer.scale].copy_(scale);
-  (*folded)[layer.shift].copy_(number(layer.shift) - number(static_cast<int64_t>(trained) + layer.mean) * scale);
+      numbers(&BatchNormLayer::scale, 0) * at::rsqrt(numbers(&BatchNormLayer::variance, trained) + kBatchNormEpsilon);
+  const at::Tensor shift = numbers(&BatchNormLayer::shift, 0) - numbers(&BatchNormLayer::mean, trained) * scale;
+  const auto put = [&](const at::Tensor& numbers_of_all, int64_t BatchNormLayer::*kind) {
+    const at::Tensor all = numbers_of_all.to(weights.type());
+    std::vector<at::Tensor> from, to;
+    int64_t begin = 0;
+    for (const BatchNormLayer& layer : layers) {
+      to.push_back((*folded)[layer.*kind]);
+      from.push_back(all.narrow(0, begin, to.back().size(0)));
+      begin += to.back().size(0);
+    }
+    at::_foreach_copy_(to, from);
+  };
+  put(scale, &BatchNormLayer::scale);
+  put(shift, &BatchNormLayer::shift);
 }
 
 }  // namespace ham::trainer

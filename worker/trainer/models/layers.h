@@ -75,8 +75,8 @@ class ForwardPass {
   ForwardPass(const std::vector<at::Tensor>& values, size_t trained, TrainingPass* training, Activation activation,
               at::ScalarType compute)
       : values_(values), trained_(trained), training_(training), activation_(activation), compute_(compute) {}
-  // Of a frozen network on a host, in evaluation mode: weights and biases are of type `compute`, and a BatchNorm's
-  // scale and shift are those of FoldBatchNorm(). Images between layers are of type `compute` too.
+  // Of a frozen network, in evaluation mode: weights and biases are of type `compute`, and a BatchNorm's scale and
+  // shift are those of FoldBatchNorms(). Images between layers are of type `compute` too.
   static ForwardPass Frozen(const std::vector<at::Tensor>& values, size_t trained, Activation activation,
                             at::ScalarType compute);
 
@@ -85,8 +85,13 @@ class ForwardPass {
 
   at::Tensor Convolve(const at::Tensor& x, const ConvolutionLayer& layer) const;
   at::Tensor Normalize(const at::Tensor& x, const BatchNormLayer& layer) const;
-  // Both in one pass over x where the network is frozen.
+  // Both in one pass over x where the network is frozen, and on a device.
   at::Tensor NormalizeAndActivate(const at::Tensor& x, const BatchNormLayer& layer) const;
+  // The same of x + added; the sum too is a result. On a device one pass less than the two by themselves.
+  struct Residual {
+    at::Tensor sum, activated;
+  };
+  Residual AddNormalizeAndActivate(const at::Tensor& x, const at::Tensor& added, const BatchNormLayer& layer) const;
   // x: [N, in], or an image of a LinearOfImage.
   at::Tensor Linear(const at::Tensor& x, const LinearLayer& layer) const;
   at::Tensor Activate(const at::Tensor& x) const;
@@ -98,6 +103,10 @@ class ForwardPass {
   at::Tensor Count(const at::Tensor& weight, at::IntArrayRef output) const;
   const at::Tensor& Value(int64_t place) const { return values_[place]; }
   at::Tensor Weight(int64_t place) const { return values_[place].to(compute_); }
+  // Where the batch's statistics of a layer go: in training mode.
+  const at::Tensor& Statistic(int64_t place) const { return (*training_->statistics)[trained_ + place]; }
+  // Whether BatchNorm and ReLU of a training pass are one on x's device.
+  bool TrainsOnDevice(const at::Tensor& x) const;
 
   const std::vector<at::Tensor>& values_;
   const size_t trained_;
@@ -108,9 +117,9 @@ class ForwardPass {
   ModelFlops* flops_ = nullptr;  // if this only counts
 };
 
-// The BatchNorm of `layer` in evaluation mode as x * scale + shift, written to these places of `folded`. values: the
+// The BatchNorms of `layers` in evaluation mode as x * scale + shift, written to these places of `folded`. weights: the
 // parameters in order, of which `trained` are no statistics.
-void FoldBatchNorm(const ParameterSet& weights, size_t trained, const BatchNormLayer& layer,
-                   std::vector<at::Tensor>* folded);
+void FoldBatchNorms(const ParameterSet& weights, size_t trained, const std::vector<BatchNormLayer>& layers,
+                    std::vector<at::Tensor>* folded);
 
 }  // namespace ham::trainer

@@ -72,8 +72,10 @@ std::unique_ptr<FrozenNetwork> Model::Freeze(const ParameterSet& weights) const 
   return out;
 }
 
-FrozenNetwork::FrozenNetwork(const std::optional<Normalization>& normalization, const ParameterSet& weights)
-    : class_bias_(at::empty_like(weights.class_bias())) {
+FrozenNetwork::FrozenNetwork(const std::optional<Normalization>& normalization, const ParameterSet& weights,
+                             at::ScalarType compute)
+    : rounds_(weights.type() == at::kFloat && compute == at::kBFloat16),
+      class_bias_(at::empty_like(weights.class_bias())) {
   if (!normalization) return;
   mean_ = PerChannel(normalization->mean, weights.flat());
   deviation_ = PerChannel(normalization->standard_deviation, weights.flat());

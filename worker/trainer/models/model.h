@@ -51,7 +51,9 @@ using LogitsGradient = std::function<at::Tensor(const at::Tensor& logits)>;
 // Where the ranks are `collective`, all of them make the same passes and the batch is that of all (synchronised
 // BatchNorm: two small sums a layer, one forward and one backward); a rank without a row joins with padding alone.
 struct TrainingPass {
-  int64_t rows = 0;                    // true ones; the rest is padding, which no statistic sees
+  int64_t rows = 0;  // true ones; the rest is padding, which no statistic sees
+  // On a device: [1] int64, so many of them; where it stands, `rows` is only the most that they may be.
+  at::Tensor rows_on_device = {};
   Collective* collective = nullptr;    // null: the statistics of this rank's rows ("local"), another algorithm
   ParameterSet* statistics = nullptr;  // gets mean and unbiased variance of the batch in place of the running ones
   absl::Status status{};               // of the collective; after an error the numbers mean nothing
@@ -73,9 +75,12 @@ class FrozenNetwork {
   at::Tensor InputGradient(const at::Tensor& x, const LogitsGradient& loss) const;
   // Those that InputGradient() shows to the loss.
   at::Tensor Logits(const at::Tensor& x) const;
+  // Whether it computes in a lower precision than its weights have.
+  bool rounds() const { return rounds_; }
 
  protected:
-  FrozenNetwork(const std::optional<Normalization>& normalization, const ParameterSet& weights);
+  // compute: type of the layers beside float32 weights.
+  FrozenNetwork(const std::optional<Normalization>& normalization, const ParameterSet& weights, at::ScalarType compute);
   virtual void DoRefresh(const ParameterSet& weights) = 0;
   // Of normalised images, without the class bias.
   virtual at::Tensor DoInputGradient(const at::Tensor& x, const LogitsGradient& loss) const = 0;
@@ -84,6 +89,7 @@ class FrozenNetwork {
  private:
   at::Tensor Normalize(const at::Tensor& x) const;
 
+  const bool rounds_;
   at::Tensor class_bias_;
   at::Tensor mean_, deviation_;  // [1, C, 1, 1], undefined without normalisation
 };

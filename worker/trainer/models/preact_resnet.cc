@@ -1,9 +1,8 @@
 // PreActResNet-18 for small images, with the final BatchNorm (He et al., 2016; names as in the usual PyTorch files).
 #include <memory>
 #include <string>
+#include <utility>
 #include <vector>
-
-#include <ATen/TensorOperators.h>
 
 #include "absl/strings/str_cat.h"
 #include "worker/trainer/models/autograd_model.h"
@@ -46,13 +45,17 @@ class PreActResNet18 : public AutogradModel {
  private:
   at::Tensor Forward(const ForwardPass& pass, at::Tensor x) const override {
     x = pass.Convolve(x, conv1_);
-    for (const PreActBlock& block : blocks_) {
-      const at::Tensor activated = pass.NormalizeAndActivate(x, block.bn1);
+    at::Tensor activated = pass.NormalizeAndActivate(x, blocks_[0].bn1);
+    for (size_t i = 0; i < blocks_.size(); ++i) {
+      const PreActBlock& block = blocks_[i];
       const at::Tensor shortcut = block.shortcut.weight == kNone ? x : pass.Convolve(activated, block.shortcut);
-      x = pass.Convolve(activated, block.conv1);
-      x = pass.Convolve(pass.NormalizeAndActivate(x, block.bn2), block.conv2) + shortcut;
+      const at::Tensor inner = pass.NormalizeAndActivate(pass.Convolve(activated, block.conv1), block.bn2);
+      const BatchNormLayer& next = i + 1 < blocks_.size() ? blocks_[i + 1].bn1 : bn_;
+      ForwardPass::Residual residual = pass.AddNormalizeAndActivate(pass.Convolve(inner, block.conv2), shortcut, next);
+      x = std::move(residual.sum);
+      activated = std::move(residual.activated);
     }
-    return pass.Linear(pass.PoolAll(pass.NormalizeAndActivate(x, bn_)), linear_);
+    return pass.Linear(pass.PoolAll(activated), linear_);
   }
 
   ConvolutionLayer conv1_;

@@ -1,13 +1,18 @@
 #include "worker/trainer/models/scale_and_shift.h"
 
+#include <cassert>
 #include <cstdint>
 #include <limits>
+#include <optional>
 
 #include <ATen/Parallel.h>
+#include <ATen/TensorOperators.h>
 #include <ATen/ops/empty_like.h>
 #include <c10/util/BFloat16.h>
 #include <torch/csrc/autograd/custom_function.h>
 
+#include "worker/trainer/device.h"
+#include "worker/trainer/models/channel_ops.h"
 #include "worker/trainer/simd.h"
 
 namespace ham::trainer {
@@ -97,10 +102,42 @@ struct ScaleAndShiftFunction : public torch::autograd::Function<ScaleAndShiftFun
   }
 };
 
+struct ScaleAndShiftOnDevice : public torch::autograd::Function<ScaleAndShiftOnDevice> {
+  // -> y, and the sum where there is one
+  static variable_list forward(AutogradContext* context, const at::Tensor& x, const std::optional<at::Tensor>& added,
+                               const at::Tensor& scale, const at::Tensor& shift, bool relu) {
+    const ChannelOps::Shifted out = ChannelOpsFor(x).ScaleAndShift(x, added.value_or(at::Tensor()), scale, shift, relu);
+    context->set_materialize_grads(false);
+    context->save_for_backward(relu ? variable_list{scale, out.y} : variable_list{scale});
+    return added ? variable_list{out.y, out.sum} : variable_list{out.y};
+  }
+
+  static variable_list backward(AutogradContext* context, const variable_list& gradients) {
+    const variable_list saved = context->get_saved_variables();
+    const bool added = gradients.size() > 1;
+    assert(gradients[0].defined());  // every network makes use of y
+    const at::Tensor d_x = ChannelOpsFor(gradients[0])
+                               .ScaleAndShiftBackward(gradients[0], saved.size() > 1 ? saved[1] : at::Tensor(),
+                                                      saved[0], added ? gradients[1] : at::Tensor());
+    return {d_x, added ? d_x : at::Tensor(), at::Tensor(), at::Tensor(), at::Tensor()};
+  }
+};
+
 }  // namespace
 
 at::Tensor ScaleAndShift(const at::Tensor& x, const at::Tensor& scale, const at::Tensor& shift, bool relu) {
+  if (!OnHost(x)) return ScaleAndShiftOnDevice::apply(x, std::nullopt, scale, shift, relu)[0];
   return ScaleAndShiftFunction::apply(x.contiguous(at::MemoryFormat::ChannelsLast), scale, shift, relu);
+}
+
+Shifted AddScaleAndShift(const at::Tensor& x, const at::Tensor& added, const at::Tensor& scale, const at::Tensor& shift,
+                         bool relu) {
+  if (!OnHost(x)) {
+    const variable_list out = ScaleAndShiftOnDevice::apply(x, std::optional(added), scale, shift, relu);
+    return {out[1], out[0]};
+  }
+  const at::Tensor sum = x + added;
+  return {sum, ScaleAndShift(sum, scale, shift, relu)};
 }
 
 }  // namespace ham::trainer

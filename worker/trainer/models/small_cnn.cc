@@ -85,7 +85,7 @@ std::tuple<at::Tensor, at::Tensor, at::Tensor> ConvolveBackward(const at::Tensor
 class FrozenSmallCnn : public FrozenNetwork {
  public:
   FrozenSmallCnn(const std::optional<Normalization>& normalization, const ParameterSet& weights, at::ScalarType compute)
-      : FrozenNetwork(normalization, weights) {
+      : FrozenNetwork(normalization, weights, compute) {
     for (size_t i = 0; i < layers_.size(); ++i) {
       layers_[i] = at::empty_like(weights[i], TypeOf(i, weights, compute));
     }

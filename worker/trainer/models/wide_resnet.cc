@@ -1,9 +1,8 @@
 // WideResNet (names as in the usual PyTorch files).
 #include <memory>
 #include <string>
+#include <utility>
 #include <vector>
-
-#include <ATen/TensorOperators.h>
 
 #include "absl/strings/str_cat.h"
 #include "worker/trainer/models/autograd_model.h"
@@ -55,13 +54,17 @@ class WideResNet : public AutogradModel {
 
   at::Tensor Forward(const ForwardPass& pass, at::Tensor x) const override {
     x = pass.Convolve(x, conv1_);
-    for (const WideBlock& block : blocks_) {
-      const at::Tensor activated = pass.NormalizeAndActivate(x, block.bn1);
+    at::Tensor activated = pass.NormalizeAndActivate(x, blocks_[0].bn1);
+    for (size_t i = 0; i < blocks_.size(); ++i) {
+      const WideBlock& block = blocks_[i];
       const at::Tensor shortcut = block.shortcut.weight == kNone ? x : pass.Convolve(activated, block.shortcut);
       const at::Tensor inner = pass.NormalizeAndActivate(pass.Convolve(activated, block.conv1), block.bn2);
-      x = pass.Convolve(inner, block.conv2) + shortcut;
+      const BatchNormLayer& next = i + 1 < blocks_.size() ? blocks_[i + 1].bn1 : bn1_;
+      ForwardPass::Residual residual = pass.AddNormalizeAndActivate(pass.Convolve(inner, block.conv2), shortcut, next);
+      x = std::move(residual.sum);
+      activated = std::move(residual.activated);
     }
-    return pass.Linear(pass.PoolAll(pass.NormalizeAndActivate(x, bn1_)), fc_);
+    return pass.Linear(pass.PoolAll(activated), fc_);
   }
 
   ConvolutionLayer conv1_;
