@@ -5,12 +5,15 @@
 #include "tests/support/host_accelerator.h"
 #include "tests/support/toy_spec_json.h"
 #include "worker/trainer/job_runner.h"
+#include "worker/trainer/models/channel_ops.h"
 
 namespace ham::trainer {
 
 absl::StatusOr<std::unique_ptr<Accelerator>> MakeAccelerator() {
   return std::make_unique<ham::testing::HostAccelerator>();
 }
+
+const ChannelOps* CudaChannelOps() { return nullptr; }
 
 namespace {
 
