@@ -334,7 +334,7 @@ def simulated(kind, column, result="kept"):
 
 
 def simulation_speed(root):
-    program = built(root).parents[1] / "tests" / "simulate"
+    program = built(root).parent / "simulate"
     if not program.exists():
         raise Skip(f"no {program.relative_to(root)}: deploy/build.sh -DHAM_TESTS=ON")
     rates = []
