@@ -58,25 +58,11 @@ absl::StatusOr<std::string> ReadAt(int fd, const std::string& path, int64_t offs
     const ssize_t count = ::pread(fd, data.data() + held, most - held, offset + static_cast<int64_t>(held));
     if (count == 0) break;
     if (count < 0 && errno == EINTR) continue;
-    if (count < 0 && errno == EIO) {
-      return absl::DataLossError(absl::StrCat(path, " cannot be read: its disk fails"));
-    }
-    if (count < 0) return FileError("read", path, errno);
+    if (count < 0) return ReadError(path, errno);
     held += static_cast<size_t>(count);
   }
   data.resize(held);
   return data;
-}
-
-absl::StatusOr<std::string> DigestOf(int fd, const std::string& path) {
-  Sha256 digest;
-  for (int64_t offset = 0;;) {
-    absl::StatusOr<std::string> data = ReadAt(fd, path, offset, 1 << 20);
-    if (!data.ok()) return data.status();
-    if (data->empty()) return digest.Hex();
-    digest.Update(*data);
-    offset += static_cast<int64_t>(data->size());
-  }
 }
 
 absl::Status MakeFolders(const std::string& root) {
@@ -131,12 +117,12 @@ class ArtifactDirectory final : public ArtifactStore {
     }
     const File file(path, O_RDWR | O_CREAT);
     if (file.fd() < 0) return FileError("open", path, errno);
-    const absl::StatusOr<std::string> found = DigestOf(file.fd(), path);
+    const absl::StatusOr<FileFacts> found = ReadFacts(path);
     if (!found.ok()) return found.status();
-    if (held != size || *found != digest) {
+    if (held != size || found->sha256 != digest) {
       Drop(path);
       return absl::DataLossError(absl::StrCat("the upload of artifact ", digest, " has ", held, " bytes with SHA-256 ",
-                                              *found, ": send it again from the start"));
+                                              found->sha256, ": send it again from the start"));
     }
     if (::fsync(file.fd()) != 0) {
       const absl::Status status = FileError("sync", path, errno);
@@ -162,18 +148,14 @@ class ArtifactDirectory final : public ArtifactStore {
     if (const absl::Status status = CheckDigest(digest); !status.ok()) return status;
     absl::MutexLock lock(LockOf(digest));
     const std::string path = Complete(digest);
-    absl::Status problem;
-    {
-      const File file(path, O_RDONLY);
-      if (file.fd() < 0 && errno == ENOENT) return NotHere(digest);
-      if (file.fd() < 0) return FileError("open", path, errno);
-      const absl::StatusOr<std::string> found = DigestOf(file.fd(), path);
-      if (!found.ok() && !absl::IsDataLoss(found.status())) return found.status();
-      if (found.ok() && *found == digest) return absl::OkStatus();
-      problem = found.ok() ? absl::DataLossError(absl::StrCat("artifact ", digest,
-                                                              " has other bytes now, with SHA-256 ", *found, " now"))
-                           : found.status();
-    }
+    const absl::StatusOr<FileFacts> found = ReadFacts(path);
+    if (absl::IsNotFound(found.status())) return NotHere(digest);
+    if (!found.ok() && !absl::IsDataLoss(found.status())) return found.status();
+    if (found.ok() && found->sha256 == digest) return absl::OkStatus();
+    const absl::Status problem =
+        found.ok() ? absl::DataLossError(absl::StrCat("artifact ", digest, " has other bytes now, with SHA-256 ",
+                                                      found->sha256, " now"))
+                   : found.status();
     const std::string aside = root_ + "/damaged/";
     ::mkdir(aside.c_str(), 0700);
     if (::rename(path.c_str(), (aside + digest).c_str()) != 0) return FileError("rename", path, errno);

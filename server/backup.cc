@@ -18,6 +18,7 @@
 #include "server/job_store_reader.h"
 #include "server/job_store_restore.h"
 #include "server/named_artifacts.h"
+#include "server/state_check.h"
 
 namespace ham::server {
 namespace {
@@ -193,11 +194,7 @@ absl::StatusOr<RestoreSummary> RestoreInto(const std::string& directory, const s
 }  // namespace
 
 absl::StatusOr<BackupSummary> BackUp(const std::string& state_dir, const std::string& directory, absl::Time now) {
-  if (!Exists(Below(state_dir, kDatabase))) {
-    return absl::NotFoundError(absl::StrCat(Below(state_dir, kDatabase),
-                                            " does not exist: --state-dir must be the directory of a coordinator "
-                                            "that has run"));
-  }
+  if (const absl::Status status = CheckHasRun(state_dir); !status.ok()) return status;
   if (const absl::Status status = CheckEmptyDirectory(directory); !status.ok()) return status;
   if (const absl::Status status = MakeDirectory(directory); !status.ok()) return status;
   return Backup(state_dir, directory, now).Make();

@@ -221,6 +221,7 @@ class Coordinator::Impl {
   // After a beat of this worker.
   void JudgeRanksOf(const std::string& worker_id);
   std::vector<GangRank> RanksAtWork(const JobRow& row) const;
+  static Cause HangOf(const Verdict& verdict);
   void JudgeGang(const std::string& name);
   void JudgePool(const std::string& name);
   void NoteSlow(const std::string& name);

@@ -43,6 +43,13 @@ std::vector<GangRank> Coordinator::Impl::RanksAtWork(const JobRow& row) const {
   return ranks;
 }
 
+Coordinator::Impl::Cause Coordinator::Impl::HangOf(const Verdict& verdict) {
+  return {.failure_class = ham::v1::HANG,
+          .reason = ham::v1::FailureClass_Name(ham::v1::HANG),
+          .message = Shown(verdict.message, kMostMessageBytes),
+          .actor = kCoordinator};
+}
+
 void Coordinator::Impl::JudgeGang(const std::string& name) {
   const JobRow& row = jobs_.at(name);
   const std::optional<Verdict> verdict = FindHang(RanksAtWork(row), options_.hang);
@@ -51,10 +58,7 @@ void Coordinator::Impl::JudgeGang(const std::string& name) {
     const bool named = std::binary_search(verdict->ranks.begin(), verdict->ranks.end(), place.rank);
     if (named && !verdict->link) BlameWorker(place.worker_id, name);
   }
-  FailAttempt(name, {.failure_class = ham::v1::HANG,
-                     .reason = ham::v1::FailureClass_Name(ham::v1::HANG),
-                     .message = Shown(verdict->message, kMostMessageBytes),
-                     .actor = kCoordinator});
+  FailAttempt(name, HangOf(*verdict));
 }
 
 void Coordinator::Impl::JudgePool(const std::string& name) {
@@ -63,12 +67,7 @@ void Coordinator::Impl::JudgePool(const std::string& name) {
     const std::optional<Verdict> verdict = FindHang({rank}, options_.hang);
     if (!verdict || !IsActive(jobs_.at(name).state)) continue;
     const std::string worker_id = worker_by_name_.at(rank.worker);
-    LoseRanks(worker_id, {{name, attempt, rank.rank}},
-              {.failure_class = ham::v1::HANG,
-               .reason = ham::v1::FailureClass_Name(ham::v1::HANG),
-               .message = Shown(verdict->message, kMostMessageBytes),
-               .actor = kCoordinator},
-              false);
+    LoseRanks(worker_id, {{name, attempt, rank.rank}}, HangOf(*verdict), false);
   }
 }
 
@@ -169,7 +168,7 @@ void Coordinator::Impl::EndExclusions() {
 // ---- ranks that do not end -----------------------------------------------------------------------------------
 
 void Coordinator::Impl::StopGang(const JobRow& row) {
-  for (const Placement& place : row.gang) DesiredChanged(TouchWorker(place.worker_id));
+  AnnounceGang(row);
   TouchFacts(row.name).stop_by = now_.steady + options_.stop_limit;
   globals_.stop_check_at = std::min(globals_.stop_check_at, now_.steady + options_.stop_limit);
 }

@@ -23,11 +23,6 @@ absl::Status OpenError(const std::string& path) {
   return FileError("open", path, errno);
 }
 
-absl::Status ReadError(const std::string& path) {
-  if (errno != EIO) return FileError("read", path, errno);
-  return absl::DataLossError(absl::StrCat(path, " cannot be read: its disk fails"));
-}
-
 absl::Status WriteAll(int fd, const std::string& path, std::string_view data) {
   while (!data.empty()) {
     const ssize_t count = ::write(fd, data.data(), data.size());
@@ -49,7 +44,7 @@ absl::StatusOr<FileFacts> ReadThrough(const std::string& path, int out, const st
   while (true) {
     const ssize_t count = ::read(fd, block.data(), block.size());
     if (count < 0 && errno == EINTR) continue;
-    if (count < 0) return ReadError(path);
+    if (count < 0) return ReadError(path, errno);
     if (count == 0) break;
     const std::string_view data(block.data(), static_cast<size_t>(count));
     digest.Update(data);
@@ -62,6 +57,11 @@ absl::StatusOr<FileFacts> ReadThrough(const std::string& path, int out, const st
 }
 
 }  // namespace
+
+absl::Status ReadError(const std::string& path, int error) {
+  if (error != EIO) return FileError("read", path, error);
+  return absl::DataLossError(absl::StrCat(path, " cannot be read: its disk fails"));
+}
 
 absl::StatusOr<FileFacts> ReadFacts(const std::string& path) { return ReadThrough(path, -1, ""); }
 

@@ -18,6 +18,8 @@ struct FileFacts {
 // Errors of all: NOT_FOUND for a missing file; DATA_LOSS for one whose disk cannot give its bytes; RESOURCE_EXHAUSTED
 // for a full disk; else UNAVAILABLE. Any thread.
 
+// Of a read() of `path` that failed with `error`.
+absl::Status ReadError(const std::string& path, int error);
 absl::StatusOr<FileFacts> ReadFacts(const std::string& path);
 // `to` must not exist; it can be read by its owner alone. Synced, but for its name.
 absl::StatusOr<FileFacts> CopyFile(const std::string& from, const std::string& to);

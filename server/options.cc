@@ -86,10 +86,11 @@ CommandLine ParseCommandLine(int argc, const char* const* argv) {
   app.add_flag("--insecure", options.insecure, "No TLS, loopback addresses only; tokens are still asked for");
   AddDuration(&app, "--lease", "Silence after which a worker is taken for lost [1s to 1h]", &options.lease);
   AddDuration(&app, "--heartbeat", "Between two beats of a worker [10ms to a third of the lease]", &options.heartbeat);
-  AddDuration(&app, "--hang-bound",
-              "Silence of a rank after which it is stuck, while the usual time of its ticks is not known; then five of "
-              "them, half of this at least [1s to 1h]",
-              &options.hang_bound);
+  AddDuration(
+      &app, "--hang-bound",
+      "Silence of a rank after which it is stuck, while no usual silence of it is known; then five of those, half of "
+      "this at least [1s to 1h]",
+      &options.hang_bound);
   app.add_option("--port-file", options.port_file, "Write {\"listen\",\"metrics\"} with the real ports to FILE");
   app.add_option("--keep-checkpoints", options.keep_checkpoints,
                  "Checkpoints kept of each job; older ones go once a newer one is committed")

@@ -50,15 +50,14 @@ std::optional<absl::Duration> RankPulse::cpu_in_silence() const {
   return absl::Seconds(cpu_seconds_ - *cpu_at_advance_);
 }
 
-const RankPulse::Usual* RankPulse::UsualNow() const {
-  if (progress_.phase < 0) return nullptr;
-  return &usual_[static_cast<size_t>(progress_.phase) + (waits() && !stopped() ? kPhases : 0)];
+size_t RankPulse::PlaceOfUsual() const {
+  if (progress_.phase < 0) return 2 * kPhases;
+  return static_cast<size_t>(progress_.phase) + (waits() && !stopped() ? kPhases : 0);
 }
 
 void RankPulse::Learn(absl::Duration silence) {
-  const Usual* const now = UsualNow();
-  if (now == nullptr) return;
-  Usual& usual = usual_[static_cast<size_t>(now - usual_.data())];
+  if (progress_.phase < 0) return;
+  Usual& usual = usual_[PlaceOfUsual()];
   usual.seconds[usual.count++ % kSilences] = static_cast<float>(absl::ToDoubleSeconds(silence));
 }
 
@@ -80,12 +79,12 @@ bool RankPulse::IsAtWork() const {
 }
 
 absl::Duration RankPulse::Bound(const HangBounds& bounds, bool on_gpu) const {
-  const Usual* const usual = UsualNow();
-  const bool learned = usual != nullptr && usual->count >= kLearned;
+  const Usual& usual = UsualNow();
+  const bool learned = usual.count >= kLearned;
   absl::Duration bound = bounds.unknown;
   if (learned) {
-    std::array<float, kSilences> seconds = usual->seconds;
-    const size_t count = std::min(usual->count, kSilences);
+    std::array<float, kSilences> seconds = usual.seconds;
+    const size_t count = std::min(usual.count, kSilences);
     std::nth_element(seconds.begin(), seconds.begin() + count / 2, seconds.begin() + count);
     bound = std::max(waits() && !stopped() ? bounds.unknown : bounds.least,
                      absl::Seconds(bounds.silences * seconds[count / 2]));

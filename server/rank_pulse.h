@@ -71,7 +71,9 @@ class RankPulse {
   };
 
   // Those of a wait for others are known apart: they are as long as the others' work.
-  const Usual* UsualNow() const;
+  // Of its phase; of one that is not known, those of nothing.
+  const Usual& UsualNow() const { return usual_[PlaceOfUsual()]; }
+  size_t PlaceOfUsual() const;
   void Learn(absl::Duration silence);
   void TakeProcess(const ham::v1::ObservedRank& observed);
   void Share(double collective_seconds, absl::Duration time);
@@ -82,7 +84,7 @@ class RankPulse {
   double cpu_seconds_ = 0;                // as told last
   std::optional<double> cpu_at_advance_;  // nullopt before it was told
   absl::Duration silence_;
-  std::array<Usual, 2 * kPhases> usual_ = {};
+  std::array<Usual, 2 * kPhases + 1> usual_ = {};  // at work, waiting, and of no phase
 
   std::optional<double> collective_seconds_;  // when the minute began
   absl::Duration minute_;                     // of it

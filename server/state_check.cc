@@ -39,14 +39,18 @@ absl::Status CheckArtifacts(const std::string& directory, std::map<std::string, 
 
 }  // namespace
 
-absl::StatusOr<StateReport> CheckState(const std::string& state_dir) {
+absl::Status CheckHasRun(const std::string& state_dir) {
   const std::string path = state_dir + "/ham.db";
   std::error_code error;
-  if (!std::filesystem::exists(path, error)) {
-    return absl::NotFoundError(absl::StrCat(path,
-                                            " does not exist: --state-dir must be the directory of a coordinator "
-                                            "that has run"));
-  }
+  if (std::filesystem::exists(path, error)) return absl::OkStatus();
+  return absl::NotFoundError(absl::StrCat(path,
+                                          " does not exist: --state-dir must be the directory of a coordinator "
+                                          "that has run"));
+}
+
+absl::StatusOr<StateReport> CheckState(const std::string& state_dir) {
+  if (const absl::Status status = CheckHasRun(state_dir); !status.ok()) return status;
+  const std::string path = state_dir + "/ham.db";
   const absl::StatusOr<StateLock> lock = StateLock::Acquire(state_dir);
   if (!lock.ok()) return lock.status();
   absl::StatusOr<std::unique_ptr<Database>> database = Database::Open(path, Database::Mode::kReadOnly);

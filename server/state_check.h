@@ -14,7 +14,10 @@ struct StateReport {
   std::vector<std::string> damage;  // a sentence each
 };
 
-// Reads all rows and all artifacts. NOT_FOUND where there is no database; FAILED_PRECONDITION while a coordinator runs;
+// NOT_FOUND where the directory is none of a coordinator that has run.
+absl::Status CheckHasRun(const std::string& state_dir);
+
+// Reads all rows and all artifacts. Errors of CheckHasRun; FAILED_PRECONDITION while a coordinator runs;
 // UNAVAILABLE where a disk cannot be read.
 absl::StatusOr<StateReport> CheckState(const std::string& state_dir);
 
