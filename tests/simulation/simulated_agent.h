@@ -87,7 +87,8 @@ class SimulatedAgent {
   absl::Duration frozen_until = absl::ZeroDuration();    // stopped
   absl::Duration cut_up_until = absl::ZeroDuration();    // nothing leaves it
   absl::Duration cut_down_until = absl::ZeroDuration();  // nothing reaches it
-  absl::Duration shielded_until = absl::ZeroDuration();  // a short outage, and the time after it: nothing else strikes
+  absl::Duration shielded_from = absl::ZeroDuration();   // the beat before a short outage was heard
+  absl::Duration shielded_until = absl::ZeroDuration();  // until some time after it nothing else strikes
   std::map<RankId, Process> processes;
   std::set<RankId> ended;  // all that ever ran and do not
 

@@ -286,8 +286,11 @@ void World::FinishBatch(std::vector<Message> batch) {
   promises_.Committed(*core_);
   for (const Message& message : batch) {
     const auto* gone = std::get_if<server::WorkerDisconnected>(&message.event);
-    if (gone != nullptr && server_connection_[gone->worker_id] == message.connection) {
-      server_connection_.erase(gone->worker_id);
+    if (gone != nullptr) {
+      const auto current = server_connection_.find(gone->worker_id);
+      if (current != server_connection_.end() && current->second == message.connection) {
+        server_connection_.erase(current);
+      }
     }
     promises_.Acknowledged(message.event);
     if (message.reply) message.reply(true);

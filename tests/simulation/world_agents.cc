@@ -15,6 +15,7 @@ namespace {
 constexpr int64_t kPoolBlocks = 20;
 constexpr absl::Duration kKeepalive = absl::Seconds(20);       // a stream on which nothing comes for so long is over
 constexpr absl::Duration kWelcomeTimeout = absl::Seconds(10);  // then the agent tries another stream
+constexpr absl::Duration kSoonHeard = absl::Milliseconds(100);  // latency and batch
 constexpr size_t kRemembered = 64;
 
 }  // namespace
@@ -81,7 +82,8 @@ void World::StrikeAgent(SimulatedAgent& agent) {
     agent.down_until = now_ + agent.random.Between(absl::ZeroDuration(), absl::Seconds(5));
     return;
   }
-  const bool well = agent.session != 0 && now_ >= agent.cut_up_until && now_ >= agent.cut_down_until;
+  const bool clear = now_ >= agent.last_up && now_ >= agent.cut_up_until && now_ >= agent.cut_down_until;
+  const bool well = agent.session != 0 && clear;
   if (well && Hits(agent, Fault::kShortOutage)) ShortOutage(agent);
 }
 
@@ -113,6 +115,7 @@ void World::Freeze(SimulatedAgent& agent, absl::Duration time) {
 // Nothing is heard between a beat that arrives at once and one right after the outage.
 void World::ShortOutage(SimulatedAgent& agent) {
   const absl::Duration time = (0.5 + 0.4 * agent.random.Unit()) * options_.outage_bound;
+  agent.shielded_from = now_ + kSoonHeard;
   agent.shielded_until = now_ + time + absl::Seconds(2);
   Beat(agent);
   switch (agent.random.Below(3)) {
@@ -400,7 +403,7 @@ bool World::WasStuck(const std::string& job, int attempt) const {
 
 bool World::IsShielded(const std::string& worker_id) const {
   const SimulatedAgent* agent = FindAgent(worker_id);
-  return agent != nullptr && now_ < agent->shielded_until;
+  return agent != nullptr && now_ >= agent->shielded_from && now_ < agent->shielded_until;
 }
 
 bool World::IsGangDone(const server::JobRow& row) const {
