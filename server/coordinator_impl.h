@@ -2,7 +2,7 @@
 //
 // Files: coordinator.cc (events, undo, restore, views), coordinator_jobs.cc (a job's life), coordinator_workers.cc
 // (registrations, beats, leases), coordinator_schedule.cc (queue to gangs), coordinator_verdicts.cc (ranks that hang,
-// peers that are lost, workers that fail again and again), job_transitions.cc (the table).
+// peers that are lost, workers that fail again and again), coordinator_invariants.cc, job_transitions.cc (the table).
 #pragma once
 
 #include <compare>
@@ -247,6 +247,11 @@ class Coordinator::Impl {
   // Gives the attempt these slots; the names of their workers.
   std::string Place(JobRow& row, const std::vector<FreeSlot>& slots, int first_rank);
   void Wait(const JobRow& current, const std::string& reason, const std::string& message);
+
+  // -- invariants (coordinator_invariants.cc): each adds a sentence for what is broken
+  void CheckGang(const JobRow& row, std::vector<std::string>* broken) const;
+  void CheckRanks(const JobRow& row, std::vector<std::string>* broken) const;
+  void CheckWorker(const std::string& worker_id, const WorkerState& worker, std::vector<std::string>* broken) const;
 
   const CoordinatorOptions options_;
   const SchedulingPolicy* const policy_;

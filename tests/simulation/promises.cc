@@ -65,6 +65,7 @@ void Promises::Started(absl::Duration now) {
   frozen_until_ = absl::ZeroDuration();
   fresh_ = undo_fresh_ = true;
   heard_.clear();
+  standstills_.clear();
   for (const std::string& name : open_) {  // waits start anew, in full
     Tracked& job = jobs_.at(name);
     const JobRow& row = job.row;
@@ -115,6 +116,9 @@ void Promises::Applied(const server::Coordinator& core, const server::Event& eve
     }
   }
   CheckWorkers(pending);
+  if (const auto* beat = std::get_if<server::WorkerBeat>(&event); beat != nullptr && status.ok()) {
+    CheckStuckAreFound(core, *beat);
+  }
   for (const std::string& sentence : core.CheckInvariants()) Check(false, "invariants of the core", sentence);
   fresh_ = false;
 }
@@ -163,6 +167,7 @@ void Promises::RolledBack() {
       workers_.erase(id);
     }
   }
+  standstills_.clear();  // shorter than they are: no wrong alarm
   fresh_ = undo_fresh_;
   BeginBatch();
 }
@@ -196,11 +201,54 @@ void Promises::Hear(const server::Event& event) {
     heard_[id] = now_;
   };
   if (const auto* beat = std::get_if<server::WorkerBeat>(&event)) {
+    HearRanks(*beat);
     note(beat->worker_id);
+  } else if (const auto* gone = std::get_if<server::WorkerDisconnected>(&event)) {
+    standstills_.erase(gone->worker_id);
   } else if (const auto* in = std::get_if<server::WorkerRegistered>(&event)) {
     note(in->registration.worker_id());
   } else if (const auto* cancel = std::get_if<server::CancelJob>(&event)) {
     cancel_requested_.insert(cancel->job);
+  }
+}
+
+void Promises::HearRanks(const server::WorkerBeat& beat) {
+  const auto heard = heard_.find(beat.worker_id);
+  const absl::Duration since = heard == heard_.end() ? absl::ZeroDuration() : now_ - heard->second;
+  std::map<RankId, Standstill> old = std::exchange(standstills_[beat.worker_id], {});
+  for (const ham::v1::ObservedRank& rank : beat.observed) {
+    if (rank.state() != ham::v1::ObservedRank::RUNNING) continue;
+    const ham::v1::Progress& progress = rank.progress();
+    Standstill now{.tick = progress.tick(), .begun = progress.collective_begun(), .sequence = progress.collective_sequence()};
+    const RankId id = {rank.job(), rank.attempt(), rank.rank()};
+    const auto before = old.find(id);
+    if (before != old.end() && before->second.tick == now.tick && before->second.begun == now.begun &&
+        before->second.sequence == now.sequence) {
+      now.time = before->second.time + std::min(since, 3 * options_.heartbeat);
+    }
+    standstills_[beat.worker_id][id] = now;
+  }
+}
+
+// Of a gang that is silent as a whole somebody is to blame, and in time.
+void Promises::CheckStuckAreFound(const server::Coordinator& core, const server::WorkerBeat& beat) {
+  const absl::Duration most = options_.hang.unknown + 3 * options_.heartbeat;
+  for (const auto& [id, silent] : standstills_[beat.worker_id]) {
+    const auto& [job, attempt, rank] = id;
+    const JobRow* row = silent.time < most ? nullptr : core.FindJob(job);
+    if (row == nullptr || row->attempt != attempt || !IsActive(row->state)) continue;
+    const bool all = std::all_of(row->gang.begin(), row->gang.end(), [&](const Placement& place) {
+      if (place.succeeded) return true;
+      if (row->pool && place.rank != rank) return true;  // it works by itself
+      const auto ranks = standstills_.find(place.worker_id);
+      if (ranks == standstills_.end() || now_ - heard_.at(place.worker_id) > 3 * options_.heartbeat) return false;
+      const auto found = ranks->second.find({job, attempt, place.rank});
+      return found != ranks->second.end() && found->second.time >= most;
+    });
+    const bool placed = FindRank(row->gang, rank) != nullptr;
+    Check(!all || !placed, "who is stuck is found in time",
+          absl::StrCat(job, " attempt ", attempt, " rank ", rank, " says nothing new for ",
+                       absl::FormatDuration(silent.time)));
   }
 }
 

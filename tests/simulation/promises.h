@@ -86,11 +86,21 @@ class Promises {
     absl::Duration not_before = absl::ZeroDuration();  // of the next attempt
   };
 
+  // Of a rank: reports that said nothing new, as the core counts them.
+  struct Standstill {
+    int64_t tick = 0;
+    int64_t begun = 0;
+    int64_t sequence = 0;
+    absl::Duration time = absl::ZeroDuration();
+  };
+
   void BeginBatch();
   Tracked& Touch(const std::string& job);
   absl::Duration Backoff(int failures) const;
   void CheckAnswer(const server::Coordinator& core, const server::Event& event, const absl::Status& status);
   void Hear(const server::Event& event);
+  void HearRanks(const server::WorkerBeat& beat);
+  void CheckStuckAreFound(const server::Coordinator& core, const server::WorkerBeat& beat);
   void TakeLog(const server::Coordinator& core, const server::EventRow& row, const server::Event& event);
   void CheckKill(const Tracked& job, const server::EventRow& row, const server::Event& event);
   void CountFailure(const server::Coordinator& core, Tracked& job, const server::EventRow& row);
@@ -122,6 +132,7 @@ class Promises {
   std::set<std::string> open_;
   std::map<std::string, server::WorkerRow> workers_;
   std::map<std::string, absl::Duration> heard_;  // worker_id to its last word in this term
+  std::map<std::string, std::map<RankId, Standstill>> standstills_;  // by worker_id: ranks that its last beat named
   std::set<std::string> acknowledged_;           // jobs
   std::set<std::string> cancel_requested_;
   std::map<std::string, int64_t> acknowledged_checkpoints_;

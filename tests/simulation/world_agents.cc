@@ -194,6 +194,7 @@ void World::Registered(SimulatedAgent& agent, int64_t connection, bool ok) {
     if (ok) HearEnd(agent, connection);
     return;
   }
+  if (agent.session != 0) return;  // welcome already: this is the answer to a replay
   if (!ok) {
     agent.connection = 0;
     agent.down_until = now_ + agent.random.Between(absl::Seconds(1), absl::Seconds(20));
@@ -261,7 +262,9 @@ void World::SendUp(SimulatedAgent& agent, Message message) {
   agent.last_up = time;
   Remember(message);
   if (Hits(agent, Fault::kDuplicate)) {
-    Arrive(agent, message, time + network_.Between(absl::ZeroDuration(), absl::Seconds(30)));
+    Message copy = message;
+    copy.reply = nullptr;  // its sender has one from the first
+    Arrive(agent, std::move(copy), time + network_.Between(absl::ZeroDuration(), absl::Seconds(30)));
   }
   Arrive(agent, std::move(message), time);
 }
