@@ -14,7 +14,7 @@ build=$(realpath "${2:-$root/build}")
 work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT
 bundle=$work/ham-gpu
-mkdir -p "$bundle/lib" "$bundle/tests/gpu"
+mkdir -p "$bundle/lib"
 cmake --install "$build" --component gpu-bundle --prefix "$bundle" --strip >/dev/null
 # What is Debian's. LibTorch's and NVIDIA's libraries lie elsewhere; those of the C and C++ run time are the machine's.
 for program in "$bundle"/bin/*; do ldd "$build"/*/"$(basename "$program")"; done |
@@ -22,8 +22,8 @@ for program in "$bundle"/bin/*; do ldd "$build"/*/"$(basename "$program")"; done
   grep -vE '/(ld-linux-x86-64|lib(c|m|dl|rt|pthread|resolv|util|stdc\+\+|gcc_s|gomp))\.so' |
   xargs -I{} cp -L {} "$bundle/lib/"
 cp "$root/tests/gpu/run.sh" "$bundle/"
-cp "$root/tests/gpu/stages.py" "$root/tests/gpu/peers.py" "$bundle/tests/gpu/"
-(cd "$root" && cp --parents tests/interop/pytorch_peer.py deploy/export_pytorch.py "$bundle/")
+(cd "$root" && cp --parents tests/gpu/{stages,service,peers}.py tests/support/cluster.py tests/interop/pytorch_peer.py \
+  deploy/export_pytorch.py "$bundle/")
 python3 -B "$root/tests/gpu/specs.py" "$build/bin/hamctl" "$bundle/specs"
 commit=$(git -C "$root" rev-parse HEAD 2>/dev/null || echo unknown)
 git -C "$root" diff --quiet HEAD 2>/dev/null || commit+=" with changes"

@@ -49,14 +49,16 @@ class GpuBundleTest(unittest.TestCase):
         return {key: value for key, value in os.environ.items() if not key.startswith(("HAM_", "LD_", "GTEST_"))} | more
 
     def run_checks(self, *arguments, **environment):
-        return subprocess.run([self.bundle / "run.sh", *arguments], capture_output=True, text=True, timeout=350,
+        return subprocess.run([self.bundle / "run.sh", *arguments], capture_output=True, text=True, timeout=450,
                               env=self.environment(**environment))
 
     def test_is_small_and_whole(self):
         self.assertLessEqual(self.archive.stat().st_size, 60_000_000)
         path = ":".join(map(str, [self.bundle / "lib", LIBTORCH / "torch/lib", *LIBTORCH.glob("nvidia/*/lib")]))
         programs = sorted(self.bundle.glob("bin/*"))
-        self.assertEqual([program.name for program in programs], ["gpu_steps", "gpu_test", "ham-trainer-cuda"])
+        self.assertEqual([program.name for program in programs],
+                         ["gpu_steps", "gpu_test", "ham-coordinator", "ham-trainer", "ham-trainer-cuda", "ham-worker",
+                          "hamctl"])
         for program in programs:
             found = subprocess.run(["ldd", program], capture_output=True, text=True, check=True,
                                    env=self.environment(LD_LIBRARY_PATH=path)).stdout
@@ -64,9 +66,10 @@ class GpuBundleTest(unittest.TestCase):
             for library in re.findall(r"=> (\S+)", found):
                 if not library.startswith((str(self.bundle), str(LIBTORCH))):
                     self.assertRegex(library, RUN_TIME)
-        version = subprocess.run([self.bundle / "bin/ham-trainer-cuda", "--version"], capture_output=True, text=True,
-                                 env=self.environment(LD_LIBRARY_PATH=path))
-        self.assertEqual((version.returncode, version.stderr), (0, ""))
+        for program in programs[2:]:
+            version = subprocess.run([program, "--version"], capture_output=True, text=True,
+                                     env=self.environment(LD_LIBRARY_PATH=path))
+            self.assertEqual((version.returncode, version.stderr), (0, ""), program)
         self.assertRegex((self.bundle / "COMMIT").read_text(), r"^([0-9a-f]{40}( with changes)?|unknown)\n$")
 
     @unittest.skipIf(os.path.exists("/proc/driver/nvidia"), "this host has an NVIDIA driver")
@@ -93,13 +96,21 @@ class GpuBundleTest(unittest.TestCase):
         done = self.run_checks("--rehearse", self.data, out, **python)
         results = json.loads((out / "results.json").read_text())
         stages = results["stages"]
-        self.assertEqual(list(stages), ["correctness", "epochs", "evaluation", "autoattack", "benchmarks"], done.stdout)
-        for name in ("correctness", "epochs", "evaluation", "autoattack"):
+        self.assertEqual(list(stages), ["correctness", "epochs", "evaluation", "autoattack", "service",
+                                        "benchmarks"], done.stdout)
+        for name in ("correctness", "epochs", "evaluation", "autoattack", "service"):
             self.assertNotIn("failed", stages[name], f"{done.stdout}\n{done.stderr}")
         self.assertEqual(len(stages["epochs"]["ham"]["images_per_second"]), 3)
         # One network, which no step changed, in what is one precision on a CPU.
         self.assertEqual(stages["evaluation"]["bf16"]["robust_accuracy"], stages["evaluation"]["fp32"]["robust_accuracy"])
         self.assertEqual(stages["evaluation"]["bf16"]["rows"], 32)
+        service = stages["service"]
+        self.assertEqual(len(service["training"]["images_per_second"]), 2)
+        self.assertEqual(service["evaluation"]["rows"], 16)
+        # Where a silence is usual, half of --hang-bound is allowed; five beats, where beats are a second apart.
+        self.assertGreater(service["faults"]["stopped"]["declared_seconds"], 4)
+        self.assertLess(service["faults"]["killed"]["declared_seconds"], service["faults"]["stopped"]["declared_seconds"])
+        self.assertEqual([path.name for path in (out / "service").iterdir() if path.is_dir()], [])
         compared = stages["benchmarks"]["comparisons"]["rehearsal"]
         for name, measured in (compared["programs"] | compared["profiles"]).items():
             if has_peers or not name.endswith("replayed"):

@@ -38,8 +38,16 @@ def evaluation_job(precision):
         "evaluation": {"every_epochs": 0, "suites": [PGD_20], "final_suites": []}}
 
 
+def service_job(epochs, rows, mining_start_epoch):
+    """For the whole service, with checkpoints often."""
+    return step_job("preact-resnet-18", HAM | {"mining_start_epoch": mining_start_epoch}, 128, "bf16") | {
+        "data": {"name": "cifar-10", "train_rows": rows, "test_rows": 512, "validation_share": 0}, "epochs": epochs,
+        "checkpoint": {"every_iterations": 100}}
+
+
 def jobs():
-    out = {"epochs-pgd-at": epochs_job(PGD_AT, 0.1), "epochs-ham": epochs_job(HAM, 0.01)}
+    out = {"epochs-pgd-at": epochs_job(PGD_AT, 0.1), "epochs-ham": epochs_job(HAM, 0.01),
+           "service-short": service_job(2, 12_800, 2), "service-long": service_job(10_000, 0, 1)}
     for batch in (128, 512, 1024):
         for precision in ("fp32", "bf16"):
             out[f"ham-{batch}-{precision}"] = step_job("preact-resnet-18", HAM, batch, precision)
@@ -57,6 +65,7 @@ def small(job):
         method["minimum_hard"] = 16
     suite = {"name": "quick", "attacks": [{"steps": 1, "step_size": 0.01}]}
     data = job["data"] | {"test_rows": 32, "validation_share": 0.2}
+    data |= {"train_rows": min(128, data.get("train_rows", 0))}
     return job | {"data": data, "model": {"name": "cnn-16-32"}, "method": method, "attack": attack, "batch_size": 16,
                   "precision": "fp32", "resources": {"device": "cpu"},
                   "evaluation": {"every_epochs": job["evaluation"]["every_epochs"], "suites": [suite],

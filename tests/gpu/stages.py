@@ -15,6 +15,8 @@ import sys
 import threading
 import time
 
+from service import service
+
 BUNDLE = pathlib.Path(__file__).resolve().parents[2]
 DATA_FILES = [*(f"data_batch_{n}.bin" for n in range(1, 6)), "test_batch.bin"]
 WRONG_CALL, NO_GPU = 2, 3
@@ -75,6 +77,7 @@ class Run:
         path = [BUNDLE / "lib", *libraries, *filter(None, [os.environ.get("LD_LIBRARY_PATH")])]
         # Of our programs; Python finds PyTorch's libraries by itself.
         self.environment = os.environ | {"LD_LIBRARY_PATH": ":".join(map(str, path))}
+        self.programs = BUNDLE / "bin"
         self.rehearse, self.rounds, self.comparisons = options.rehearse, options.rounds, options.comparisons
         self.end = time.monotonic() + options.seconds
         self.specs = BUNDLE / "specs" / "rehearsal" if self.rehearse else BUNDLE / "specs"
@@ -109,7 +112,7 @@ class Run:
         return max(1, min(limit, self.end - time.monotonic()))
 
     def program(self, name, *arguments):
-        return [str(part) for part in (BUNDLE / "bin" / name, *arguments)]
+        return [str(part) for part in (self.programs / name, *arguments)]
 
     def call(self, log, command, limit, **environment):
         """Standard output of a program that must end well; its errors go to OUT/log."""
@@ -392,7 +395,7 @@ def benchmarks(run):
 
 
 STAGES = {"correctness": correctness, "epochs": epochs, "evaluation": evaluation, "autoattack": autoattack,
-          "benchmarks": benchmarks}
+          "service": service, "benchmarks": benchmarks}
 
 
 def main():

@@ -64,8 +64,9 @@ def alive(pid):
 class Cluster:
     """Use as a context manager; leaves no process behind."""
 
-    def __init__(self, workers=2, options=(), data_root="/usr/share/datasets", folder=None, listen="127.0.0.1:0"):
-        """`folder`: one that is there already, and stays; else a temporary one."""
+    def __init__(self, workers=2, options=(), data_root="/usr/share/datasets", folder=None, listen="127.0.0.1:0",
+                 environment=None):
+        """`folder`: one that is there already, and stays; else a temporary one. `environment`: instead of this one's."""
         self.folder = None if folder else tempfile.TemporaryDirectory(prefix="ham-e2e-")
         self.path = pathlib.Path(folder or self.folder.name)
         self.options = list(options)
@@ -73,7 +74,7 @@ class Cluster:
         self.coordinator = None
         self.workers = {}
         self.listen, self.metrics = listen, "127.0.0.1:0"
-        self.environment = dict(os.environ, HAM_CONFIG=str(self.path / "config.json"), LC_ALL="C.UTF-8")
+        self.environment = dict(environment or os.environ, HAM_CONFIG=str(self.path / "config.json"), LC_ALL="C.UTF-8")
         try:
             self.start_coordinator()
             for i in range(workers):
