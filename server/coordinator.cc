@@ -124,8 +124,11 @@ void Coordinator::Impl::Restore(std::vector<JobRow> jobs, std::vector<WorkerRow>
       const auto worker = workers_.find(place.worker_id);
       Require(worker != workers_.end(), absl::StrCat("job ", name, " is placed on an unknown worker"));
       worker->second.unreachable = false;
-      worker->second.ranks[{name, row.attempt, place.rank}] = {
-          .slot = place.slot, .reported = told, .running = ran || place.succeeded, .succeeded = place.succeeded};
+      worker->second.ranks[{name, row.attempt, place.rank}] = {.slot = place.slot,
+                                                               .desired_since = 1,  // told when it registers
+                                                               .reported = told,
+                                                               .running = ran || place.succeeded,
+                                                               .succeeded = place.succeeded};
       facts.running_ranks += ran || place.succeeded ? 1 : 0;
       facts.succeeded_ranks += place.succeeded ? 1 : 0;
     }

@@ -4,7 +4,7 @@
   tests/readme/readme_tables.py [--write] [--bin DIR] [--readme FILE]
 
 Between `<!-- NAME: ... -->` and `<!-- end of NAME -->` README holds the tables of models (`ham-trainer models`), data
-sets (`ham-trainer data list`), what GPUs reached (tests/gpu/results) and options: the fields of TrainSpec and
+sets (`ham-trainer data list`), what GPUs reached (tests/gpu/results), how faults end (`tests/figures faults --record`) and options: the fields of TrainSpec and
 EvaluateSpec in job.proto, with what the comments there say and the defaults that `hamctl submit --dry-run` resolves. Without --write prints the difference and exits with status 1
 where README says something else; --write replaces the tables. DIR (default build/bin) holds the two programs.
 """
@@ -232,6 +232,13 @@ def gpu_table():
     return table(["what", "goal", "reached", "how"], gpu_figures.table_rows(ROOT))
 
 
+def faults_table():
+    rows = json.loads((ROOT / "tests/benchmark/results/faults.json").read_text())
+    return table(["what", "goal", "reached", "how"],
+                 [[row["name"], row["goal"], f"{row['value']} ({row['verdict']})",
+                   f"{row['how']}; {row['date']}, commit {row['commit']}"] for row in rows])
+
+
 def output_of(command, text=None):
     done = subprocess.run(command, input=text, capture_output=True, text=True, timeout=60)
     if done.returncode != 0:
@@ -243,6 +250,7 @@ def tables(programs):
     trainer, hamctl = str(programs / "ham-trainer"), str(programs / "hamctl")
     return {
         "GPU": gpu_table(),
+        "faults": faults_table(),
         "models": models_table(output_of([trainer, "models", "--json"])),
         "data sets": data_sets_table(output_of([trainer, "data", "list", "--json"])),
         "options": options_tables((ROOT / "proto/ham/v1/job.proto").read_text(),

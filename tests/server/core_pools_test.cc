@@ -127,6 +127,20 @@ TEST_F(CorePoolsTest, StartsARankThatJoinedJustBeforeARestart) {
   EXPECT_THAT(log_["e"], Not(Contains(HasSubstr("WORKER_LOST"))));
 }
 
+// Simulation, seed 7, walk 4959016688878327255.
+TEST_F(CorePoolsTest, ALateBeatFromBeforeTheAssignmentsAfterARestartLosesNoRank) {
+  Register("a", 1);
+  SubmitPool("e", 2);
+  Restart();  // before a was told
+  Register("a", 1);
+  WorkerBeat late = BeatOf("a", {});
+  late.desired_version = 0;
+  Beat("a", {Rank("e", 1, 0, ObservedRank::RUNNING)});
+  Must(late);
+  EXPECT_THAT(DesiredOf("a"), ElementsAre("e/1/0@0"));
+  EXPECT_THAT(log_["e"], Not(Contains(HasSubstr("WORKER_LOST"))));
+}
+
 TEST_F(CorePoolsTest, DoesNotHoldItAgainstAWorkerThatItWasRestarted) {
   RunTwo();
   for (const char* incarnation : {"i2", "i3", "i4", "i5"}) Register("a", 1, incarnation);

@@ -219,37 +219,53 @@ void Promises::HearRanks(const server::WorkerBeat& beat) {
   for (const ham::v1::ObservedRank& rank : beat.observed) {
     if (rank.state() != ham::v1::ObservedRank::RUNNING) continue;
     const ham::v1::Progress& progress = rank.progress();
-    Standstill now{.tick = progress.tick(), .begun = progress.collective_begun(), .sequence = progress.collective_sequence()};
     const RankId id = {rank.job(), rank.attempt(), rank.rank()};
+    Standstill& now = standstills_[beat.worker_id][id];
+    now = {.tick = progress.tick(), .begun = progress.collective_begun(), .sequence = progress.collective_sequence()};
+    now.collectives = now.sequence;
     const auto before = old.find(id);
-    if (before != old.end() && before->second.tick == now.tick && before->second.begun == now.begun &&
-        before->second.sequence == now.sequence) {
-      now.time = before->second.time + std::min(since, 3 * options_.heartbeat);
+    if (before == old.end()) continue;
+    const Standstill& last = before->second;
+    now.collectives = std::max(now.sequence, last.collectives);
+    now.advanced = now.sequence > last.collectives ? now_ : last.advanced;
+    if (last.tick == now.tick && last.begun == now.begun && last.sequence == now.sequence) {
+      now.time = last.time + std::min(since, 3 * options_.heartbeat);
+      now.steps = last.steps;
+    } else if (last.works() && now.works()) {
+      now.steps = last.steps + 1;
     }
-    standstills_[beat.worker_id][id] = now;
   }
 }
 
-// Of a gang that is silent as a whole somebody is to blame, and in time.
 void Promises::CheckStuckAreFound(const server::Coordinator& core, const server::WorkerBeat& beat) {
-  const absl::Duration most = options_.hang.unknown + 3 * options_.heartbeat;
-  for (const auto& [id, silent] : standstills_[beat.worker_id]) {
+  for (const auto& [id, still] : standstills_[beat.worker_id]) {
     const auto& [job, attempt, rank] = id;
-    const JobRow* row = silent.time < most ? nullptr : core.FindJob(job);
-    if (row == nullptr || row->attempt != attempt || !IsActive(row->state)) continue;
-    const bool all = std::all_of(row->gang.begin(), row->gang.end(), [&](const Placement& place) {
-      if (place.succeeded) return true;
-      if (row->pool && place.rank != rank) return true;  // it works by itself
-      const auto ranks = standstills_.find(place.worker_id);
-      if (ranks == standstills_.end() || now_ - heard_.at(place.worker_id) > 3 * options_.heartbeat) return false;
-      const auto found = ranks->second.find({job, attempt, place.rank});
-      return found != ranks->second.end() && found->second.time >= most;
-    });
-    const bool placed = FindRank(row->gang, rank) != nullptr;
-    Check(!all || !placed, "who is stuck is found in time",
+    if (still.time < options_.hang.least) continue;
+    const JobRow* row = core.FindJob(job);
+    if (row == nullptr || row->attempt != attempt || !IsActive(row->state) || !FindRank(row->gang, rank)) continue;
+    Check(!MustBeFound(*row, rank, still), "who is stuck is found in time",
           absl::StrCat(job, " attempt ", attempt, " rank ", rank, " says nothing new for ",
-                       absl::FormatDuration(silent.time)));
+                       absl::FormatDuration(still.time)));
   }
+}
+
+// A rank whose steps took a second each and that nobody is behind; or all, of which somebody is to blame.
+bool Promises::MustBeFound(const JobRow& row, int rank, const Standstill& still) const {
+  constexpr int kStepsToLearn = 8;
+  const absl::Duration slack = 4 * options_.heartbeat;
+  bool nobody_behind = true, all_still = true;
+  for (const Placement& place : row.gang) {
+    if (place.succeeded || (row.pool && place.rank != rank)) continue;  // a pool's ranks work by themselves
+    const auto ranks = standstills_.find(place.worker_id);
+    if (ranks == standstills_.end()) return false;
+    const auto found = ranks->second.find({row.name, row.attempt, place.rank});
+    if (found == ranks->second.end()) return false;
+    nobody_behind = nobody_behind && found->second.begun >= still.begun;
+    const bool heard = now_ - heard_.at(place.worker_id) <= 3 * options_.heartbeat;
+    all_still = all_still && heard && found->second.time >= options_.hang.unknown + slack;
+  }
+  const bool learned = still.works() && still.steps >= kStepsToLearn;
+  return all_still || (nobody_behind && learned && still.time >= options_.hang.least + slack);
 }
 
 void Promises::CheckAnswer(const server::Coordinator& core, const server::Event& event, const absl::Status& status) {
@@ -433,6 +449,8 @@ void Promises::CheckLost(const Tracked& job, const JobRow& row, const server::Ev
     if (timer) {
       const bool stopped = !IsActive(old.state) && now_ >= job.stop_from + options_.stop_limit;
       if (!stopped) CheckSilence(place);
+      Check(!IsActive(old.state) || !OthersAdvance(old, place), "a gang that advances loses nobody",
+            absl::StrCat(row.name, " rank ", place.rank, " on ", place.worker_id));
     } else if (hangs_.count(row.name) == 0) {
       Check(!truth_->IsAlive(row.name, old.attempt, place), "a rank is given up only when it is gone",
             absl::StrCat(row.name, " attempt ", old.attempt, " rank ", place.rank, " on ", place.worker_id));
@@ -481,6 +499,22 @@ void Promises::CheckSilence(const Placement& place) {
   // Of 30 %, with room for workers that come and go meanwhile.
   Check(together <= std::max(2.0, 0.5 * static_cast<double>(known_workers_)),
         "a lease does not end with too many others", absl::StrCat(id, " and ", together - 1, " others"));
+}
+
+// A rank of it that is heard of has told of a collective since the silence began, less than a lease ago. That may have
+// been right after the beat before.
+bool Promises::OthersAdvance(const JobRow& row, const Placement& silent) const {
+  const auto heard = heard_.find(silent.worker_id);
+  const absl::Duration beat = 3 * options_.heartbeat;
+  if (row.pool || heard == heard_.end()) return false;
+  return std::any_of(row.gang.begin(), row.gang.end(), [&](const Placement& other) {
+    const auto ranks = standstills_.find(other.worker_id);
+    if (other.worker_id == silent.worker_id || ranks == standstills_.end()) return false;
+    const auto found = ranks->second.find({row.name, row.attempt, other.rank});
+    if (found == ranks->second.end() || Silence(other.worker_id) >= options_.lease) return false;
+    const absl::Duration earliest = found->second.advanced - beat;
+    return earliest > heard->second && now_ < earliest + options_.lease;
+  });
 }
 
 void Promises::CheckRow(const JobRow& row) {

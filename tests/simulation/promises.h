@@ -91,7 +91,11 @@ class Promises {
     int64_t tick = 0;
     int64_t begun = 0;
     int64_t sequence = 0;
+    int steps = 0;  // one after the other without a wait
     absl::Duration time = absl::ZeroDuration();
+    int64_t collectives = 0;                              // most that were ever told of
+    absl::Duration advanced = -absl::InfiniteDuration();  // when these were
+    bool works() const { return begun == sequence; }
   };
 
   void BeginBatch();
@@ -101,6 +105,7 @@ class Promises {
   void Hear(const server::Event& event);
   void HearRanks(const server::WorkerBeat& beat);
   void CheckStuckAreFound(const server::Coordinator& core, const server::WorkerBeat& beat);
+  bool MustBeFound(const server::JobRow& row, int rank, const Standstill& still) const;
   void TakeLog(const server::Coordinator& core, const server::EventRow& row, const server::Event& event);
   void CheckKill(const Tracked& job, const server::EventRow& row, const server::Event& event);
   void CountFailure(const server::Coordinator& core, Tracked& job, const server::EventRow& row);
@@ -108,6 +113,7 @@ class Promises {
   void CheckChange(const Tracked& job, const server::JobRow& row, const server::Event& event);
   void CheckLost(const Tracked& job, const server::JobRow& row, const server::Event& event);
   void CheckSilence(const server::Placement& place);
+  bool OthersAdvance(const server::JobRow& row, const server::Placement& silent) const;
   void CheckRow(const server::JobRow& row);
   void CheckCheckpoint(const server::JobRow& old, const server::JobRow& row, const server::Event& event);
   void CheckWorkers(const server::Effects& effects);

@@ -157,6 +157,7 @@ void World::TrainerSecond(SimulatedAgent& agent) {
     if (process.stop_at != absl::InfiniteDuration() && Hits(agent, Fault::kTrainerGoesOn)) {
       process.stop_at = now_ + agent.random.Between(absl::Minutes(1), absl::Minutes(4));
     }
+    const bool works = process.state == ObservedRank::RUNNING && (process.gang->pool || process.gang->advances());
     if (Hits(agent, Fault::kTrainerCrash)) {
       fail(id, process, ham::v1::TRAINER_CRASH);
     } else if (Hits(agent, Fault::kUserError)) {
@@ -165,9 +166,9 @@ void World::TrainerSecond(SimulatedAgent& agent) {
       fail(id, process, ham::v1::PREEMPTED);
     } else if (agent.Tick(id, process, now_)) {
       ended_well_[std::make_pair(std::get<0>(id), std::get<1>(id))].insert(std::get<2>(id));
-    } else if (process.state == ObservedRank::RUNNING && Hits(agent, Fault::kTrainerStuck)) {
+    } else if (works && Hits(agent, Fault::kTrainerStuck)) {
       agent.GetStuck(process);
-    } else if (process.gang->advances() && !process.gang->pool && Hits(agent, Fault::kLinkBroken)) {
+    } else if (works && !process.gang->pool && Hits(agent, Fault::kLinkBroken)) {
       process.gang->link_broken = process.gang->was_stuck = true;
     }
   }
