@@ -97,6 +97,7 @@ class ArtifactDirectory final : public ArtifactStore {
                                                 ": ask with QueryArtifact and go on from there"));
     }
     if (held == 0 && SizeOf(root_ + "/unfinished") < 0) {  // somebody has removed it meanwhile
+      if (const absl::Status status = CheckArtifactsMounted(root_); !status.ok()) return status;
       if (const absl::Status status = MakeFolders(root_); !status.ok()) return status;
     }
     if (const absl::Status status = Reserve(static_cast<int64_t>(data.size())); !status.ok()) return status;
@@ -196,7 +197,8 @@ class ArtifactDirectory final : public ArtifactStore {
     return absl::InvalidArgumentError(
         absl::StrCat("digest \"", Shown(digest, 80), "\" must be 64 lower-case hex digits (SHA-256)"));
   }
-  static absl::Status NotHere(const std::string& digest) {
+  absl::Status NotHere(const std::string& digest) const {
+    if (const absl::Status status = CheckArtifactsMounted(root_); !status.ok()) return status;
     return absl::NotFoundError(absl::StrCat("artifact ", digest, " is not in this store"));
   }
 
@@ -278,6 +280,16 @@ class ArtifactDirectory final : public ArtifactStore {
 
 std::string ArtifactPath(const std::string& directory, const std::string& digest) {
   return absl::StrCat(directory, "/", digest.substr(0, 2), "/", digest);
+}
+
+absl::Status CheckArtifactsMounted(const std::string& directory) {
+  std::error_code error;
+  fs::directory_iterator at(directory, error), end;
+  while (!error && at != end && at->path().filename() == "lost+found") at.increment(error);
+  if (error || at != end) return absl::OkStatus();
+  return absl::UnavailableError(absl::StrCat(directory, " is empty: is its file system mounted? If what it held is ",
+                                             "gone for good, make the folder ", directory, "/unfinished, and jobs ",
+                                             "start anew"));
 }
 
 absl::StatusOr<std::unique_ptr<ArtifactStore>> OpenArtifactDirectory(const std::string& directory, int64_t quota) {

@@ -57,6 +57,10 @@ class ArtifactStore {
 // `quota` bytes; 0: no bound.
 absl::StatusOr<std::unique_ptr<ArtifactStore>> OpenArtifactDirectory(const std::string& directory, int64_t quota = 0);
 
+// UNAVAILABLE where the directory is there and empty, as a mount point is without its file system: what it should hold is
+// not lost then. Reading, and writing to it, say so too.
+absl::Status CheckArtifactsMounted(const std::string& directory);
+
 // Where a complete artifact lies in such a directory.
 std::string ArtifactPath(const std::string& directory, const std::string& digest);
 

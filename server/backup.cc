@@ -64,6 +64,7 @@ class Backup {
   }
 
   absl::Status CopyStore() {
+    if (absl::Status mounted = CheckArtifactsMounted(Below(state_dir_, kArtifacts)); !mounted.ok()) return mounted;
     absl::StatusOr<std::unique_ptr<ArtifactStore>> artifacts = OpenArtifactDirectory(Below(state_dir_, kArtifacts));
     if (!artifacts.ok()) return artifacts.status();
     // From before the copy of the rows on, or what they name might go before it is copied.

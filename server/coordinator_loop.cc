@@ -35,7 +35,9 @@ CoordinatorOptions CoreOptions(const CoordinatorLoop::Options& options) {
   core.lease = options.lease;
   core.heartbeat = options.heartbeat;
   core.kept_checkpoints = options.keep_checkpoints;
-  core.hang = {.unknown = options.hang_bound, .least = options.hang_bound / 2, .busy = 10 * options.hang_bound};
+  // A stop is told of up to two beats after it, and the verdict waits for one.
+  const absl::Duration unknown = std::max(options.hang_bound - 3 * options.heartbeat, options.hang_bound / 2);
+  core.hang = {.unknown = unknown, .least = options.hang_bound / 2, .busy = 10 * options.hang_bound};
   return core;
 }
 

@@ -82,8 +82,9 @@ struct ServerOptions {
   absl::Duration lease = absl::Seconds(15);
   // Between two beats of a worker; at most a third of the lease. Each beat is one small message and no write.
   absl::Duration heartbeat = absl::Seconds(1);
-  // Silence of a rank after which it is stuck, where no usual silence of it is known. [1 s, 1 h]. Where one is, five of
-  // those, half of this at least; ten times this for a rank that still uses the CPU (rank_pulse.h).
+  // From the moment in which a rank stops to the verdict that it is stuck, where no usual silence of it is known.
+  // [1 s, 1 h]. Where one is, five of those, half of this at least; ten times this for a rank that still uses the CPU
+  // (rank_pulse.h).
   absl::Duration hang_bound = absl::Minutes(1);
   // From SIGTERM to SIGKILL of a trainer; long enough to save a checkpoint.
   absl::Duration terminate_grace = absl::Seconds(15);

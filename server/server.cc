@@ -6,6 +6,7 @@
 #include <spdlog/spdlog.h>
 
 #include <cstdlib>
+#include <filesystem>
 #include <nlohmann/json.hpp>
 #include <utility>
 #include <vector>
@@ -67,6 +68,9 @@ absl::Status Server::Start() {
   absl::StatusOr<Identity> identity = LoadOrCreateIdentity(options_.state_dir, options_.advertise, options_.insecure);
   if (!identity.ok()) return identity.status();
   authenticator_.emplace(Sha256Hex(identity->admin_token), Sha256Hex(identity->worker_token));
+  if (std::filesystem::exists(options_.state_dir + "/ham.db")) {
+    if (const absl::Status status = CheckArtifactsMounted(options_.state_dir + "/artifacts"); !status.ok()) return status;
+  }
   absl::StatusOr<std::unique_ptr<ArtifactStore>> artifacts =
       OpenArtifactDirectory(options_.state_dir + "/artifacts", options_.artifact_quota);
   if (!artifacts.ok()) return artifacts.status();

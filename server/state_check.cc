@@ -65,6 +65,7 @@ absl::StatusOr<StateReport> CheckState(const std::string& state_dir) {
   if (!contents.ok()) return contents.status();
   report.jobs = contents->jobs.size();
   const std::string directory = state_dir + "/artifacts";
+  if (const absl::Status mounted = CheckArtifactsMounted(directory); !mounted.ok()) return mounted;
   const absl::StatusOr<std::unique_ptr<ArtifactStore>> artifacts = OpenArtifactDirectory(directory);
   if (!artifacts.ok()) return artifacts.status();
   NamedArtifacts names(artifacts->get(), [&](const std::string& job) { return reader.GetContent(job); });

@@ -118,6 +118,13 @@ def autoattack(root):
         f"({parts}), for one of 48 %: what takes time are the rows that no attack breaks; {where}")
 
 
+def after_signal(root, what, moment, how):
+    found, where = stage(root, "service")
+    if "failed" in found:
+        raise RuntimeError(found["failed"])
+    return found["faults"][what][moment], f"{how}; the reason: {found['faults'][what]['message'].rstrip('.')}; {where}"
+
+
 FIGURES = [
     Figure("GPU: HAM step, times faster than published PyTorch", 8, "x", True,
            lambda root: times_faster(root, "ham-128", "published-replayed")),
@@ -130,6 +137,10 @@ FIGURES = [
     Figure("GPU: PGD-20 by bf16 proposals, robust accuracy over that by fp32", 0.1, " points", False, proposals),
     Figure("GPU: AutoAttack on 10,000 CIFAR-10 images", 3, " min", False, autoattack),
     Figure("GPU: memory of a HAM step of 1,024 rows, of tuned PyTorch's", 60, " %", False, memory),
+    Figure("GPU: trainer killed, training again", 10, " s", False, lambda root: after_signal(
+        root, "killed", "first_metrics_seconds", "SIGKILL under a coordinator and a worker, to metrics of the next step")),
+    Figure("GPU: trainer stopped, verdict that names its rank", 20, " s", False, lambda root: after_signal(
+        root, "stopped", "declared_seconds", "SIGSTOP, --hang-bound 20s, to the event of the failed attempt")),
 ]
 
 

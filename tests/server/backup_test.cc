@@ -256,6 +256,21 @@ TEST_F(BackupTest, ACheckFindsEveryDamagedAndMissingArtifact) {
   EXPECT_TRUE(absl::IsFailedPrecondition(CheckState(state_).status()));
 }
 
+TEST_F(BackupTest, WhatIsNotMountedIsNotLost) {
+  const fs::path directory = state_ + "/artifacts", away = state_ + "/away";
+  const std::string digest = Sha256Hex("weights");
+  fs::rename(directory, away);
+  fs::create_directories(directory / "lost+found");
+  EXPECT_THAT(CheckState(state_).status(), StatusIs(absl::StatusCode::kUnavailable, HasSubstr("is it")));
+  EXPECT_TRUE(absl::IsUnavailable(artifacts_->Verify(digest)));
+  EXPECT_TRUE(absl::IsUnavailable(artifacts_->Read(digest, 0, 10).status()));
+  EXPECT_TRUE(absl::IsUnavailable(artifacts_->Put(digest, 0, "weights")));
+  fs::remove_all(directory);
+  EXPECT_TRUE(absl::IsNotFound(artifacts_->Verify(digest))) << "it was removed";
+  fs::rename(away, directory);
+  EXPECT_TRUE(artifacts_->Verify(digest).ok());
+}
+
 TEST_F(BackupTest, ACheckFindsADamagedRowOfEachTable) {
   const std::string path = state_ + "/ham.db";
   const std::string whole = ReadTestFile(path);
