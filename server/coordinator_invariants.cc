@@ -53,23 +53,21 @@ void Coordinator::Impl::CheckRanks(const JobRow& row, std::vector<std::string>* 
   int running = 0, succeeded = 0;
   for (const Placement& place : row.gang) {
     ranks.insert(place.rank);
-    const std::string whose = absl::StrCat(row.name, " rank ", place.rank);
+    const auto breaks = [&](const char* what) {
+      broken->push_back(absl::StrCat(row.name, " rank ", place.rank, " ", what));
+    };
     const auto worker = workers_.find(place.worker_id);
     if (worker == workers_.end()) {
-      broken->push_back(absl::StrCat(whose, " is placed on an unknown worker"));
+      breaks("is placed on an unknown worker");
       continue;
     }
     const auto rank = worker->second.ranks.find({row.name, row.attempt, place.rank});
     if (rank == worker->second.ranks.end() || rank->second.slot != place.slot) {
-      broken->push_back(absl::StrCat(whose, " is unknown to its worker"));
+      breaks("is unknown to its worker");
       continue;
     }
-    if (rank->second.succeeded != place.succeeded) {
-      broken->push_back(absl::StrCat(whose, " and its worker disagree on its end"));
-    }
-    if (place.session != worker->second.row.session) {
-      broken->push_back(absl::StrCat(whose, " is placed under an older session"));
-    }
+    if (rank->second.succeeded != place.succeeded) breaks("and its worker disagree on its end");
+    if (place.session != worker->second.row.session) breaks("is placed under an older session");
     running += rank->second.running ? 1 : 0;
     succeeded += rank->second.succeeded ? 1 : 0;
   }
