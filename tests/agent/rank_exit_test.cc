@@ -50,6 +50,16 @@ TEST(RankExit, AnotherStatusIsACrashEvenAfterDone) {
   EXPECT_NE(exit.message().find("3"), std::string::npos);
 }
 
+// Chaos, seed 855388760.
+TEST(RankExit, WhoIsKilledWhileItEndsHasSucceeded) {
+  for (const int signal : {SIGKILL, SIGTERM}) {
+    const RankExit exit = ClassifyExit(Facts(Signalled(signal), true));
+    EXPECT_TRUE(exit.success()) << signal;
+    EXPECT_EQ(exit.signal(), signal);
+    EXPECT_FALSE(ClassifyExit(Facts(Signalled(signal), false)).success()) << signal;
+  }
+}
+
 TEST(RankExit, ASignalIsNamed) {
   const RankExit exit = ClassifyExit(Facts(Signalled(SIGSEGV), true));
   EXPECT_EQ(exit.failure_class(), ham::v1::TRAINER_CRASH);

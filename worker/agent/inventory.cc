@@ -25,7 +25,7 @@ namespace {
 
 constexpr size_t kMostOutput = 16 << 20;
 constexpr size_t kMostErrors = 2000;
-constexpr absl::Duration kVersionTimeout = absl::Seconds(30);
+constexpr absl::Duration kVersionTimeout = absl::Minutes(2);  // LibTorch and CUDA from a cold disk
 constexpr absl::Duration kInspectTimeout = absl::Minutes(10);  // reads every file under the data root
 
 struct Pipe {

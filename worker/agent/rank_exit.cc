@@ -2,6 +2,7 @@
 
 #include <sys/wait.h>
 
+#include <csignal>
 #include <cstring>
 
 #include "absl/strings/str_cat.h"
@@ -41,6 +42,8 @@ ham::v1::RankExit ClassifyExit(const ExitFacts& facts) {
   } else if (!facts.failed_class.empty()) {
     Fail(&exit, ClassOf(facts.failed_class), facts.failed_message);
     if (facts.lost_rank) exit.set_lost_rank(*facts.lost_rank);
+  } else if (facts.done && (exit.signal() == SIGKILL || exit.signal() == SIGTERM)) {
+    exit.set_success(true);
   } else if (exit.signal() != 0) {
     Fail(&exit, ham::v1::TRAINER_CRASH,
          absl::StrCat("ended by signal ", exit.signal(), " (", strsignal(exit.signal()), ")"));
