@@ -20,7 +20,7 @@ if [ -n "$set" ]; then
   packages+=(libgtest-dev libgmock-dev python3-venv python3-grpcio python3-protobuf procps xz-utils iproute2)
 fi
 if [ "$set" = long ]; then
-  packages+=(clang clang-tidy libclang-rt-dev llvm)
+  packages+=(clang clang-tidy libclang-rt-dev llvm slurmctld slurmd slurm-client munge)
 fi
 missing=()
 for package in "${packages[@]}"; do

@@ -9,6 +9,7 @@
 #   asan_trainer   unit tests of the trainer, likewise (neither LibTorch nor Gloo is instrumented)
 #   tidy           clang-tidy (.clang-tidy) over proto, server, worker and client
 #   cuts           the store reopened on its log cut at every length
+#   slurm          deploy/slurm in a Slurm of its own: time limits, preemption, a node that fails (needs root)
 #   seeds          HAM_SEEDS (default 20) more walks of the simulation, each with a new seed
 #   mutations      mutations of the core, each of which the simulation must catch
 #   fuzz           each fuzz program for HAM_FUZZ_SECONDS (default 60)
@@ -17,7 +18,7 @@
 # compiled about 35. Works in build/, build-asan/ and build-tsan/.
 set -euo pipefail
 cd "$(dirname "$0")/.."
-checks=(asan thread_safety tsan asan_trainer tidy cuts seeds mutations fuzz)
+checks=(asan thread_safety tsan asan_trainer tidy cuts slurm seeds mutations fuzz)
 results=
 record=
 chosen=()
@@ -89,6 +90,13 @@ check_cuts() {
   cmake -G Ninja -S . -B build -DHAM_TESTS=ON
   ninja -C build job_store_crash_test
   HAM_EVERY_LENGTH=1 TMPDIR=/dev/shm GTEST_FILTER='*CutAnywhere*' GTEST_OUTPUT="xml:$1/" build/tests/job_store_crash_test
+}
+
+check_slurm() {
+  cmake -G Ninja -S . -B build -DHAM_TESTS=ON
+  ninja -C build ham-coordinator ham-worker ham-trainer hamctl scripted_nvml
+  HAM_BIN=$PWD/build/bin HAM_SCRIPTED_NVML=$PWD/build/tests/agent/libscripted_nvml.so GTEST_OUTPUT="xml:$1/" \
+    PYTHONDONTWRITEBYTECODE=1 python3 tests/slurm/slurm_test.py
 }
 
 check_seeds() {

@@ -611,6 +611,26 @@ TEST_F(AgentTest, WithoutContactPastTheOrphanLimitItsRanksAreStopped) {
   EXPECT_EQ(ExitOf("waits").failure_class(), ham::v1::PREEMPTED);
 }
 
+TEST_F(AgentTest, GivesUpWhereNoCoordinatorIs) {
+  config_.give_up_after = absl::Milliseconds(100);
+  coordinator_.Stop();
+  StartAgent();
+  const absl::Status status = End();
+  EXPECT_EQ(status.code(), absl::StatusCode::kUnavailable);
+  EXPECT_NE(status.message().find(config_.connection.endpoints[0]), std::string::npos) << status;
+}
+
+TEST_F(AgentTest, DoesNotGiveUpWhileARankRuns) {
+  config_.give_up_after = absl::Milliseconds(100);
+  coordinator_.Desire({MakeAssignment("waits")});
+  StartAgent();
+  ASSERT_TRUE(AwaitState("waits", ObservedRank::RUNNING));
+  coordinator_.Stop();
+  EXPECT_FALSE(ended_.WaitForNotificationWithTimeout(absl::Milliseconds(500)));
+  ASSERT_EQ(::kill(AliveTrainer(), SIGKILL), 0);
+  EXPECT_EQ(End().code(), absl::StatusCode::kUnavailable);
+}
+
 TEST_F(AgentTest, AnotherProtocolEndsItWithTheReason) {
   coordinator_.Change([](Script* script) {
     script->refusal = {grpc::StatusCode::FAILED_PRECONDITION, "protocol 1 is not 2: install the same version"};

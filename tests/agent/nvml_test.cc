@@ -71,6 +71,41 @@ TEST_F(GpuTest, LinksAreNumberedAsSlotsAre) {
   EXPECT_EQ(MakeSlots(-1, *gpus).size(), 3) << "no CPU slots beside GPUs unless asked for";
 }
 
+TEST_F(GpuTest, AreThoseThatABatchSystemGave) {
+  const auto gpus = ListGpus(HAM_SCRIPTED_NVML);
+  ASSERT_TRUE(gpus.ok()) << gpus.status();
+  const auto visible = [&](const char* value) {
+    std::vector<std::string> ids;
+    for (const ham::v1::Slot& gpu : VisibleGpus(*gpus, value)) {
+      EXPECT_EQ(gpu.index(), static_cast<int>(ids.size()));
+      ids.push_back(gpu.device_id());
+    }
+    return ids;
+  };
+  EXPECT_THAT(visible(nullptr), SizeIs(3));
+  EXPECT_THAT(visible("0,1,2"), ElementsAre("GPU-0", "GPU-1", "GPU-2"));
+  EXPECT_THAT(visible("2, 0"), ElementsAre("GPU-2", "GPU-0"));
+  EXPECT_THAT(visible("GPU-1,GPU-2"), ElementsAre("GPU-1", "GPU-2"));
+  EXPECT_THAT(visible("1,1"), ElementsAre("GPU-1"));
+  EXPECT_THAT(visible("0,-1,2"), ElementsAre("GPU-0"));
+  EXPECT_THAT(visible("0,3,1"), ElementsAre("GPU-0"));
+  for (const char* none : {"", "-1", "NoDevFiles", "3", "MIG-GPU-1/1/0", ",0"}) {
+    EXPECT_THAT(visible(none), IsEmpty()) << none;
+  }
+}
+
+TEST_F(GpuTest, LinksToThoseThatAreNotGivenAreNone) {
+  const auto gpus = ListGpus(HAM_SCRIPTED_NVML);
+  ASSERT_TRUE(gpus.ok()) << gpus.status();
+  const std::vector<ham::v1::Slot> both = VisibleGpus(*gpus, "2,1,0");
+  ASSERT_EQ(both.size(), 3);
+  EXPECT_THAT(both[1].gpu().nvlink_slots(), ElementsAre(2));
+  EXPECT_THAT(both[2].gpu().nvlink_slots(), ElementsAre(1));
+  const std::vector<ham::v1::Slot> one = VisibleGpus(*gpus, "1");
+  ASSERT_EQ(one.size(), 1);
+  EXPECT_THAT(one[0].gpu().nvlink_slots(), IsEmpty());
+}
+
 TEST_F(GpuTest, AreRead) {
   const auto nvml = Nvml::Open(HAM_SCRIPTED_NVML);
   ASSERT_TRUE(nvml.ok()) << nvml.status();

@@ -23,13 +23,15 @@ TEST(Options, FillsInWhatIsNotGiven) {
   EXPECT_FALSE(line.options.name.empty());
   EXPECT_FALSE(line.options.no_gpu);
   EXPECT_FALSE(line.options.no_pinning);
+  EXPECT_EQ(line.options.give_up_after, absl::InfiniteDuration());
   const auto here = std::filesystem::read_symlink("/proc/self/exe").parent_path();
   EXPECT_EQ(line.options.trainer, (here / "ham-trainer").string());
 }
 
 TEST(Options, TakesAllFlags) {
-  const CommandLine line = Parse({"--join", "j", "--state-dir", "s", "--name", "n-1", "--slots", "0", "--data-root",
-                                  "/d", "--trainer", "t", "--data-interface", "eth1", "--no-gpu", "--no-pinning"});
+  const CommandLine line =
+      Parse({"--join", "j", "--state-dir", "s", "--name", "n-1", "--slots", "0", "--data-root", "/d", "--trainer", "t",
+             "--data-interface", "eth1", "--no-gpu", "--no-pinning", "--give-up-after", "1m30s"});
   ASSERT_EQ(line.command, Command::kServe);
   EXPECT_EQ(line.options.name, "n-1");
   EXPECT_EQ(line.options.slots, 0);
@@ -38,6 +40,7 @@ TEST(Options, TakesAllFlags) {
   EXPECT_EQ(line.options.data_interface, "eth1");
   EXPECT_TRUE(line.options.no_gpu);
   EXPECT_TRUE(line.options.no_pinning);
+  EXPECT_EQ(line.options.give_up_after, absl::Seconds(90));
 }
 
 TEST(Options, RefusesWhatItCannotUseWithStatusTwo) {
@@ -45,6 +48,9 @@ TEST(Options, RefusesWhatItCannotUseWithStatusTwo) {
   for (const std::vector<const char*>& more : std::vector<std::vector<const char*>>{{"--slots", "-1"},
                                                                                     {"--slots", "1025"},
                                                                                     {"--slots", "many"},
+                                                                                    {"--give-up-after", "soon"},
+                                                                                    {"--give-up-after", "-1m"},
+                                                                                    {"--give-up-after", "10"},
                                                                                     {"--name", "UPPER"},
                                                                                     {"--name", "-a"},
                                                                                     {"--name", "a-"},

@@ -68,6 +68,14 @@ TEST(RankExit, ASignalIsNamed) {
   EXPECT_NE(exit.message().find("Segmentation fault"), std::string::npos) << exit.message();
 }
 
+TEST(RankExit, SigtermIsNobodysFault) {
+  const RankExit exit = ClassifyExit(Facts(Signalled(SIGTERM), false));
+  EXPECT_FALSE(exit.success());
+  EXPECT_EQ(exit.failure_class(), ham::v1::PREEMPTED);
+  EXPECT_EQ(exit.signal(), SIGTERM);
+  EXPECT_NE(exit.message().find("SIGTERM"), std::string::npos) << exit.message();
+}
+
 TEST(RankExit, ATrainerSpeaksForItself) {
   for (const auto& [name, expected] :
        {std::pair("USER", ham::v1::USER), std::pair("INFRASTRUCTURE", ham::v1::INFRASTRUCTURE),

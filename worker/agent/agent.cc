@@ -6,6 +6,7 @@
 #include <utility>
 
 #include "absl/strings/str_cat.h"
+#include "absl/strings/str_join.h"
 #include "proto/version.h"
 #include "worker/agent/work_directory.h"
 #include "worker/agent/worker_id.h"
@@ -97,6 +98,7 @@ void Agent::Run() {
     core_.Tick(Now());
     Act();
     SendBeat();
+    GiveUpIfAlone();
   }
   control_->Close(kCloseTimeout);
   reports_->Close();
@@ -208,6 +210,16 @@ void Agent::SendBeat() {
   control_->Beat(stream_, std::move(beat), core_.exits());
 }
 
+void Agent::GiveUpIfAlone() {
+  if (stopping_ || connected_ || core_.has_processes() || Now() < contact_lost_ + config_.give_up_after) return;
+  fatal_ = absl::UnavailableError(absl::StrCat("no coordinator was reached at ",
+                                               absl::StrJoin(config_.connection.endpoints, ", "), " for ",
+                                               absl::FormatDuration(config_.give_up_after),
+                                               ": see that it runs and that this host reaches it, or fetch the file ",
+                                               "worker-join from its state directory again"));
+  BeginStop();
+}
+
 void Agent::BeginStop() {
   if (std::exchange(stopping_, true)) return;
   spdlog::info("stopping");
@@ -262,6 +274,7 @@ void Agent::Desired(int64_t stream, const ham::v1::DesiredAssignments& desired) 
 void Agent::Closed(int64_t stream) {
   if (stream != stream_) return;
   connected_ = false;
+  contact_lost_ = Now();
   core_.Disconnected(Now());
 }
 

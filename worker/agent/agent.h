@@ -40,6 +40,7 @@ struct AgentConfig {
   Backoff::Options backoff;  // of reports and transfers
   SilenceOptions silence;
   GpuMonitorOptions gpu_monitor;
+  absl::Duration give_up_after = absl::InfiniteDuration();  // without contact and without a process of a rank
 };
 
 class Agent {
@@ -69,6 +70,7 @@ class Agent {
   void RankExited(const RankId& id, const ham::v1::RankExit& exit);
   void Forget(const RankId& id);
   void SendBeat();
+  void GiveUpIfAlone();
   void BeginStop();
   bool Finished() const;
 
@@ -96,6 +98,7 @@ class Agent {
   std::string cluster_id_;
   int64_t stream_ = 0;           // newest
   bool connected_ = false;       // its Welcome came
+  absl::Duration contact_lost_;  // unless connected_
   int64_t desired_version_ = 0;  // of this stream
   absl::Duration heartbeat_ = absl::Seconds(1);
   absl::Duration next_beat_;

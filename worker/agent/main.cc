@@ -10,6 +10,7 @@
 #include <array>
 #include <csignal>
 #include <cstdio>
+#include <cstdlib>
 #include <cstring>
 
 #include "absl/synchronization/notification.h"
@@ -43,7 +44,7 @@ absl::StatusOr<AgentConfig> Prepare(const AgentOptions& options, const StateDire
   if (absl::Status status = RemoveAllWork(directory.path()); !status.ok()) return status;
   absl::StatusOr<std::vector<ham::v1::Slot>> gpus = std::vector<ham::v1::Slot>();
   if (!options.no_gpu) gpus = ListGpus();
-  if (gpus.ok()) gpus = UsableGpus(*std::move(gpus), options.trainer);
+  if (gpus.ok()) gpus = UsableGpus(VisibleGpus(*gpus, std::getenv("CUDA_VISIBLE_DEVICES")), options.trainer);
   if (!gpus.ok()) return gpus.status();
   absl::StatusOr<std::vector<ham::v1::DataSet>> data_sets = InspectData(options.trainer, options.data_root);
   if (!data_sets.ok()) return data_sets.status();
@@ -54,6 +55,7 @@ absl::StatusOr<AgentConfig> Prepare(const AgentOptions& options, const StateDire
   config.trainer = options.trainer;
   config.data_root = options.data_root;
   config.data_interface = options.data_interface;
+  config.give_up_after = options.give_up_after;
   config.slots = MakeSlots(options.slots, *std::move(gpus));
   const auto is_cpu = [](const ham::v1::Slot& slot) { return slot.device() == "cpu"; };
   const auto cpu_slots = std::ranges::count_if(config.slots, is_cpu);

@@ -27,6 +27,13 @@ std::string TrainerBesideThis() {
   return error ? "ham-trainer" : (self.parent_path() / "ham-trainer").string();
 }
 
+absl::Duration ParseGiveUpAfter(const std::string& text) {
+  absl::Duration duration;
+  if (absl::ParseDuration(text, &duration) && duration >= absl::Seconds(1)) return duration;
+  throw CLI::ValidationError(
+      absl::StrCat("--give-up-after \"", text, "\" must be a duration of at least 1s, for example 30s or 10m"));
+}
+
 void Complete(AgentOptions* options) {
   if (options->name.empty()) {
     options->name = WorkerNameFrom(HostName());
@@ -70,7 +77,10 @@ CommandLine ParseCommandLine(int argc, const char* const* argv) {
   app.add_option(
       "--data-interface", options.data_interface,
       "Network interface for traffic between ranks, which is not encrypted (default: that towards the coordinator)");
-  app.add_flag("--no-gpu", options.no_gpu, "Leave GPUs alone");
+  app.add_option_function<std::string>(
+      "--give-up-after", [&options](const std::string& text) { options.give_up_after = ParseGiveUpAfter(text); },
+      "End with an error when no coordinator was reached for this long and no rank runs (default: never)");
+  app.add_flag("--no-gpu", options.no_gpu, "Leave GPUs alone (else: those in CUDA_VISIBLE_DEVICES where it is set)");
   app.add_flag("--no-pinning", options.no_pinning,
                "Let ranks of a gang run on any CPU, not each slot on an equal share of its own");
   try {

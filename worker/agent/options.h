@@ -3,7 +3,7 @@
 
 #include <string>
 
-#include "absl/status/status.h"
+#include "absl/time/time.h"
 
 namespace ham::agent {
 
@@ -15,6 +15,7 @@ struct AgentOptions {
   std::string data_root = "/usr/share/datasets";
   std::string trainer;         // default: ham-trainer beside this program; see CudaTrainer
   std::string data_interface;  // network interface of gang traffic; "" = that towards the coordinator
+  absl::Duration give_up_after = absl::InfiniteDuration();  // see AgentConfig; at least 1 s
   bool no_gpu = false;
   bool no_pinning = false;
 };

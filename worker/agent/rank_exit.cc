@@ -44,6 +44,8 @@ ham::v1::RankExit ClassifyExit(const ExitFacts& facts) {
     if (facts.lost_rank) exit.set_lost_rank(*facts.lost_rank);
   } else if (facts.done && (exit.signal() == SIGKILL || exit.signal() == SIGTERM)) {
     exit.set_success(true);
+  } else if (exit.signal() == SIGTERM) {
+    Fail(&exit, ham::v1::PREEMPTED, "told to stop by SIGTERM");
   } else if (exit.signal() != 0) {
     Fail(&exit, ham::v1::TRAINER_CRASH,
          absl::StrCat("ended by signal ", exit.signal(), " (", strsignal(exit.signal()), ")"));

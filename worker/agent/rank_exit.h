@@ -24,7 +24,8 @@ struct ExitFacts {
 
 // In this order: `broken` is INFRASTRUCTURE; a `failed` frame speaks for itself (a class that no trainer may give is
 // TRAINER_CRASH); `done` and status 0 is success, and so is `done` and SIGTERM or SIGKILL: all that it had to do is stored,
-// and it was slow to end; another signal or exit status is TRAINER_CRASH. Pure.
+// and it was slow to end; SIGTERM is PREEMPTED: those who stop a service or a batch job send it to each of its processes,
+// and that of the trainer may end first; another signal or an unexpected exit status is TRAINER_CRASH. Pure.
 ham::v1::RankExit ClassifyExit(const ExitFacts& facts);
 
 }  // namespace ham::agent

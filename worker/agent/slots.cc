@@ -4,9 +4,13 @@
 
 #include <algorithm>
 #include <fstream>
+#include <map>
 #include <thread>
 
 #include "absl/strings/ascii.h"
+#include "absl/strings/match.h"
+#include "absl/strings/numbers.h"
+#include "absl/strings/str_split.h"
 
 namespace ham::agent {
 namespace {
@@ -28,7 +32,39 @@ std::string CpuName() {
   return "";
 }
 
+// Which of `gpus` an entry of CUDA_VISIBLE_DEVICES names; gpus.size() if none.
+size_t NamedGpu(const std::vector<ham::v1::Slot>& gpus, absl::string_view entry) {
+  unsigned number = 0;
+  if (absl::SimpleAtoi(entry, &number)) return std::min<size_t>(number, gpus.size());
+  const auto named = std::ranges::find_if(
+      gpus, [entry](const ham::v1::Slot& gpu) { return !entry.empty() && absl::StartsWith(gpu.device_id(), entry); });
+  return static_cast<size_t>(named - gpus.begin());
+}
+
 }  // namespace
+
+std::vector<ham::v1::Slot> VisibleGpus(const std::vector<ham::v1::Slot>& gpus, const char* visible) {
+  if (visible == nullptr) return gpus;
+  std::vector<ham::v1::Slot> kept;
+  std::map<int, int> new_index;  // by the old one
+  for (const absl::string_view entry : absl::StrSplit(visible, ',')) {
+    const size_t named = NamedGpu(gpus, absl::StripAsciiWhitespace(entry));
+    if (named == gpus.size()) break;
+    const int index = static_cast<int>(kept.size());
+    if (!new_index.try_emplace(gpus[named].index(), index).second) continue;
+    kept.push_back(gpus[named]);
+    kept.back().set_index(index);
+  }
+  for (ham::v1::Slot& gpu : kept) {
+    std::vector<int> linked;
+    for (const int32_t old : gpu.gpu().nvlink_slots()) {
+      if (const auto found = new_index.find(old); found != new_index.end()) linked.push_back(found->second);
+    }
+    std::ranges::sort(linked);
+    gpu.mutable_gpu()->mutable_nvlink_slots()->Assign(linked.begin(), linked.end());
+  }
+  return kept;
+}
 
 std::vector<ham::v1::Slot> MakeSlots(int cpu_slots, std::vector<ham::v1::Slot> gpus) {
   if (cpu_slots < 0) cpu_slots = gpus.empty() ? Cores() : 0;

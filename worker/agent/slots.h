@@ -9,6 +9,12 @@
 
 namespace ham::agent {
 
+// Those of `gpus` (as ListGpus gives them) that `visible`, the value of CUDA_VISIBLE_DEVICES, names by number or by a
+// UUID's beginning, in its order, numbered anew: what a batch system gave to this process. All if it is null. As for
+// CUDA, the first entry that is neither (-1, NoDevFiles) ends the list. Numbers are of NVML's order, that of the PCI
+// bus, which is also CUDA's where all GPUs of a host are of one type. Pure.
+std::vector<ham::v1::Slot> VisibleGpus(const std::vector<ham::v1::Slot>& gpus, const char* visible);
+
 // CPU slots first, then `gpus` (as ListGpus gives them), numbered from 0. `cpu_slots` -1 means one a core, or none
 // where there are GPUs.
 std::vector<ham::v1::Slot> MakeSlots(int cpu_slots, std::vector<ham::v1::Slot> gpus);
