@@ -191,6 +191,8 @@ class ArtifactDirectory final : public ArtifactStore {
     return bytes;
   }
 
+  int64_t Bytes() const override { return used_; }
+
  private:
   static absl::Status CheckDigest(const std::string& digest) {
     if (IsSha256Hex(digest)) return absl::OkStatus();
@@ -272,7 +274,7 @@ class ArtifactDirectory final : public ArtifactStore {
 
   const std::string root_;
   const int64_t quota_;
-  std::atomic<int64_t> used_ = 0;  // bytes of all files; only the changes since Open where there is no quota
+  std::atomic<int64_t> used_ = 0;  // bytes of all files
   std::array<absl::Mutex, 64> locks_;
 };
 
@@ -295,7 +297,7 @@ absl::Status CheckArtifactsMounted(const std::string& directory) {
 absl::StatusOr<std::unique_ptr<ArtifactStore>> OpenArtifactDirectory(const std::string& directory, int64_t quota) {
   if (const absl::Status status = MakeFolders(directory); !status.ok()) return status;
   auto store = std::make_unique<ArtifactDirectory>(directory, quota);
-  if (quota != 0) store->CountWhatIsHeld();
+  store->CountWhatIsHeld();
   return store;
 }
 

@@ -50,6 +50,8 @@ class ArtifactStore {
   // Removes those which `unwanted` names; calls on one wait for its answer. Gives how many bytes they had.
   // FAILED_PRECONDITION while an ArtifactHold lives.
   virtual absl::StatusOr<int64_t> RemoveIf(const std::function<bool(const Item&)>& unwanted) = 0;
+  // Bytes of all. Waits for nothing.
+  virtual int64_t Bytes() const = 0;
 };
 
 // In a directory, made when missing (its parent is there): complete ones in ab/abcd..., unfinished ones in unfinished/,

@@ -156,4 +156,13 @@ absl::StatusOr<bool> CoversNames(const std::string& certificate, const std::stri
   return true;
 }
 
+absl::StatusOr<absl::Time> CertificateExpiry(const std::string& certificate) {
+  const Certificate parsed = ParseCertificate(certificate);
+  struct tm end = {};
+  if (parsed == nullptr || ASN1_TIME_to_tm(X509_get0_notAfter(parsed.get()), &end) != 1) {
+    return absl::DataLossError("server.pem in the state directory is no certificate: remove it to get a new one");
+  }
+  return absl::FromTM(end, absl::UTCTimeZone());
+}
+
 }  // namespace ham::server

@@ -24,5 +24,7 @@ absl::StatusOr<KeyPair> MakeServerCertificate(const KeyPair& authority, const st
 // DATA_LOSS when one of them is no certificate.
 absl::StatusOr<bool> CoversNames(const std::string& certificate, const std::string& authority,
                                  const std::vector<std::string>& names, absl::Time until);
+// When `certificate` (PEM) ends. DATA_LOSS when it is none.
+absl::StatusOr<absl::Time> CertificateExpiry(const std::string& certificate);
 
 }  // namespace ham::server

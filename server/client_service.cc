@@ -52,7 +52,8 @@ void FillContent(const JobContent& content, Job* job) {
 // One watch. Each write is answered to the hub; the hub alone ends it.
 class WatchStream : public grpc::ServerWriteReactor<ham::v1::WatchJobResponse> {
  public:
-  explicit WatchStream(const ServiceParts& parts) : parts_(parts), id_(parts.hub->NewId()) {}
+  explicit WatchStream(const ServiceParts& parts)
+      : open_(&parts.streams->watch), parts_(parts), id_(parts.hub->NewId()) {}
 
   void Start(const WatchRequest& request, const std::string& name, const JobContent& content) {
     parts_.loop->Inspect([this, request, name, content](const absl::StatusOr<CoordinatorLoop::View>& view) {
@@ -91,6 +92,7 @@ class WatchStream : public grpc::ServerWriteReactor<ham::v1::WatchJobResponse> {
     WatchStream* const stream_;
   };
 
+  const OpenStream open_;
   const ServiceParts parts_;
   const uint64_t id_;
   ham::v1::WatchJobResponse response_;  // in flight

@@ -13,6 +13,7 @@
 #include "server/artifact_store.h"
 #include "server/authentication.h"
 #include "server/coordinator_loop.h"
+#include "server/open_streams.h"
 
 namespace ham::server {
 
@@ -26,6 +27,7 @@ struct ServiceParts {
   const SnapshotCell* snapshot = nullptr;
   ArtifactStore* artifacts = nullptr;
   ArtifactCollector* collector = nullptr;
+  OpenStreams* streams = nullptr;
   std::string signing_key;  // GetVersionResponse.signing_key
 };
 

@@ -5,36 +5,38 @@
 #include <cstdint>
 #include <map>
 #include <memory>
-#include <optional>
 #include <string>
 #include <vector>
 
 #include "absl/base/thread_annotations.h"
 #include "absl/synchronization/mutex.h"
 #include "absl/time/time.h"
-#include "ham/v1/metrics.pb.h"
 #include "ham/v1/worker_service.pb.h"
 #include "server/coordinator.h"
-#include "server/phase_seconds_counter.h"
+#include "server/job_event_counts.h"
+#include "server/job_picture.h"
 
 namespace ham::server {
 
-// Newest metrics of a job that runs or ended a short time ago.
-struct JobMetrics {
-  int64_t iteration = 0;
-  int32_t epoch = 0;
-  std::optional<ham::v1::TrainMetrics> train;
-  PhaseSecondsCounter phase_seconds;  // since the coordinator started
-  std::optional<ham::v1::EvaluationMetrics> evaluation;
-  bool robust_overfitting = false;  // there was such a notice
-};
-
+// Durations that are moments are steady, as Now.steady; a reader may come much later.
 struct ClusterSnapshot {
   std::vector<WorkerView> workers;  // by name
   std::array<int64_t, ham::v1::Job::State_ARRAYSIZE> jobs_by_state{};
-  std::map<std::string, std::shared_ptr<const JobMetrics>> metrics;  // by job name
-  std::map<std::string, std::vector<ham::v1::GpuReading>> gpus;      // of connected workers, by worker_id
-  int64_t attempts_started = 0;                                      // since the coordinator started
+  // Those with time series, first those that matter most; at most a second older than the rest.
+  std::shared_ptr<const std::vector<std::shared_ptr<const JobPicture>>> jobs =
+      std::make_shared<const std::vector<std::shared_ptr<const JobPicture>>>();
+  size_t jobs_left_out = 0;                                      // that would have some, too
+  size_t waiting_jobs = 0;                                       // for slots
+  absl::Duration oldest_wait = absl::InfiniteDuration();         // since when the oldest does
+  std::map<std::string, std::vector<ham::v1::GpuReading>> gpus;  // of connected workers, by worker_id
+  absl::Duration leases_held_until = -absl::InfiniteDuration();  // the coordinator suspects itself: none ends before
+  absl::Duration lease;
+  absl::Duration start;  // of the coordinator
+  // Since then:
+  JobEventCounts events;
+  int64_t attempts_started = 0;
+  int64_t batches = 0;  // of the core's thread
+  double batch_seconds = 0;
   int64_t commits = 0;
   int64_t failed_commits = 0;
   double commit_seconds = 0;  // sum over commits

@@ -192,6 +192,7 @@ std::vector<WorkerView> Coordinator::Impl::Workers() const {
       view.excluded_until = now_.wall + rest;
     }
     if (worker.registration != nullptr) {
+      view.heard = worker.heard;
       view.build_id = worker.registration->build_id;
       view.slots = worker.registration->slots;
       view.data_sets = worker.registration->data_sets;

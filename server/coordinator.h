@@ -215,7 +215,8 @@ struct WorkerView {
   std::vector<ham::v1::DataSet> data_sets;
   absl::Time connect_time;
   absl::Time last_beat_time;
-  absl::Time excluded_until;  // with EXCLUDED
+  absl::Duration heard = -absl::InfiniteDuration();  // steady time of the same; not by this process yet: the past
+  absl::Time excluded_until;                         // with EXCLUDED
 };
 
 // One assignment, without the spec (the owner adds it from the store).

@@ -18,6 +18,8 @@ using ham::v1::Job;
 
 constexpr absl::Duration kRequestLife = absl::Hours(7 * 24);
 constexpr absl::Duration kSnapshotPeriod = absl::Seconds(1);
+// Specs of older jobs that are read for each new picture of the jobs: milliseconds.
+constexpr size_t kSpecsAtATime = 64;
 
 google::protobuf::Duration ToProto(absl::Duration duration) {
   google::protobuf::Duration result;
@@ -62,15 +64,20 @@ absl::Status CoordinatorLoop::View::CheckActive(const ham::v1::Fence& fence) con
 }
 
 CoordinatorLoop::CoordinatorLoop(const Options& options, const Parts& parts, Store::Contents contents)
-    : options_(options), parts_(parts), core_(CoreOptions(options), parts.policy) {
+    : options_(options),
+      parts_(parts),
+      core_(CoreOptions(options), parts.policy),
+      pictures_(options.limits.metrics_after_end) {
   const Now now = parts_.clock->Read();
-  reopen_at_ = timers_from_ = due_ = now.steady;
-  snapshot_time_ = -absl::InfiniteDuration();
+  reopen_at_ = timers_from_ = due_ = counters_.start = now.steady;
+  jobs_time_ = -absl::InfiniteDuration();
+  counters_.lease = options_.lease;
   last_sequence_ = std::move(contents.last_sequence);
   for (const JobRow& row : contents.jobs) {
     by_index_[row.submit_index] = row.name;
     states_[row.name] = row.state;
     ++counters_.jobs_by_state[row.state];
+    pictures_.Restore(row, now);
   }
   core_.Restore(std::move(contents.jobs), std::move(contents.workers), now);
   PublishSnapshot(now.steady);
@@ -94,6 +101,7 @@ void CoordinatorLoop::Post(Item item) {
     } else {
       queued_bytes_ += item.bytes;
       queue_.push_back(std::move(item));
+      waiting_.store(queue_.size(), std::memory_order_relaxed);
       if (queue_.size() == 1) wake_.Signal();
       return;
     }
@@ -118,6 +126,7 @@ bool CoordinatorLoop::TakeBatch(std::vector<Item>* batch, bool* drained) {
     batch->push_back(std::move(queue_.front()));
     queue_.pop_front();
   }
+  waiting_.store(queue_.size(), std::memory_order_relaxed);
   *drained = queue_.empty();
   return !batch->empty() || !stopping_;
 }
@@ -131,8 +140,8 @@ absl::Duration CoordinatorLoop::NextWake(absl::Duration now) const {
     // Often enough to notice that the thread stood still, whenever silence may be judged.
     if (wake != absl::InfiniteDuration()) wake = std::min(wake, now + options_.lease / 4);
   }
-  if (snapshot_dirty_) wake = std::min(wake, std::max(now, snapshot_time_ + kSnapshotPeriod));
-  if (!metrics_end_.empty()) wake = std::min(wake, metrics_end_.begin()->first);
+  if (snapshot_dirty_) wake = std::min(wake, std::max(now, jobs_time_ + kSnapshotPeriod));
+  wake = std::min(wake, pictures_.NextExpiry());
   if (!evaluations_.empty() && !store_failed_) wake = std::min(wake, settle_at_);
   return wake;
 }
@@ -167,12 +176,14 @@ Now CoordinatorLoop::NoteRunning() {
     spdlog::warn("The coordinator stood still for {}; silence of workers counts from now on.",
                  absl::FormatDuration(late));
     timers_from_ = now.steady + options_.lease;
+    snapshot_dirty_ = true;
   }
   return now;
 }
 
 void CoordinatorLoop::RunBatch(std::vector<Item> batch, bool drained) {
-  if (NoteRunning().steady >= reopen_at_ && store_failed_) TryReopen();
+  const absl::Duration begin = NoteRunning().steady;
+  if (begin >= reopen_at_ && store_failed_) TryReopen();
   std::vector<Completion> completions;
   completions.reserve(batch.size());
   for (Item& item : batch) {
@@ -207,10 +218,10 @@ void CoordinatorLoop::RunBatch(std::vector<Item> batch, bool drained) {
   if (!evaluations_.empty() && !store_failed_ && now >= settle_at_) SettleEvaluations();
   std::set<std::string> tell = std::exchange(unsent_, {});
   for (const std::string& id : tell) SendDesired(id);
-  const bool late = snapshot_dirty_ && now >= snapshot_time_ + kSnapshotPeriod;
-  const bool ended = !metrics_end_.empty() && metrics_end_.begin()->first <= now;
-  if (snapshot_due_ || late || ended) PublishSnapshot(now);
-  NoteRunning();
+  const bool late = snapshot_dirty_ && now >= jobs_time_ + kSnapshotPeriod;
+  if (snapshot_due_ || late || pictures_.NextExpiry() <= now) PublishSnapshot(now);
+  ++counters_.batches;
+  counters_.batch_seconds += absl::ToDoubleSeconds(NoteRunning().steady - begin);
 }
 
 absl::Status CoordinatorLoop::Commit() {
@@ -266,30 +277,30 @@ void CoordinatorLoop::Act(Effects effects, Transaction transaction) {
   for (const auto& [key, sequence] : batch_spools_) spools_[key] = sequence;
   batch_spools_.clear();
   for (const EventRow& row : effects.events) {
+    counters_.events.Add(row.event.reason());
     if (row.event.to_state() == Job::STARTING && row.event.from_state() != Job::STARTING) ++counters_.attempts_started;
   }
   std::set<std::string> settle = effects.pools_changed;
   for (const auto& [name, records] : transaction.records) {
     for (const auto& record : records) {
-      NoteMetrics(name, *record);
+      if (record->has_metric()) pictures_.NoteMetrics(name, record->metric());
       if (!record->has_finding()) continue;
       NoteFinding(name, record->finding());
       settle.insert(name);
     }
   }
+  const absl::Duration now = parts_.clock->Read().steady;
   for (const auto& [name, row] : effects.jobs) {
+    pictures_.Note(row, now);
     by_index_[row.submit_index] = name;
     auto [state, first] = states_.try_emplace(name, row.state);
     if (!first) --counters_.jobs_by_state[state->second];
     ++counters_.jobs_by_state[row.state];
     state->second = row.state;
     if (row.pool) settle.insert(name);
-    if (!IsFinal(row.state)) continue;
-    specs_.erase(name);
-    if (metrics_.count(name) != 0) {
-      metrics_end_.emplace(parts_.clock->Read().steady + options_.limits.metrics_after_end, name);
-    }
+    if (IsFinal(row.state)) specs_.erase(name);
   }
+  for (const auto& [name, content] : transaction.contents) pictures_.NoteSpec(name, content.spec);
   std::set<std::string> changed;
   for (const auto& [name, records] : transaction.records) {
     last_sequence_[name] = records.back()->sequence();
@@ -630,30 +641,34 @@ void CoordinatorLoop::AddSpooled(const ham::v1::ReportRequest& report, const std
 
 // ---- the snapshot ------------------------------------------------------------------------------------------
 
-void CoordinatorLoop::NoteMetrics(const std::string& job, const ham::v1::JobRecord& record) {
-  if (!record.has_metric()) return;
-  const ham::v1::MetricPoint& point = record.metric();
-  auto& entry = metrics_[job];
-  JobMetrics next = entry == nullptr ? JobMetrics{} : *entry;
-  next.iteration = point.iteration();
-  next.epoch = point.epoch();
-  if (point.has_train()) {
-    next.train = point.train();
-    next.phase_seconds.Add(point.train());
+// Of jobs that this process has not made.
+void CoordinatorLoop::LearnSpecs() {
+  if (store_failed_) return;
+  for (const std::string& job : pictures_.WithoutSpec(kSpecsAtATime)) {
+    const absl::StatusOr<JobContent> content = parts_.store->GetContent(job);
+    if (content.ok()) {
+      pictures_.NoteSpec(job, content->spec);
+    } else {
+      pictures_.GiveUpSpec(job);  // it is said where the job is to start
+    }
   }
-  if (point.has_evaluation()) next.evaluation = point.evaluation();
-  next.robust_overfitting |= point.notice().reason() == "ROBUST_OVERFITTING";
-  entry = std::make_shared<const JobMetrics>(std::move(next));
 }
 
 void CoordinatorLoop::PublishSnapshot(absl::Duration now) {
-  while (!metrics_end_.empty() && metrics_end_.begin()->first <= now) {
-    metrics_.erase(metrics_end_.begin()->second);
-    metrics_end_.erase(metrics_end_.begin());
+  pictures_.Expire(now);
+  snapshot_due_ = false;
+  if (now >= jobs_time_ + kSnapshotPeriod) {
+    LearnSpecs();
+    const size_t most = options_.limits.job_series / kFewestSeries;
+    counters_.jobs = std::make_shared<const std::vector<std::shared_ptr<const JobPicture>>>(pictures_.Newest(most));
+    counters_.jobs_left_out = pictures_.size() - counters_.jobs->size();
+    jobs_time_ = now;
+    snapshot_dirty_ = !pictures_.WithoutSpec(1).empty();
+  } else {
+    snapshot_dirty_ = true;  // the jobs may have changed
   }
   auto snapshot = std::make_shared<ClusterSnapshot>(counters_);
   snapshot->workers = core_.Workers();
-  snapshot->metrics = metrics_;
   std::map<std::string, std::vector<ham::v1::GpuReading>> gpus;
   for (const WorkerView& worker : snapshot->workers) {
     const auto found = gpus_.find(worker.row.worker_id);
@@ -661,10 +676,11 @@ void CoordinatorLoop::PublishSnapshot(absl::Duration now) {
   }
   gpus_ = std::move(gpus);  // what others said is old
   snapshot->gpus = gpus_;
+  snapshot->waiting_jobs = pictures_.waiting();
+  snapshot->oldest_wait = pictures_.OldestWait();
+  snapshot->leases_held_until = std::max(core_.FrozenUntil(), timers_from_);
   snapshot->store_failed = store_failed_;
   parts_.snapshot->Set(std::move(snapshot));
-  snapshot_due_ = snapshot_dirty_ = false;
-  snapshot_time_ = now;
 }
 
 }  // namespace ham::server

@@ -12,6 +12,7 @@
 // request was refused; they must not block and must not call Stop.
 #pragma once
 
+#include <atomic>
 #include <cstdint>
 #include <deque>
 #include <functional>
@@ -32,6 +33,7 @@
 #include "server/cluster_snapshot.h"
 #include "server/coordinator.h"
 #include "server/evaluation_pool.h"
+#include "server/job_pictures.h"
 #include "server/metric_stream.h"
 #include "server/options.h"
 #include "server/rendezvous.h"
@@ -119,6 +121,9 @@ class CoordinatorLoop {
   // Calls back with committed state, or with an error (queue full, stopping) and no view.
   void Inspect(std::function<void(const absl::StatusOr<View>&)> done);
 
+  // Requests that wait for the thread. Takes no lock.
+  size_t waiting() const { return waiting_.load(std::memory_order_relaxed); }
+
   // Finishes what is queued, refuses the rest with UNAVAILABLE, ends the control streams, joins the thread.
   void Stop();
 
@@ -159,7 +164,7 @@ class CoordinatorLoop {
   void SendDesired(const std::string& worker_id);
   // The spec of a job that has an attempt. DATA_LOSS, NOT_FOUND: it is lost. Other errors pass.
   absl::StatusOr<std::shared_ptr<const ham::v1::JobSpec>> SpecOf(const std::string& job);
-  void NoteMetrics(const std::string& job, const ham::v1::JobRecord& record);
+  void LearnSpecs();
   void PublishSnapshot(absl::Duration now);
 
   // -- evaluations (coordinator_loop_evaluations.cc)
@@ -209,18 +214,18 @@ class CoordinatorLoop {
   bool frozen_ = false;                                  // the core holds all leases
   // For the snapshot.
   std::map<std::string, ham::v1::Job::State> states_;
-  std::map<std::string, std::shared_ptr<const JobMetrics>> metrics_;
+  JobPictures pictures_;
   std::map<std::string, std::vector<ham::v1::GpuReading>> gpus_;  // of the newest beats, by worker_id
-  std::multimap<absl::Duration, std::string> metrics_end_;
-  ClusterSnapshot counters_;
-  bool snapshot_due_ = true;    // something that should show at once
-  bool snapshot_dirty_ = true;  // something that may wait
-  absl::Duration snapshot_time_;
+  ClusterSnapshot counters_;                                      // and the jobs as the newest snapshot shows them
+  bool snapshot_due_ = true;                                      // something that should show at once
+  bool snapshot_dirty_ = true;                                    // something that may wait
+  absl::Duration jobs_time_;                                      // of those jobs
 
   absl::Mutex mutex_;
   absl::CondVar wake_;
   std::deque<Item> queue_ ABSL_GUARDED_BY(mutex_);
   size_t queued_bytes_ ABSL_GUARDED_BY(mutex_) = 0;
+  std::atomic<size_t> waiting_ = 0;  // queue_.size(), for those who must not wait
   bool stopping_ ABSL_GUARDED_BY(mutex_) = false;
   std::thread thread_;
 };

@@ -1,43 +1,61 @@
-// Prometheus /metrics, made from the newest ClusterSnapshot at each scrape.
+// The HTTP side: /metrics for Prometheus, made anew at each scrape, /healthz and /readyz for whoever starts and stops
+// the coordinator. A scrape takes no lock of the core and costs its thread nothing: it reads the newest ClusterSnapshot
+// and atomic counters, and asks the operating system for the rest.
 #pragma once
 
+#include <atomic>
+#include <cstdint>
+#include <functional>
 #include <memory>
+#include <optional>
 #include <string>
-#include <vector>
 
 #include "absl/status/statusor.h"
+#include "absl/time/time.h"
+#include "server/artifact_store.h"
+#include "server/clock.h"
 #include "server/cluster_snapshot.h"
+#include "server/open_streams.h"
 
-namespace prometheus {
-class Collectable;
-class Exposer;
-struct MetricFamily;
-}  // namespace prometheus
+class CivetServer;
 
 namespace ham::server {
 
-// The families of one snapshot; pure. Accuracies and shares are fractions in [0, 1]. Jobs are taken in name order
-// and make up to `job_series` time series: the scalars of a job, those of a suite, its classes are left out where they
-// do not fit. So is what a report names twice, and suites beyond those of a spec.
-std::vector<prometheus::MetricFamily> CollectMetrics(const ClusterSnapshot& snapshot, size_t job_series);
+// Where a scrape finds things; all that is pointed to outlives the exporter.
+struct MetricSources {
+  const SnapshotCell* snapshot = nullptr;
+  const Clock* clock = nullptr;  // that of the snapshots
+  const OpenStreams* streams = nullptr;
+  std::function<size_t()> waiting;  // requests, for the core's thread; takes no lock
+  const ArtifactStore* artifacts = nullptr;
+  int64_t artifact_quota = 0;
+  std::string state_dir;
+  std::optional<absl::Time> certificate_expiry;  // none without TLS
+  size_t job_series = 0;
+  const std::atomic<bool>* serving = nullptr;  // calls are answered
+};
 
-// Serves /metrics on threads of its own. Any thread.
+// The text of /metrics. Any thread.
+std::string ScrapeText(const MetricSources& sources);
+// OK, or why the coordinator takes no work now, in one sentence.
+absl::Status Readiness(const MetricSources& sources);
+
+// Serves on threads of its own. Any thread.
 class MetricsExporter {
  public:
   // `address` is host:port, port 0 takes a free one. UNAVAILABLE in one sentence when it cannot be bound.
-  // `snapshot` must outlive the exporter.
-  static absl::StatusOr<std::unique_ptr<MetricsExporter>> Start(const std::string& address, size_t job_series,
-                                                                const SnapshotCell* snapshot);
+  static absl::StatusOr<std::unique_ptr<MetricsExporter>> Start(const std::string& address, MetricSources sources);
   ~MetricsExporter();
 
   const std::string& address() const { return address_; }  // with the real port
 
  private:
+  class Pages;
   MetricsExporter();
 
   std::string address_;
-  std::shared_ptr<prometheus::Collectable> collectable_;
-  std::unique_ptr<prometheus::Exposer> exposer_;
+  std::unique_ptr<Pages> pages_;
+  std::unique_ptr<CivetServer> server_;
 };
 
 }  // namespace ham::server

@@ -16,6 +16,7 @@
 #include "proto/sha256.h"
 #include "proto/strict_json.h"
 #include "server/backup.h"
+#include "server/certificates.h"
 #include "server/loop_calls.h"
 
 namespace ham::server {
@@ -89,8 +90,9 @@ absl::Status Server::Start() {
   StartLoop(*std::move(contents));
   StartCollector();
   if (const absl::Status status = Listen(*identity); !status.ok()) return status;
-  if (const absl::Status status = ServeMetrics(); !status.ok()) return status;
+  if (const absl::Status status = ServeMetrics(*identity); !status.ok()) return status;
   if (const absl::Status status = Announce(*identity); !status.ok()) return status;
+  serving_ = true;
   spdlog::info("Cluster {}, term {}: {} jobs; serving on {}; log in with {}/bootstrap", store_->cluster_id(),
                store_->term(), jobs, address(), options_.state_dir);
   spdlog::info("Evaluation records are signed by {}", signing_key_);
@@ -98,6 +100,7 @@ absl::Status Server::Start() {
 }
 
 void Server::Stop() {
+  serving_ = false;
   if (grpc_ != nullptr && grpc_->GetHealthCheckService() != nullptr) {
     grpc_->GetHealthCheckService()->SetServingStatus(false);
   }
@@ -156,8 +159,8 @@ void Server::StartCollector() {
 }
 
 absl::Status Server::Listen(const Identity& identity) {
-  const ServiceParts parts{&*authenticator_, &*loop_,          store_.get(), &*hub_,      &*rendezvous_,
-                           &snapshot_,       artifacts_.get(), &*collector_, signing_key_};
+  const ServiceParts parts{&*authenticator_, &*loop_,          store_.get(), &*hub_,    &*rendezvous_,
+                           &snapshot_,       artifacts_.get(), &*collector_, &streams_, signing_key_};
   jobs_.emplace(parts, options_.limits, NewJobId);
   cluster_.emplace(parts);
   workers_.emplace(parts, options_.limits);
@@ -183,10 +186,25 @@ absl::Status Server::Listen(const Identity& identity) {
   return absl::OkStatus();
 }
 
-absl::Status Server::ServeMetrics() {
+absl::Status Server::ServeMetrics(const Identity& identity) {
   if (options_.metrics_listen.empty()) return absl::OkStatus();
+  MetricSources sources{.snapshot = &snapshot_,
+                        .clock = &clock_,
+                        .streams = &streams_,
+                        .waiting = [this] { return loop_->waiting(); },
+                        .artifacts = artifacts_.get(),
+                        .artifact_quota = options_.artifact_quota,
+                        .state_dir = options_.state_dir,
+                        .certificate_expiry = std::nullopt,
+                        .job_series = options_.limits.job_series,
+                        .serving = &serving_};
+  if (!identity.server_certificate.empty()) {
+    const absl::StatusOr<absl::Time> expiry = CertificateExpiry(identity.server_certificate);
+    if (!expiry.ok()) return expiry.status();
+    sources.certificate_expiry = *expiry;
+  }
   absl::StatusOr<std::unique_ptr<MetricsExporter>> exporter =
-      MetricsExporter::Start(options_.metrics_listen, options_.limits.job_series, &snapshot_);
+      MetricsExporter::Start(options_.metrics_listen, std::move(sources));
   if (!exporter.ok()) return exporter.status();
   exporter_ = *std::move(exporter);
   return absl::OkStatus();

@@ -1,6 +1,7 @@
 // The whole coordinator in one object: puts the parts together, serves, takes them apart in the opposite order.
 #pragma once
 
+#include <atomic>
 #include <memory>
 #include <optional>
 #include <random>
@@ -17,6 +18,7 @@
 #include "server/identity.h"
 #include "server/job_store.h"
 #include "server/metrics_exporter.h"
+#include "server/open_streams.h"
 #include "server/options.h"
 #include "server/record_writer.h"
 #include "server/scheduling_policy.h"
@@ -56,7 +58,7 @@ class Server {
   void StartLoop(Store::Contents contents);
   void StartCollector();
   absl::Status Listen(const Identity& identity);
-  absl::Status ServeMetrics();
+  absl::Status ServeMetrics(const Identity& identity);
   absl::Status Announce(const Identity& identity);
 
   // In the order of their making; each may use those above it.
@@ -66,6 +68,8 @@ class Server {
   std::minstd_rand random_{std::random_device{}()};  // the loop's thread only
   std::uniform_real_distribution<double> jitter_{-1.0, 1.0};
   SnapshotCell snapshot_;
+  OpenStreams streams_;
+  std::atomic<bool> serving_ = false;
   std::optional<StateLock> lock_;
   std::optional<Authenticator> authenticator_;
   std::unique_ptr<ArtifactStore> artifacts_;

@@ -85,12 +85,12 @@ class KeyWaiter final : public grpc::ServerUnaryReactor {
 
 ControlReactor* WorkerServiceImpl::Control(grpc::CallbackServerContext* context) {
   const absl::StatusOr<Principal> principal = parts_.authenticator->Authorize(*context, Role::kWorker);
-  return principal.ok() ? NewControlStream(parts_.loop) : RefuseControl(principal.status());
+  return principal.ok() ? NewControlStream(parts_.loop, parts_.streams) : RefuseControl(principal.status());
 }
 
 ReportReactor* WorkerServiceImpl::Report(grpc::CallbackServerContext* context) {
   const absl::StatusOr<Principal> principal = parts_.authenticator->Authorize(*context, Role::kWorker);
-  return principal.ok() ? NewReportStream(parts_.loop) : RefuseReport(principal.status());
+  return principal.ok() ? NewReportStream(parts_.loop, parts_.streams) : RefuseReport(principal.status());
 }
 
 grpc::ServerUnaryReactor* WorkerServiceImpl::SetRendezvousKey(grpc::CallbackServerContext* context,

@@ -20,7 +20,8 @@ namespace {
 // whenever no message is being applied, so that a broken connection is seen at once.
 class ControlStream final : public ControlReactor {
  public:
-  explicit ControlStream(CoordinatorLoop* loop) : loop_(loop), outbox_(std::make_shared<Outbox>(this)) {
+  ControlStream(CoordinatorLoop* loop, OpenStreams* open)
+      : open_(&open->control), loop_(loop), outbox_(std::make_shared<Outbox>(this)) {
     StartRead(&incoming_);
   }
 
@@ -118,6 +119,7 @@ class ControlStream final : public ControlReactor {
                 });
   }
 
+  const OpenStream open_;
   CoordinatorLoop* const loop_;
   const std::shared_ptr<Outbox> outbox_;
   ham::v1::AgentMessage incoming_;
@@ -129,7 +131,7 @@ class ControlStream final : public ControlReactor {
 // connection shows itself in it.
 class ReportStream final : public ReportReactor {
  public:
-  explicit ReportStream(CoordinatorLoop* loop) : loop_(loop) { StartRead(&incoming_); }
+  ReportStream(CoordinatorLoop* loop, OpenStreams* open) : open_(&open->report), loop_(loop) { StartRead(&incoming_); }
 
   void OnReadDone(bool ok) override {
     if (!ok) return Finish(grpc::Status::OK);
@@ -147,6 +149,7 @@ class ReportStream final : public ReportReactor {
   void OnDone() override { delete this; }
 
  private:
+  const OpenStream open_;
   CoordinatorLoop* const loop_;
   ham::v1::ReportRequest incoming_;
   ham::v1::ReportResponse outgoing_;
@@ -207,8 +210,8 @@ absl::Status CheckRegistration(const ham::v1::RegisterWorker& registration) {
   return wrong.empty() ? absl::OkStatus() : InvalidFields(wrong);
 }
 
-ControlReactor* NewControlStream(CoordinatorLoop* loop) { return new ControlStream(loop); }
-ReportReactor* NewReportStream(CoordinatorLoop* loop) { return new ReportStream(loop); }
+ControlReactor* NewControlStream(CoordinatorLoop* loop, OpenStreams* open) { return new ControlStream(loop, open); }
+ReportReactor* NewReportStream(CoordinatorLoop* loop, OpenStreams* open) { return new ReportStream(loop, open); }
 ControlReactor* RefuseControl(const absl::Status& status) { return new Refused<ControlReactor>(status); }
 ReportReactor* RefuseReport(const absl::Status& status) { return new Refused<ReportReactor>(status); }
 

@@ -3,7 +3,6 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 #include <netinet/in.h>
-#include <prometheus/metric_family.h>
 #include <sys/socket.h>
 #include <unistd.h>
 
@@ -16,7 +15,8 @@
 
 #include "absl/strings/numbers.h"
 #include "absl/strings/str_cat.h"
-#include "server/metrics_exporter.h"
+#include "proto/job_spec.h"
+#include "server/job_series.h"
 #include "tests/integration/scripted_worker.h"
 #include "tests/integration/test_server.h"
 
@@ -113,6 +113,12 @@ class MetricsEndpointTest : public ::testing::Test {
       return found != scraped.end() && found->second == value;
     });
   }
+  // Of SmallSpec, with its defaults.
+  static std::string Method() {
+    ham::v1::JobSpec spec = SmallSpec();
+    EXPECT_THAT(ResolveJobSpec(&spec), ::testing::IsEmpty());
+    return spec.train().method().name();
+  }
   ham::v1::Assignment RunJobWithMetrics(int classes) {
     const std::string name = client_->MustCreate();
     const auto rank = worker_->Take(name, ObservedRank::RUNNING);
@@ -189,17 +195,20 @@ TEST_F(MetricsEndpointTest, ShowsTheClusterAndItsJobsUntilSomeTimeAfterTheirEnd)
   std::set<std::string> families;
   for (const auto& [name, unused] : series) {
     const std::string family = name.substr(0, name.find('{'));
-    EXPECT_TRUE(family.rfind("ham_", 0) == 0 || family.rfind("exposer_", 0) == 0) << name;
+    EXPECT_TRUE(family.rfind("ham_", 0) == 0 || family.rfind("process_", 0) == 0) << name;
     families.insert(family);
   }
   EXPECT_THAT(HttpGet(server_->metrics_address(), "/etc/passwd"), StartsWith("HTTP/1.0 404"));
-  for (const char* family : {"ham_build_info", "ham_workers", "ham_slots", "ham_store_commit_seconds_count",
-                             "ham_store_commit_seconds_sum"}) {
+  for (const char* family :
+       {"ham_build_info", "ham_workers", "ham_slots", "ham_store_commit_seconds_count", "ham_store_commit_seconds_sum",
+        "process_start_time_seconds", "process_resident_memory_bytes", "process_cpu_seconds_total", "process_open_fds",
+        "ham_state_bytes", "ham_state_bytes_free"}) {
     EXPECT_THAT(families, Contains(family));
   }
   worker_->Beat({Exited(rank, true)});  // metrics_after_end later its series go
   EXPECT_TRUE(Shows("ham_jobs{state=\"SUCCEEDED\"}", 1));
-  EXPECT_TRUE(Eventually([&] { return Scrape().count("ham_job_iteration" + job) == 0; }));
+  EXPECT_TRUE(Shows("ham_job_series", 0));
+  for (const auto& [name, unused] : Scrape()) EXPECT_EQ(name.find(rank.job()), std::string::npos) << name;
 }
 
 TEST_F(MetricsEndpointTest, ShowsGpusUntilTheirWorkerIsGone) {
@@ -251,80 +260,106 @@ TEST_F(MetricsEndpointTest, ShowsGpusUntilTheirWorkerIsGone) {
   EXPECT_TRUE(Eventually([&] { return gpu_series().empty(); }));
 }
 
-TEST(CollectMetrics, ShowsWhatIsLeftOfAnEvaluationUntilItIsDone) {
-  const auto left = [](const ham::v1::EvaluationMetrics& evaluation) {
-    auto metrics = std::make_shared<server::JobMetrics>();
-    metrics->evaluation = evaluation;
-    server::ClusterSnapshot snapshot;
-    snapshot.metrics["j"] = metrics;
-    std::map<std::string, double> values;  // by family and labels behind "job"
-    for (const prometheus::MetricFamily& family : server::CollectMetrics(snapshot, 1000)) {
-      if (family.name.rfind("ham_job_evaluation_", 0) != 0) continue;
-      for (const prometheus::ClientMetric& metric : family.metric) {
-        EXPECT_EQ(metric.label.at(0).value, "j");
-        const std::string stage = metric.label.size() > 1 ? metric.label[1].name + "=" + metric.label[1].value : "";
-        values[absl::StrCat(family.name, "{", stage, "}")] = metric.gauge.value;
-      }
-    }
-    return values;
+TEST_F(MetricsEndpointTest, DescribesTheJobTheWorkerAndTheCoordinator) {
+  server_.options.artifact_quota = 1 << 20;
+  Start();
+  const ham::v1::Assignment rank = RunJobWithMetrics(1);
+  const std::string job = absl::StrCat("{job=\"", rank.job(), "\"");
+  ASSERT_TRUE(Shows(absl::StrCat("ham_job_state", job, ",state=\"RUNNING\"}"), 1));
+  const std::map<std::string, double> series = Scrape();
+  const auto expect = [&series](const std::string& name, double value) {
+    EXPECT_THAT(series, Contains(::testing::Pair(name, value)));
   };
-  ham::v1::EvaluationMetrics evaluation;
-  EXPECT_TRUE(left(evaluation).empty());
-  evaluation.mutable_progress()->set_stage("apgd-t");
-  evaluation.mutable_progress()->set_rows_left(812);
-  const std::pair<const std::string, double> rows{"ham_job_evaluation_rows_left{stage=apgd-t}", 812};
-  EXPECT_THAT(left(evaluation), ::testing::ElementsAre(rows));
-  evaluation.mutable_progress()->set_seconds_left(2.5);
-  EXPECT_THAT(left(evaluation), ::testing::ElementsAre(rows, std::pair("ham_job_evaluation_seconds_left{}", 2.5)));
+  expect(absl::StrCat("ham_job_info", job, ",project=\"default\",kind=\"train\",method=\"", Method(), "\",data_set=\"",
+                      SmallSpec().train().data().name(), "\",model=\"cnn-16-32\",creator=\"admin\"}"),
+         1);
+  expect("ham_job_attempt" + job + "}", 1);
+  expect("ham_job_failed_attempts" + job + "}", 0);
+  expect("ham_worker_connected{worker=\"a\"}", 1);
+  expect("ham_worker_slots{worker=\"a\",device=\"cpu\",state=\"BUSY\"}", 1);
+  expect("ham_streams{kind=\"control\"}", 1);
+  expect("ham_job_events_total{reason=\"GANG_PLACED\"}", 1);
+  expect("ham_job_events_total{reason=\"ALL_RANKS_RUNNING\"}", 1);
+  expect("ham_queue_jobs", 0);
+  expect("ham_artifact_quota_bytes", 1 << 20);
+  expect("ham_job_series_left_out", 0);
+  EXPECT_GE(series.at("ham_core_batch_seconds_count"), series.at("ham_store_commit_seconds_count"));
+  EXPECT_LT(series.at("ham_worker_beat_age_seconds{worker=\"a\"}"), 20);
+  const double now = absl::ToDoubleSeconds(absl::Now() - absl::UnixEpoch());
+  EXPECT_NEAR(series.at("ham_job_submit_timestamp_seconds" + job + "}"), now, 60);
+  worker_->Disconnect();
+  EXPECT_TRUE(Shows("ham_streams{kind=\"control\"}", 0));
+  EXPECT_TRUE(Shows("ham_worker_connected{worker=\"a\"}", 0));
 }
 
-TEST(CollectMetrics, LeavesOutClassesBeyondTheBudget) {
-  auto metrics = std::make_shared<server::JobMetrics>();
-  ham::v1::SuiteMetrics* suite = metrics->evaluation.emplace().add_suites();
-  for (int i = 0; i < 10; ++i) suite->add_per_class_robust_accuracy(0.5);
-  server::ClusterSnapshot snapshot;
-  snapshot.metrics["a"] = metrics;
-  snapshot.metrics["b"] = metrics;
-  // Each job has 6 series beside those of its classes.
-  for (const auto& [budget, expected] : std::map<size_t, size_t>{{15, 0}, {16, 10}, {31, 10}, {32, 20}}) {
-    size_t classes = 0;
-    for (const prometheus::MetricFamily& family : server::CollectMetrics(snapshot, budget)) {
-      if (family.name == "ham_job_class_robust_accuracy_ratio") classes = family.metric.size();
-    }
-    EXPECT_EQ(classes, expected) << budget;
+TEST_F(MetricsEndpointTest, CountsTheStreamsOfClients) {
+  Start();
+  const std::string name = client_->MustCreate();
+  ham::v1::WatchJobRequest request;
+  request.set_name(name);
+  request.set_follow(true);
+  {
+    Watch watch(&*client_, request);
+    EXPECT_TRUE(Shows("ham_streams{kind=\"watch\"}", 1));
   }
+  EXPECT_TRUE(Shows("ham_streams{kind=\"watch\"}", 0));
 }
 
-TEST(CollectMetrics, MakesNoSeriesTwiceAndNoMoreThanItsBound) {
-  auto metrics = std::make_shared<server::JobMetrics>();
-  ham::v1::EvaluationMetrics& evaluation = metrics->evaluation.emplace();
-  for (const char* name : {"cat", "cat", "dog"}) evaluation.add_class_names(name);
-  for (int i = 0; i < 1000; ++i) {
-    ham::v1::SuiteMetrics* suite = evaluation.add_suites();
-    suite->set_name(absl::StrCat("suite ", i / 2));
-    for (int c = 0; c < 3; ++c) suite->add_per_class_robust_accuracy(0.5);
+TEST_F(MetricsEndpointTest, TellsWhenItsCertificateEnds) {
+  server_.options.insecure = false;
+  Start();
+  const double years = (Scrape().at("ham_certificate_expiry_timestamp_seconds") -
+                        absl::ToDoubleSeconds(absl::Now() - absl::UnixEpoch())) /
+                       (365 * 86400.0);
+  EXPECT_NEAR(years, 5, 0.01);
+}
+
+TEST_F(MetricsEndpointTest, AnswersProbes) {
+  Start();
+  for (const char* path : {"/healthz", "/readyz"}) {
+    const std::string answer = HttpGet(server_->metrics_address(), path);
+    EXPECT_THAT(answer, StartsWith("HTTP/1.1 200"));
+    EXPECT_THAT(answer, ::testing::EndsWith("\r\n\r\nok\n"));
   }
-  server::ClusterSnapshot snapshot;
-  for (int job = 0; job < 100; ++job) snapshot.metrics[absl::StrCat("job ", job)] = metrics;
-  for (const size_t budget : {size_t{1}, size_t{100}, size_t{100000}}) {
-    size_t count = 0;
-    std::map<std::string, size_t> of_first;  // by family
-    for (const prometheus::MetricFamily& family : server::CollectMetrics(snapshot, budget)) {
-      if (family.name.rfind("ham_job_", 0) != 0 || family.type == prometheus::MetricType::Counter) continue;
-      std::set<std::string> seen;
-      for (const prometheus::ClientMetric& metric : family.metric) {
-        std::string labels;
-        for (const auto& label : metric.label) absl::StrAppend(&labels, label.name, "=", label.value, ",");
-        EXPECT_TRUE(seen.insert(labels).second) << family.name << labels;
-        if (labels.rfind("job=job 0,", 0) == 0) ++of_first[family.name];
-      }
-      count += family.metric.size();
-    }
-    EXPECT_LE(count, budget);
-    if (budget != 100000) continue;
-    EXPECT_EQ(of_first["ham_job_robust_accuracy_ratio"], 32u);  // what a spec can ask for
-    EXPECT_EQ(of_first["ham_job_class_robust_accuracy_ratio"], 64u);
+  server_.StopServing();
+  EXPECT_THAT(HttpGet(server_->metrics_address(), "/healthz"), StartsWith("HTTP/1.1 200"));
+  const std::string answer = HttpGet(server_->metrics_address(), "/readyz");
+  EXPECT_THAT(answer, StartsWith("HTTP/1.1 503"));
+  EXPECT_THAT(answer, ::testing::EndsWith("\r\n\r\nthe coordinator starts or stops; try again in a moment\n"));
+}
+
+// All that a worker may send in one point: the scrape stays within the format and the job within its budget.
+TEST_F(MetricsEndpointTest, StaysWithinItsBoundsUnderAHostileReport) {
+  Start();
+  const ham::v1::Assignment rank = RunJobWithMetrics(1);
+  ham::v1::MetricPoint point;
+  point.set_iteration(41);
+  auto* results = point.mutable_evaluation();
+  results->set_split("\"}\n# TYPE ham_jobs counter\nham_jobs{state=\"RUNNING\"} 9000\n");
+  for (int i = 0; i < 300; ++i) {
+    results->add_class_names(i % 3 == 0 ? "twin" : absl::StrCat("class \\ \"\n\xC3\xA9\xE2\x82\xAC ", i));
+    ham::v1::SuiteMetrics* suite = results->add_suites();
+    suite->set_name(absl::StrCat(std::string(i == 0 ? 100000 : 1, 'n'), "\"\n", i / 2));
+    suite->set_worst_class_name("\xF0\x9F\xA6\x8A");
+    for (int c = 0; c < 5; ++c) suite->add_per_class_robust_accuracy(c == 0 ? 1e308 * 10 : -std::nan(""));
   }
+  ham::v1::ReportRequest report;
+  *report.mutable_fence() = worker_->FenceOf(rank.job(), 1);
+  *report.add_records() = Metric(4, point);
+  ASSERT_TRUE(ReportCall(&*worker_).Send(report).ok());
+  ASSERT_TRUE(Shows(absl::StrCat("ham_job_iteration{job=\"", rank.job(), "\"}"), 41));
+  const std::map<std::string, double> series = Scrape();  // which looks at each line
+  EXPECT_EQ(series.at("ham_jobs{state=\"RUNNING\"}"), 1);
+  size_t count = 0, classes = 0;
+  for (const auto& [name, unused] : series) {
+    count += name.find(rank.job()) != std::string::npos;
+    classes += name.rfind("ham_job_class_", 0) == 0;
+    EXPECT_LT(name.size(), 2000u);
+  }
+  EXPECT_LE(count - classes, server::kMostJobSeries);
+  EXPECT_LE(classes, server::kMostClassSuites * server::kMostClasses);
+  EXPECT_EQ(series.at("ham_job_series"), 1.0 * count);
+  EXPECT_GT(series.at("ham_job_series_left_out"), 200);
 }
 
 }  // namespace

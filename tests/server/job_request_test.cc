@@ -24,6 +24,21 @@ void ExpectReachesTheClient(const absl::Status& refusal) {
   EXPECT_EQ(FieldViolationsOf(FromGrpc(sent)).size(), FieldViolationsOf(refusal).size());
 }
 
+// A job gets its name here; what a client may write is the project, and labels.
+TEST(JobRequest, RefusesAJobNameOf10000Characters) {
+  const std::string longer(10000, 'j');
+  const absl::Status name = CheckJobName("projects/default/jobs/" + longer);
+  EXPECT_TRUE(absl::IsInvalidArgument(name)) << name;
+  ExpectReachesTheClient(name);
+  ham::v1::CreateJobRequest create;
+  create.set_parent("projects/" + longer);
+  (*create.mutable_labels())["name"] = longer;
+  create.mutable_spec()->mutable_train()->mutable_data()->set_name("fashion-mnist");
+  const absl::Status refused = CheckCreateJob(create, create.spec(), "admin", "1").status();
+  ExpectReachesTheClient(refused);
+  EXPECT_EQ(FieldViolationsOf(refused).size(), 2u) << refused;
+}
+
 TEST(JobRequest, RefusesLongTextInAnAnswerThatReachesTheClient) {
   ham::v1::CreateJobRequest create;
   create.set_parent(kEuros);

@@ -31,6 +31,7 @@ class FullDisk : public ArtifactStore {
   absl::StatusOr<int64_t> RemoveIf(const std::function<bool(const Item&)>& unwanted) override {
     return disk_->RemoveIf(unwanted);
   }
+  int64_t Bytes() const override { return disk_->Bytes(); }
   absl::Notification tried;
 
  private:
