@@ -62,6 +62,7 @@ struct WorkerState {
   bool connected = false;
   bool unreachable = false;  // lease over; cleared by the next beat or registration
   bool suspected = false;    // its silence is part of a freeze; cleared likewise
+  bool leaving = false;      // it said so; cleared when it registers again
   absl::Duration heard;      // steady time its lease runs from
   absl::Time connect_time = absl::InfinitePast();
   absl::Time last_beat_time = absl::InfinitePast();
@@ -211,6 +212,8 @@ class Coordinator::Impl {
   // registration, which is newer than anything sent before.
   void ObserveAbsence(const std::string& worker_id, const std::vector<ham::v1::ObservedRank>& observed,
                       std::optional<int64_t> version);
+  // Of a worker that starts none any more.
+  void GiveUpUnstarted(const std::string& worker_id, const std::vector<ham::v1::ObservedRank>& observed);
   void ExpireLeases();
   void NoteUnreachable(const WorkerState& worker, const RankKey& key);
   bool SuspectsItself();

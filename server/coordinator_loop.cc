@@ -454,7 +454,8 @@ void CoordinatorLoop::Beat(const std::string& worker_id, int64_t session, ham::v
               ApplyEvent(WorkerBeat{.worker_id = worker_id,
                                     .session = session,
                                     .observed = {shared->observed().begin(), shared->observed().end()},
-                                    .desired_version = shared->desired_version()});
+                                    .desired_version = shared->desired_version(),
+                                    .leaving = shared->leaving()});
           // Of no interest to the core.
           if (status.ok()) gpus_[worker_id].assign(shared->gpus().begin(), shared->gpus().end());
           return [status, done](const absl::Status& commit) { done(status.ok() ? commit : status); };

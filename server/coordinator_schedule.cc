@@ -74,7 +74,7 @@ std::vector<FreeSlot> Coordinator::Impl::FreeSlots(std::vector<FreeSlot>* all) c
   std::vector<FreeSlot> free;
   for (const auto& [name, id] : worker_by_name_) {
     const WorkerState& worker = workers_.at(id);
-    if (!worker.connected || worker.unreachable || worker.excluded_until > now_.steady) continue;
+    if (!worker.connected || worker.unreachable || worker.leaving || worker.excluded_until > now_.steady) continue;
     std::set<int> occupied;
     for (const auto& [key, facts] : worker.ranks) occupied.insert(facts.slot);
     for (const auto& [key, stale] : worker.stale) occupied.insert(stale.slot);

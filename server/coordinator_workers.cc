@@ -39,6 +39,7 @@ absl::Status Coordinator::Impl::Handle(const WorkerRegistered& event) {
   worker.registration = std::move(registration);
   worker.stream = in.stream();
   worker.connected = true;
+  worker.leaving = false;
   worker.connect_time = now_.wall;
   Heard(worker);
   DesiredChanged(worker);  // a new connection is told everything
@@ -145,7 +146,9 @@ absl::Status Coordinator::Impl::Handle(const WorkerBeat& event) {
     worker.connected = true;
     globals_.schedule_due = true;
   }
+  worker.leaving = worker.leaving || event.leaving;
   for (const ObservedRank& rank : event.observed) Observe(event.worker_id, rank, since_last);
+  if (event.leaving) GiveUpUnstarted(event.worker_id, event.observed);
   ObserveAbsence(event.worker_id, event.observed, event.desired_version);
   JudgeRanksOf(event.worker_id);
   return absl::OkStatus();
@@ -184,6 +187,22 @@ void Coordinator::Impl::Observe(const std::string& worker_id, const ObservedRank
   }
   if (observed.state() == ObservedRank::RUNNING) RankRunning(key, worker, facts);
   if (observed.state() == ObservedRank::EXITED) RankExited(key, worker_id, observed.exit());
+}
+
+void Coordinator::Impl::GiveUpUnstarted(const std::string& worker_id, const std::vector<ObservedRank>& observed) {
+  std::set<RankKey> present;
+  for (const ObservedRank& rank : observed) present.insert({rank.job(), rank.attempt(), rank.rank()});
+  const WorkerState& worker = workers_.at(worker_id);
+  std::vector<RankKey> lost;
+  for (const auto& [key, facts] : worker.ranks) {
+    if (!facts.reported && present.count(key) == 0) lost.push_back(key);
+  }
+  LoseRanks(worker_id, lost,
+            {.failure_class = ham::v1::PREEMPTED,
+             .reason = ham::v1::FailureClass_Name(ham::v1::PREEMPTED),
+             .message = absl::StrCat("Worker ", worker.row.name, " was told to stop before its rank started."),
+             .actor = worker.row.name},
+            true);
 }
 
 void Coordinator::Impl::ObserveAbsence(const std::string& worker_id, const std::vector<ObservedRank>& observed,

@@ -742,12 +742,25 @@ TEST_F(AgentTest, StopTellsTheCoordinatorHowItsRanksEnded) {
   coordinator_.Desire({MakeAssignment("waits")});
   StartAgent();
   ASSERT_TRUE(AwaitState("waits", ObservedRank::RUNNING));
+  EXPECT_FALSE(coordinator_.seen().leaving);
   agent_->Stop();
   EXPECT_TRUE(End().ok());
+  EXPECT_TRUE(coordinator_.seen().leaving);
   const ham::v1::RankExit exit = ExitOf("waits");
   EXPECT_EQ(exit.failure_class(), ham::v1::PREEMPTED);
   EXPECT_EQ(exit.message(), "the worker was told to stop");
   EXPECT_FALSE(fs::exists(config_.state_dir + "/work/waits"));
+}
+
+TEST_F(AgentTest, SaysThatItLeavesBeforeItsRanksHaveEnded) {
+  coordinator_.Desire({MakeAssignment("deaf")});
+  StartAgent();
+  ASSERT_TRUE(AwaitState("deaf", ObservedRank::RUNNING));
+  agent_->Stop();
+  EXPECT_TRUE(coordinator_.Await(
+      [](const Seen& seen) { return seen.leaving && Find(seen, "deaf")->state() == ObservedRank::RUNNING; }));
+  agent_->Stop();
+  EXPECT_TRUE(End().ok());
 }
 
 TEST_F(AgentTest, ASecondStopKillsAtOnce) {

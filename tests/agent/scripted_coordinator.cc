@@ -110,6 +110,7 @@ grpc::Status ScriptedCoordinator::Control(
     absl::MutexLock lock(&mutex_);
     if (message.has_beat()) {
       seen_.observed.assign(message.beat().observed().begin(), message.beat().observed().end());
+      seen_.leaving = message.beat().leaving();
       seen_.gpus.assign(message.beat().gpus().begin(), message.beat().gpus().end());
     }
   }

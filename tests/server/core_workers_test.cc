@@ -56,6 +56,44 @@ TEST_F(CoreTest, TakesARankForLostThatItsWorkerStopsReporting) {
   EXPECT_EQ(Row("j").failure_class, ham::v1::WORKER_LOST);
 }
 
+TEST_F(CoreTest, AWorkerThatLeavesGetsNoRankUntilItRegistersAgain) {
+  RunSingle();
+  WorkerBeat last = BeatOf("a", {Exited("j", 1, 0, false, ham::v1::PREEMPTED)});
+  last.leaving = true;
+  Must(last);
+  EXPECT_EQ(State("j"), Job::QUEUED);
+  EXPECT_EQ(Row("j").failed_attempts, 0);
+  Beat("a", {});
+  EXPECT_EQ(State("j"), Job::QUEUED);
+  Register("b", 1);
+  EXPECT_EQ(State("j"), Job::STARTING);
+  EXPECT_EQ(Row("j").gang.at(0).worker_id, "id-b");
+  Register("a", 1, "i2");
+  Submit("k");
+  EXPECT_EQ(Row("k").gang.at(0).worker_id, "id-a");
+}
+
+TEST_F(CoreTest, ARankThatALeavingWorkerNeverStartedIsNobodysFault) {
+  Register("a", 1);
+  WorkerBeat leaving = BeatOf("a", {});  // from before the assignment
+  leaving.leaving = true;
+  Submit("j");
+  ASSERT_EQ(State("j"), Job::STARTING);
+  Must(leaving);
+  EXPECT_EQ(State("j"), Job::QUEUED);
+  EXPECT_EQ(Row("j").failure_class, ham::v1::PREEMPTED);
+  EXPECT_EQ(Row("j").failed_attempts, 0);
+}
+
+TEST_F(CoreTest, ALeavingWorkerKeepsTheRanksThatItIsStopping) {
+  RunSingle();
+  WorkerBeat leaving = BeatOf("a", {Rank("j", 1, 0, ObservedRank::RUNNING)});
+  leaving.leaving = true;
+  Must(leaving);
+  EXPECT_EQ(State("j"), Job::RUNNING);
+  EXPECT_EQ(Row("j").attempt, 1);
+}
+
 TEST_F(CoreTest, IgnoresABeatFromBeforeTheAssignment) {
   Register("a", 1);
   const WorkerBeat late = BeatOf("a", {});

@@ -13,6 +13,7 @@ from slurm_cluster import Slurm, enter_namespace, wait_for, why_unavailable  # n
 SCRIPT = pathlib.Path(__file__).resolve().parents[2] / "deploy" / "slurm" / "worker.sbatch"
 ENOUGH = 30  # epochs: long enough to be hit in the middle
 LONG = {"epochs": 10000}  # runs until something ends it
+ONE_FAILURE_ENDS_IT = {"max_attempts": 1}
 
 
 class Workers(unittest.TestCase):
@@ -68,19 +69,19 @@ class Workers(unittest.TestCase):
                 if worker["state"] == "CONNECTED"}
 
     def wait_checkpoint(self, job, attempt=1):
-        """Of this attempt or a later one."""
         def newest():
             checkpoint = self.ham.job(job).get("checkpoint", {})
-            return checkpoint.get("attempt", 0) >= attempt and checkpoint
+            return checkpoint.get("attempt") == attempt and checkpoint
         return wait_for(newest, f"a checkpoint of attempt {attempt} of {job}")
 
     def assert_goes_on(self, job):
-        """In another attempt, from a checkpoint of the first."""
-        attempt = self.wait_checkpoint(job, attempt=2)["attempt"]
-        self.assertEqual(self.ham.job(job)["state"], "RUNNING")
+        """In a second attempt, from a checkpoint of the first, which counts as no failure."""
+        self.wait_checkpoint(job, attempt=2)
+        shown = self.ham.job(job)
+        self.assertEqual((shown["state"], shown["failure_class"]), ("RUNNING", "PREEMPTED"), shown)
         self.ham.hamctl("cancel", job)
         self.ham.wait_state(job, "CANCELLED", seconds=240)
-        self.assertGreater(self.first_epoch(job, attempt), 1)
+        self.assertGreater(self.first_epoch(job, attempt=2), 1)
 
     def first_epoch(self, job, attempt):
         return min(r["metric"]["epoch"] for r in self.ham.records(job)
@@ -107,7 +108,7 @@ class Workers(unittest.TestCase):
         self.assertEqual(sorted(name.split("-")[0] for name in self.workers()), ["n1", "n2"])
 
     def test_before_the_time_limit_a_job_moves_to_the_next_allocation(self):
-        job = self.ham.submit(spec(world_size=1, **LONG))
+        job = self.ham.submit(spec(world_size=1, retry=ONE_FAILURE_ENDS_IT, **LONG))
         first = self.start_worker("--nodelist=n1")
         following = self.start_worker("--nodelist=n1")
         self.wait_checkpoint(job)
@@ -119,7 +120,7 @@ class Workers(unittest.TestCase):
         self.assertEqual(list(self.workers()), [f"n1-{following}"])
 
     def test_a_preempted_worker_gives_its_rank_to_another_and_comes_back(self):
-        job = self.ham.submit(spec(world_size=1, **LONG))
+        job = self.ham.submit(spec(world_size=1, retry=ONE_FAILURE_ENDS_IT, **LONG))
         preempted = self.start_worker("--nodelist=n1")
         self.wait_checkpoint(job)
         other = self.start_worker("--nodelist=n2")

@@ -199,6 +199,7 @@ void Agent::SendBeat() {
   if (!connected_) return;
   ham::v1::Beat beat;
   beat.set_desired_version(desired_version_);
+  beat.set_leaving(stopping_);
   for (ham::v1::ObservedRank& observed : core_.Observed()) {
     const auto rank = ranks_.find({observed.job(), observed.attempt(), observed.rank()});
     std::optional<ham::v1::ProcessState> process;
@@ -224,6 +225,7 @@ void Agent::BeginStop() {
   if (std::exchange(stopping_, true)) return;
   spdlog::info("stopping");
   core_.Shutdown(Now());
+  beat_due_ = true;  // before its ranks have ended: they are not to be placed here again
 }
 
 bool Agent::Finished() const { return stopping_ && !core_.has_processes() && (!fatal_.ok() || core_.Settled()); }
