@@ -24,19 +24,6 @@ void Answer(mg_connection* connection, const char* status, const char* type, con
   mg_write(connection, body.data(), body.size());
 }
 
-// A page by GET.
-class Page : public CivetHandler {
- public:
-  explicit Page(std::function<void(mg_connection*)> get) : get_(std::move(get)) {}
-  bool handleGet(CivetServer*, mg_connection* connection) override {
-    get_(connection);
-    return true;
-  }
-
- private:
-  const std::function<void(mg_connection*)> get_;
-};
-
 void AddServerFamilies(const MetricSources& sources, MetricFamilies* families) {
   MetricFamily streams = Family("ham_streams", "Open streams: control and report of workers, watch of clients.");
   const auto add = [&streams](const char* kind, const std::atomic<int64_t>& count) {
@@ -92,6 +79,19 @@ class MetricsExporter::Pages {
   }
 
  private:
+  // A page by GET.
+  class Page : public CivetHandler {
+   public:
+    explicit Page(std::function<void(mg_connection*)> get) : get_(std::move(get)) {}
+    bool handleGet(CivetServer*, mg_connection* connection) override {
+      get_(connection);
+      return true;
+    }
+
+   private:
+    const std::function<void(mg_connection*)> get_;
+  };
+
   const MetricSources sources_;
   Page metrics_{[this](mg_connection* connection) {
     Answer(connection, "200 OK", "text/plain; version=0.0.4; charset=utf-8", ScrapeText(sources_));
