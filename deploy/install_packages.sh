@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Installs the Debian packages that ham is built from; with `tests` also those its tests need, with `long` also those
-# of tests/long_checks.sh.
-#   deploy/install_packages.sh [tests|long]
+# of tests/long_checks.sh, with `containers` also those that build images and run them.
+#   deploy/install_packages.sh [tests|long|containers]
 # Does nothing when all are there. Needs root or sudo only when some are missing.
 set -euo pipefail
 packages=(
@@ -13,14 +13,17 @@ packages=(
 )
 set=${1:-}
 case $set in
-  '' | tests | long) ;;
-  *) echo "\"$set\" is no set of packages: leave it out, or say tests or long" >&2; exit 2 ;;
+  '' | tests | long | containers) ;;
+  *) echo "\"$set\" is no set of packages: leave it out, or say tests, long or containers" >&2; exit 2 ;;
 esac
 if [ -n "$set" ]; then
   packages+=(libgtest-dev libgmock-dev python3-venv python3-grpcio python3-protobuf procps xz-utils iproute2)
 fi
 if [ "$set" = long ]; then
   packages+=(clang clang-tidy libclang-rt-dev llvm slurmctld slurmd slurm-client munge)
+fi
+if [ "$set" = containers ]; then
+  packages+=(buildah podman crun debootstrap docker-compose)
 fi
 missing=()
 for package in "${packages[@]}"; do

@@ -13,19 +13,20 @@
 #   seeds          HAM_SEEDS (default 20) more walks of the simulation, each with a new seed
 #   mutations      mutations of the core, each of which the simulation must catch
 #   fuzz           each fuzz program for HAM_FUZZ_SECONDS (default 60)
+#   containers     images of a coordinator and a worker, built from build/, run a job as Kubernetes would run them; as root
 # RESULTS_DIR gets a folder of JUnit files and a log a check; tests/summarize.py adds them up. --record writes the
 # outcome of each to tests/long_checks_result.txt. Takes about 90 minutes on two cores, most of it compiling; with everything
 # compiled about 35. Works in build/, build-asan/ and build-tsan/.
 set -euo pipefail
 cd "$(dirname "$0")/.."
-checks=(asan thread_safety tsan asan_trainer tidy cuts slurm seeds mutations fuzz)
+checks=(asan thread_safety tsan asan_trainer tidy cuts slurm seeds mutations fuzz containers)
 results=
 record=
 chosen=()
 while [ $# -gt 0 ]; do
   case $1 in
     --record) record=1 ;;
-    -*) sed -n '3,18p' "$0"; exit 2 ;;
+    -*) sed -n '3,19p' "$0"; exit 2 ;;
     *)
       if [ -z "$results" ]; then
         results=$1
@@ -37,7 +38,7 @@ while [ $# -gt 0 ]; do
   esac
   shift
 done
-[ -n "$results" ] || { sed -n '3,18p' "$0"; exit 2; }
+[ -n "$results" ] || { sed -n '3,19p' "$0"; exit 2; }
 [ ${#chosen[@]} -gt 0 ] || chosen=("${checks[@]}")
 deploy/install_packages.sh long
 deploy/get_libtorch.sh
@@ -116,6 +117,14 @@ check_mutations() {
   cmake -G Ninja -S . -B build -DHAM_TESTS=ON
   ninja -C build simulate
   tests/simulation/mutation_check.py --result "$1/mutations.txt"
+}
+
+check_containers() {
+  deploy/install_packages.sh containers
+  cmake -G Ninja -S . -B build -DHAM_TESTS=ON
+  ninja -C build ham-coordinator ham-worker ham-trainer hamctl
+  tests/deploy/make_venv.sh /usr/bin/python3 build/deploy-venv
+  GTEST_OUTPUT="xml:$1/" build/deploy-venv/bin/python tests/deploy/containers_test.py
 }
 
 check_fuzz() { tests/fuzz/run.sh "${HAM_FUZZ_SECONDS:-60}" "$1"; }

@@ -111,10 +111,20 @@ else()
   target_link_libraries(LibTorch::CUDA INTERFACE LibTorch::torch_cuda LibTorch::nccl)
 endif()
 
-# ham_install_libtorch(COMPONENT DESTINATION ROOT FILE...): in the wheel's own layout, because its RPATHs are relative.
+# ham_install_libtorch(COMPONENT DESTINATION ROOT FILE...): in the wheel's own layout, because its RPATHs are relative; with
+# the licences of the wheels.
 function(ham_install_libtorch component destination root)
   foreach(file IN LISTS ARGN)
     get_filename_component(folder ${file} DIRECTORY)
     install(FILES ${root}/${file} DESTINATION ${destination}/${folder} COMPONENT ${component})
+  endforeach()
+  file(GLOB licences RELATIVE ${root} ${root}/*.dist-info/licenses/* ${root}/nvidia/*/LICENSE.txt)
+  if(NOT licences MATCHES "torch-2\\.11\\.0\\.dist-info")
+    message(FATAL_ERROR "${root} holds no licence of PyTorch, which has to travel with it: remove that folder and run "
+                        "deploy/get_libtorch.sh again.")
+  endif()
+  foreach(file IN LISTS licences)
+    string(REGEX REPLACE "^nvidia/|\\.dist-info/.*|/LICENSE\\.txt$" "" wheel ${file})
+    install(FILES ${root}/${file} DESTINATION ${CMAKE_INSTALL_DOCDIR}/licences/${wheel} COMPONENT ${component})
   endforeach()
 endfunction()
