@@ -52,18 +52,15 @@ class ImagesTest(unittest.TestCase):
             context = manifests.pod(workload)["securityContext"]
             self.assertEqual(config["User"], f"{context['runAsUser']}:{context['runAsGroup']}")
 
-    def list_files(self, image):
-        return images.run("buildah", *built.storage, "unshare" if os.getuid() else "run", *(
-            [] if os.getuid() else ["--isolation", "chroot"]), self.container(image), "find", "/", "-xdev", "-type", "f")
-
-    def container(self, image):
+    def files(self, image):
         name = images.run("buildah", *built.storage, "from", "--pull-never", built.tag(image)).strip()
         self.addCleanup(images.run, "buildah", *built.storage, "rm", name)
-        return name
+        return set(images.run("buildah", *built.storage, "run", "--isolation", "chroot", "--user", "root", name, "find", "/",
+                              "-xdev", "-type", "f").splitlines())
 
     def test_hold_what_runs_and_its_licences(self):
         for image in ("coordinator", "worker"):
-            files = set(self.list_files(image).split())
+            files = self.files(image)
             with self.subTest(image=image):
                 self.assertIn("/opt/ham/share/doc/ham/LICENSE", files)
                 for tool in ("g++", "cmake", "python3", "git", "pip3"):
@@ -90,10 +87,6 @@ class ClusterTest(unittest.TestCase):
 
     def close(self):
         self.node.close()
-        outcome = self._outcome.result
-        if any(test is self for test, _ in [*outcome.failures, *outcome.errors]):
-            for log in sorted(folder.glob("*.log")):
-                print(f"--- {log.name}\n{log.read_text(errors='replace')[-4000:]}")
         shutil.rmtree(folder / "volumes", ignore_errors=True)
 
     def hamctl(self, *arguments, check=True):
@@ -117,12 +110,11 @@ class ClusterTest(unittest.TestCase):
 
     def give_join_file(self):
         """What kustomization.yaml tells to do, and the kubelet then does."""
-        (workload,) = [self.worker]
-        container = manifests.containers(workload)[0]
+        container = manifests.containers(self.worker)[0]
         join = pathlib.PurePath(manifests.option(container, "join"))
-        volume = manifests.volume(workload, manifests.mount_of(container, join)["name"])
-        group = manifests.pod(workload)["securityContext"]["fsGroup"]
-        file = self.node.directory_for(workload, volume, group) / join.name
+        volume = manifests.volume(self.worker, manifests.mount_of(container, join)["name"])
+        group = manifests.pod(self.worker)["securityContext"]["fsGroup"]
+        file = self.node.directory_for(self.worker, volume, group) / join.name
         file.write_text(self.node.execute(self.coordinator, "cat", f"{self.state}/worker-join"))
         os.chown(file, 0, group)
         file.chmod(volume["secret"]["defaultMode"])
@@ -133,8 +125,11 @@ class ClusterTest(unittest.TestCase):
         bootstrap.chmod(0o600)
         self.hamctl("login", "--bootstrap", bootstrap, "--endpoint", "localhost:7480")
 
-    def state_of(self, job):
-        return json.loads(self.hamctl("get", job, "-o", "json"))["state"]
+    def job(self, name):
+        return json.loads(self.hamctl("get", name, "-o", "json"))
+
+    def state_of(self, name):
+        return self.job(name)["state"]
 
     def submit(self, text):
         spec = folder / "job.yaml"
@@ -153,9 +148,17 @@ class ClusterTest(unittest.TestCase):
             self.node.execute(workload, "touch", "/opt/ham/file")
 
     def test_jobs_restarts_and_stops(self):
+        try:
+            self.run_jobs()
+        except BaseException:
+            for log in sorted(folder.glob("*.log")):
+                print(f"--- {log.name}\n{log.read_text(errors='replace')[-4000:]}")
+            raise
+
+    def run_jobs(self):
         self.start_coordinator()
         self.check_confined(self.coordinator)
-        (test,) = [manifests.documents(COMPOSE)[0]["services"]["coordinator"]["healthcheck"]["test"]]
+        test = manifests.documents(COMPOSE)[0]["services"]["coordinator"]["healthcheck"]["test"]
         self.node.execute(self.coordinator, *(word.replace("$$", "$") for word in test[1:]))
         self.give_join_file()
         self.log_in()
@@ -175,7 +178,7 @@ class ClusterTest(unittest.TestCase):
         # A worker that is evicted saves, and costs its job nothing but time.
         long = self.submit(cluster.spec(**cluster.LONG))
         self.wait_state(long, "RUNNING")
-        cluster.wait_for(lambda: "CHECKPOINT_COMMITTED" in self.hamctl("get", long), "a checkpoint", 120)
+        cluster.wait_for(lambda: "checkpoint" in self.job(long), "a checkpoint", 120)
         self.assertEqual(self.node.stop(self.worker), 0)
         self.wait_state(long, "QUEUED")
         self.node.start(self.worker)
