@@ -13,7 +13,7 @@
 #   seeds          HAM_SEEDS (default 20) more walks of the simulation, each with a new seed
 #   mutations      mutations of the core, each of which the simulation must catch
 #   fuzz           each fuzz program for HAM_FUZZ_SECONDS (default 60)
-#   containers     images of a coordinator and a worker, built from build/, run a job as Kubernetes would run them; as root
+#   containers     images of a coordinator and a worker, made from build/, run a job as Kubernetes would; needs root
 # RESULTS_DIR gets a folder of JUnit files and a log a check; tests/summarize.py adds them up. --record writes the
 # outcome of each to tests/long_checks_result.txt. Takes about 90 minutes on two cores, most of it compiling; with everything
 # compiled about 35. Works in build/, build-asan/ and build-tsan/.

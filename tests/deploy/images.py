@@ -9,6 +9,7 @@ import shutil
 import signal
 import subprocess
 
+import cluster
 import manifests
 
 ROOT = manifests.ROOT
@@ -36,7 +37,6 @@ class Images:
     def __init__(self, folder):
         self.folder = pathlib.Path(folder)
         self.storage = ["--storage-driver", "vfs", "--root", self.folder / "storage", "--runroot", self.folder / "run"]
-        self.arguments = ["--build-arg", f"BASE={BASE}", "--build-arg", "TREE=prebuilt"]
 
     def make_base(self):
         """A bare Debian 12 that fetches packages the way this machine does."""
@@ -59,18 +59,12 @@ class Images:
 
     def build(self, image):
         """ham-IMAGE from the programs of the build folder."""
-        tree = ROOT / "build" / "images" / image
-        shutil.rmtree(tree, ignore_errors=True)
+        context = self.folder / "context"
         for component in components(image):
-            run("cmake", "--install", ROOT / "build", "--strip", "--prefix", tree, "--component", component)
-        try:
-            self.build_target(image, self.arguments)
-        finally:
-            shutil.rmtree(tree)
-
-    def build_target(self, image, arguments):
+            run("cmake", "--install", ROOT / "build", "--strip", "--prefix", context / image, "--component", component)
         run("buildah", *self.storage, "bud", "--isolation", "chroot", "--file", DOCKERFILE, "--target", image, "--tag",
-            self.tag(image), *arguments, ROOT)
+            self.tag(image), "--build-arg", f"BASE={BASE}", "--build-arg", "TREE=prebuilt", context)
+        shutil.rmtree(context)
 
     def tag(self, image):
         return f"localhost/ham-{image}:{manifests.release()}"
@@ -80,7 +74,7 @@ class Images:
 
 
 class Node:
-    """A network and a view of the mounts of its own, in which containers run; ends with everything in it."""
+    """Processes, network and mounts of its own, in which containers run; nothing in it outlives it or this program."""
 
     def __init__(self, images):
         self.images = images
@@ -93,12 +87,14 @@ class Node:
                   # crun 1.8 does not work where both kinds of cgroups are mounted.
                   "! mountpoint -q /sys/fs/cgroup/unified || umount /sys/fs/cgroup/unified; "
                   f"touch {ready}; exec sleep infinity")
-        self.holder = subprocess.Popen(["setpriv", "--pdeathsig", "KILL", "unshare", "--mount", "--net", "sh", "-c", script])
-        self.ready = ready
+        self.holder = subprocess.Popen(["setpriv", "--pdeathsig", "KILL", "unshare", "--mount", "--net", "--pid",
+                                        "--fork", "--kill-child", "--mount-proc", "sh", "-c", script])
         self.containers = {}
+        cluster.wait_for(lambda: ready.exists() or self.holder.poll() is not None, "the node")
+        (self.init,) = cluster.processes_of(self.holder.pid)
 
     def inside(self):
-        return ["nsenter", "--target", str(self.holder.pid), "--mount", "--net"]
+        return ["nsenter", "--target", str(self.init), "--mount", "--net", "--pid"]
 
     def podman(self, *arguments, **options):
         return run(*self.inside(), "podman", *self.images.podman_storage(), *arguments, **options)
@@ -151,13 +147,6 @@ class Node:
         return self.containers.pop(name).wait(timeout=grace)
 
     def close(self):
-        for name, process in self.containers.items():
-            subprocess.run([*self.inside(), "podman", *map(str, self.images.podman_storage()), "kill", name],
-                           stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-            try:
-                process.wait(timeout=30)
-            except subprocess.TimeoutExpired:
-                process.kill()
-                process.wait()
-        self.holder.send_signal(signal.SIGKILL)
-        self.holder.wait()
+        os.kill(self.init, signal.SIGKILL)  # and so all in there
+        for process in [*self.containers.values(), self.holder]:
+            process.wait()

@@ -169,13 +169,15 @@ class ProbesTest(unittest.TestCase):
         paths = {container[f"{kind}Probe"]["httpGet"]["path"] for kind in ("startup", "liveness", "readiness")}
         with running_coordinator() as (_, ports):
             for path in sorted(paths):
-                with self.subTest(path=path), urllib.request.urlopen(f"http://{ports['metrics']}{path}", timeout=10) as reply:
-                    self.assertEqual(reply.status, 200)
+                with self.subTest(path=path):
+                    with urllib.request.urlopen(f"http://{ports['metrics']}{path}", timeout=10) as reply:
+                        self.assertEqual(reply.status, 200)
 
     def test_workers_have_time_to_save(self):
         def seconds(path, name):
             return int(re.search(name + r" = absl::Seconds\((\d+)\)", (ROOT / path).read_text()).group(1))
-        needed = seconds("server/options.h", "terminate_grace") + seconds("worker/agent/assignments.h", "shutdown_flush")
+        needed = (seconds("server/options.h", "terminate_grace") +
+                  seconds("worker/agent/assignments.h", "shutdown_flush"))
         for workload in workers():
             self.assertGreaterEqual(manifests.pod(workload)["terminationGracePeriodSeconds"], 2 * needed)
         coordinator = manifests.pod(manifests.named("StatefulSet", "ham-coordinator"))
@@ -196,7 +198,8 @@ class ProgramsTest(unittest.TestCase):
                 done = subprocess.run([program, *container["args"], "--no-such-flag"], capture_output=True, text=True,
                                       timeout=60)
                 self.assertEqual(done.returncode, 2)
-                self.assertEqual(re.findall(r"--[a-z][a-z-]*", done.stderr.split("\n")[0]), ["--no-such-flag"], done.stderr)
+                complaint = re.findall(r"--[a-z][a-z-]*", done.stderr.split("\n")[0])
+                self.assertEqual(complaint, ["--no-such-flag"], done.stderr)
 
     def test_programs_write_only_where_they_may(self):
         for workload, container in each_container():
@@ -207,8 +210,8 @@ class ProgramsTest(unittest.TestCase):
                     self.assertFalse(mount.get("readOnly", False), path)
 
     def test_state_keeps_its_modes(self):
-        """With fsGroup, a volume's files are opened to the group at each mount, unless its top folder is right already; a
-        coordinator refuses keys that a group can read."""
+        """With fsGroup, a volume's files are opened to the group at each mount, unless its top folder is right already;
+        a coordinator refuses keys that a group can read."""
         workload = manifests.named("StatefulSet", "ham-coordinator")
         container = manifests.containers(workload)[0]
         self.assertEqual(manifests.pod(workload)["securityContext"]["fsGroupChangePolicy"], "OnRootMismatch")

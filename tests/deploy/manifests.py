@@ -12,7 +12,7 @@ class StrictLoader(yaml.SafeLoader):
     """Refuses a key that stands twice in a mapping: the first one would be lost in silence."""
 
     def construct_mapping(self, node, deep=False):
-        keys = [self.construct_object(key) for key, _ in node.value]
+        keys = [key.value for key, _ in node.value]
         for key in keys:
             if keys.count(key) > 1:
                 raise yaml.constructor.ConstructorError(None, None, f"\"{key}\" stands twice", node.start_mark)

@@ -1,4 +1,4 @@
-"""What NetworkPolicy objects let through, for pods: peers by podSelector and namespaceSelector, ports by number and range."""
+"""What NetworkPolicy objects let through between pods: peers by selectors of labels, ports by number and range."""
 import dataclasses
 
 
