@@ -173,7 +173,7 @@ class ClusterTest(unittest.TestCase):
         self.start_coordinator()
         self.assertEqual(self.state_of(job), "SUCCEEDED")
 
-        # A worker that is evicted saves, and costs its job nothing but time.
+        # A worker that is evicted costs its job nothing but time since the last checkpoint.
         long = self.submit(cluster.spec(**cluster.LONG))
         self.wait_state(long, "RUNNING")
         cluster.wait_for(lambda: "checkpoint" in self.job(long), "a checkpoint", 120)

@@ -173,7 +173,7 @@ class ProbesTest(unittest.TestCase):
                     with urllib.request.urlopen(f"http://{ports['metrics']}{path}", timeout=10) as reply:
                         self.assertEqual(reply.status, 200)
 
-    def test_workers_have_time_to_save(self):
+    def test_programs_have_time_to_end(self):
         def seconds(path, name):
             return int(re.search(name + r" = absl::Seconds\((\d+)\)", (ROOT / path).read_text()).group(1))
         needed = (seconds("server/options.h", "terminate_grace") +
