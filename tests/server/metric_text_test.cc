@@ -19,7 +19,7 @@ namespace {
 MetricFamilies HardFamilies() {
   MetricFamilies families;
   families.push_back(Scalar("plain", "A gauge.", 0));
-  families.push_back(Scalar("count_total", "A \\ counter\nof two lines.", 1e15, MetricType::Counter));
+  families.push_back(Scalar("count_total", "A counter.", 1e15, MetricType::Counter));
   families.push_back(Summary("time_seconds", "A \"summary\".", 123456789012, 0.1));
   MetricFamily values = Family("values", "Labels and values.");
   const double numbers[] = {0.1,
@@ -71,6 +71,12 @@ TEST(MetricText, WritesNumbersThatReadBackTheSame) {
   EXPECT_THAT(lines,
               ::testing::Contains("values{number=\"0.100000\",text=\"\\\"a\\\\b\\\"\\n\xC3\xA9\",empty=\"\"} 0.1"));
   EXPECT_THAT(lines, ::testing::Contains("plain 0"));
+}
+
+// That of prometheus-cpp writes the text of a help as it is.
+TEST(MetricText, KeepsAHelpInItsLine) {
+  EXPECT_EQ(MetricText({Scalar("a", "Of \\ two\nlines.", 1)}),
+            "# HELP a Of \\\\ two\\nlines.\n# TYPE a gauge\na 1\n");
 }
 
 }  // namespace
