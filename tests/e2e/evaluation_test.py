@@ -149,7 +149,8 @@ class Evaluations(unittest.TestCase):
             name = self.submit(cluster)
             self.wait_for_stage(cluster, name, "clean")
             cluster.start_worker("late")
-            wait_for(lambda: cluster.trainers("late"), "a rank on the worker that came late")
+            wait_for(lambda: "RANKS_JOINED" in [r["event"]["reason"] for r in cluster.records(name) if "event" in r],
+                     "a rank on the worker that came late")
             cluster.workers["worker-0"].terminate()
             cluster.workers["worker-0"].wait()
             self.assert_as_alone(cluster, name)
