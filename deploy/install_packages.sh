@@ -17,7 +17,7 @@ case $set in
   *) echo "\"$set\" is no set of packages: leave it out, or say tests, long or containers" >&2; exit 2 ;;
 esac
 if [ -n "$set" ]; then
-  packages+=(libgtest-dev libgmock-dev python3-venv python3-grpcio python3-protobuf procps xz-utils iproute2)
+  packages+=(libgtest-dev libgmock-dev python3-venv python3-grpcio python3-protobuf procps xz-utils iproute2 prometheus)
 fi
 if [ "$set" = long ]; then
   packages+=(clang clang-tidy libclang-rt-dev llvm slurmctld slurmd slurm-client munge)
