@@ -202,7 +202,7 @@ def in_child(function, *arguments):
 
 def unplugged_hosts():
     """Seconds from the moment a host is cut off to the event of the failed attempt."""
-    from cluster import Cluster, spec
+    from cluster import Cluster, spec, wait_for
     from hosts import GATEWAY, Hosts, isolate
     isolate()
     hosts = Hosts(3)
@@ -219,6 +219,7 @@ def unplugged_hosts():
             times.append(job.wait_failure(unplugged)[0] - unplugged)
             again = job.wait_running(unplugged)[0]
             hosts.plug(cut)
+            wait_for(lambda: not cluster.trainers(f"worker-{cut}"), "the end of the rank that was cut off")
             job.wait_checkpoint(again)
         job.close()
     hosts.close()
