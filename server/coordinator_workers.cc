@@ -14,6 +14,12 @@ namespace {
 
 constexpr size_t kMostSuperseded = 16;
 
+std::set<RankKey> KeysOf(const std::vector<ObservedRank>& ranks) {
+  std::set<RankKey> keys;
+  for (const ObservedRank& rank : ranks) keys.insert({rank.job(), rank.attempt(), rank.rank()});
+  return keys;
+}
+
 }  // namespace
 
 absl::Status Coordinator::Impl::Handle(const WorkerRegistered& event) {
@@ -190,8 +196,7 @@ void Coordinator::Impl::Observe(const std::string& worker_id, const ObservedRank
 }
 
 void Coordinator::Impl::GiveUpUnstarted(const std::string& worker_id, const std::vector<ObservedRank>& observed) {
-  std::set<RankKey> present;
-  for (const ObservedRank& rank : observed) present.insert({rank.job(), rank.attempt(), rank.rank()});
+  const std::set<RankKey> present = KeysOf(observed);
   const WorkerState& worker = workers_.at(worker_id);
   std::vector<RankKey> lost;
   for (const auto& [key, facts] : worker.ranks) {
@@ -209,8 +214,7 @@ void Coordinator::Impl::ObserveAbsence(const std::string& worker_id, const std::
                                        std::optional<int64_t> version) {
   WorkerState& worker = TouchWorker(worker_id);
   if (worker.ranks.empty() && worker.stale.empty()) return;
-  std::set<RankKey> present;
-  for (const ObservedRank& rank : observed) present.insert({rank.job(), rank.attempt(), rank.rank()});
+  const std::set<RankKey> present = KeysOf(observed);
   // Has the worker seen what was sent as `since`?
   const auto saw = [&version](int64_t since) { return !version || *version >= since; };
   const size_t cleared = std::erase_if(worker.stale, [&](const auto& entry) {

@@ -20,7 +20,6 @@ import time
 
 from base_figures import built, run
 from figure import Figure, Skip
-from pool_figures import unix_seconds
 
 ROUNDS = 5
 STORED_JOBS = 10_000
@@ -54,6 +53,7 @@ class Watched:
 
     def events(self):
         """(unix seconds, event), oldest first."""
+        from cluster import unix_seconds
         records = [record for record in self._watcher.records() if "event" in record]
         return [(unix_seconds(record["time"]), record["event"]) for record in records]
 

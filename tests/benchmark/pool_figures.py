@@ -1,5 +1,4 @@
 """An evaluation job on two workers against two unconnected evaluations of half the images each, side by side."""
-import datetime
 import json
 import os
 import pathlib
@@ -50,12 +49,8 @@ def unconnected(trainer, weights, folder):
     return time.monotonic() - begin
 
 
-def unix_seconds(timestamp):
-    whole, _, fraction = timestamp.rstrip("Z").partition(".")
-    return datetime.datetime.fromisoformat(whole).timestamp() + float(f"0.{fraction or 0}")
-
-
 def as_job(cluster, weights):
+    from cluster import unix_seconds
     evaluate = {"data": {"name": "fashion-mnist", "rows": ROWS}, "resources": {"world_size": 2},
                 "suite": {"epsilon": EPSILON, "attacks": [{"name": name} | options for name, options in STEPS.items()]}}
     name = cluster.submit(json.dumps({"evaluate": evaluate}), "--weights", weights)

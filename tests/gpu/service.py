@@ -1,7 +1,6 @@
 """The stage `service`: a coordinator and a worker out of the bundle, whose GPU is a slot, do a training and an
 evaluation, and find out by themselves that a trainer on the GPU was stopped, and that one was killed."""
 import contextlib
-import datetime
 import json
 import os
 import pathlib
@@ -35,7 +34,7 @@ def service(run):
 
 
 def first_start(run):
-    """Of the trainer, by itself: the worker allows it half a minute, and its libraries, 3 GB, may come from a slow disk."""
+    """Of the trainer, by itself: so that a slow disk, from which its libraries of 3 GB come, costs the worker no time."""
     begin = time.monotonic()
     program = "ham-trainer" if run.rehearse else "ham-trainer-cuda"
     run.call("service-first-start.log", run.program(program, "version", "--json"), 120)
@@ -67,13 +66,6 @@ def running_cluster(run):
 def check(holds, why):
     if not holds:
         raise AssertionError(why)
-
-
-def unix_seconds(timestamp):
-    """Of a time as hamctl writes it, with up to nine digits behind the point."""
-    whole, _, fraction = timestamp.rstrip("Z").partition(".")
-    moment = datetime.datetime.fromisoformat(whole).replace(tzinfo=datetime.timezone.utc)
-    return moment.timestamp() + float(f"0.{fraction or 0}")
 
 
 class Parts:
@@ -133,6 +125,7 @@ class Parts:
 
     def do_job(self, spec):
         """The job, which must succeed at once, and how long that took."""
+        from cluster import unix_seconds
         begin = time.monotonic()
         name = self.cluster.submit(spec)
         job = self.cluster.wait_state(name, "SUCCEEDED", "FAILED", seconds=self.seconds_left(120))
@@ -200,6 +193,7 @@ class Parts:
 def what_followed(records, moment, attempt, iteration):
     """After a signal at this moment to the trainer of this attempt, whose last checkpoint is of this iteration: how many
     seconds later it was found, and mended."""
+    from cluster import unix_seconds
     later = [(unix_seconds(record["time"]) - moment, record) for record in records]
 
     def first(of_attempt, what, chosen):

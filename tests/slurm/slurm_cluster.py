@@ -8,7 +8,7 @@ import sys
 import tempfile
 
 import cluster
-from cluster import alive
+from cluster import alive, state_and_parent
 
 INSIDE = "HAM_SLURM_NAMESPACE"
 PROGRAMS = ["munged", "slurmctld", "slurmd", "sbatch", "sinfo", "scontrol", "scancel", "srun", "ip", "unshare"]
@@ -61,13 +61,6 @@ def comm_of(pid):
         return pathlib.Path(f"/proc/{pid}/comm").read_text().strip()
     except OSError:
         return ""
-
-
-def parent_of(pid):
-    try:
-        return int(pathlib.Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[1])
-    except OSError:
-        return 0
 
 
 class Slurm:
@@ -168,7 +161,7 @@ PartitionName=urgent Nodes=ALL State=UP PriorityTier=10 PreemptMode=OFF
         self.daemons[node].kill()
         self.daemons[node].wait()
         processes = self.processes_on(node)
-        parents = {parent for parent in map(parent_of, processes) if comm_of(parent) == "slurmstepd"}
+        parents = {parent for _, parent in map(state_and_parent, processes) if comm_of(parent) == "slurmstepd"}
         for pid in [*parents, *processes]:  # a slurmstepd would tell of the end of the others
             try:
                 os.kill(pid, signal.SIGKILL)

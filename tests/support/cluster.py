@@ -1,4 +1,5 @@
 """Real processes of ham on this machine: a coordinator, workers, and hamctl."""
+import datetime
 import json
 import os
 import pathlib
@@ -41,24 +42,34 @@ def spec(world_size=2, method=None, epochs=2, **train):
 LONG = {"epochs": 400}  # runs until something ends it
 
 
+def unix_seconds(timestamp):
+    """Of a time as hamctl writes it, with up to nine digits behind the point."""
+    whole, _, fraction = timestamp.rstrip("Z").partition(".")
+    moment = datetime.datetime.fromisoformat(whole).replace(tzinfo=datetime.timezone.utc)
+    return moment.timestamp() + float(f"0.{fraction or 0}")
+
+
+def state_and_parent(pid):
+    """As /proc has them; of a process that is gone, those of a zombie without a parent."""
+    try:
+        state, parent = pathlib.Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[:2]
+    except OSError:
+        return "Z", 0
+    return state, int(parent)
+
+
 def processes_of(parent):
     """pids whose parent is `parent`, in /proc."""
     children = []
-    for stat in pathlib.Path("/proc").glob("[0-9]*/stat"):
-        try:
-            fields = stat.read_text().rsplit(")", 1)[1].split()
-        except OSError:
-            continue
-        if int(fields[1]) == parent and fields[0] != "Z":
-            children.append(int(stat.parent.name))
+    for folder in pathlib.Path("/proc").glob("[0-9]*"):
+        state, of = state_and_parent(folder.name)
+        if of == parent and state != "Z":
+            children.append(int(folder.name))
     return children
 
 
 def alive(pid):
-    try:
-        return pathlib.Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0] != "Z"
-    except OSError:
-        return False
+    return state_and_parent(pid)[0] != "Z"
 
 
 class Cluster:
