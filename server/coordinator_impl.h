@@ -12,6 +12,7 @@
 #include <optional>
 #include <set>
 #include <string>
+#include <string_view>
 #include <utility>
 #include <vector>
 
@@ -23,11 +24,24 @@
 
 namespace ham::server {
 
+// To look for a rank without a copy of its job's name.
+struct RankKeyView {
+  std::string_view job;
+  int attempt = 0;
+  int rank = 0;
+  auto operator<=>(const RankKeyView&) const = default;
+};
+
 struct RankKey {
   std::string job;
   int attempt = 0;
   int rank = 0;
-  auto operator<=>(const RankKey&) const = default;
+  operator RankKeyView() const { return {job, attempt, rank}; }
+};
+
+struct RankOrder {
+  using is_transparent = void;
+  bool operator()(const RankKeyView& a, const RankKeyView& b) const { return a < b; }
 };
 
 // What is known of a placed rank; volatile except for the placement itself.
@@ -68,8 +82,8 @@ struct WorkerState {
   absl::Time last_beat_time = absl::InfinitePast();
   int64_t stream = 0;  // newest of this incarnation that registered
   int64_t desired_version = 0;
-  std::map<RankKey, RankFacts> ranks;  // exactly the placements of all gangs on this worker
-  std::map<RankKey, StaleRank> stale;
+  std::map<RankKey, RankFacts, RankOrder> ranks;  // exactly the placements of all gangs on this worker
+  std::map<RankKey, StaleRank, RankOrder> stale;
   std::deque<std::string> superseded;  // older incarnations seen by this process, newest last; bounded
   std::deque<std::pair<absl::Duration, std::string>>
       failures;  // (steady time, job) by its own fault, within the window
@@ -243,13 +257,16 @@ class Coordinator::Impl {
 
   // -- queue (coordinator_schedule.cc)
   void Schedule();
+  // Jobs that may start or grow now, in order, and their rows; both view jobs_ and facts_.
+  std::vector<QueuedJob> Queue(std::vector<const JobRow*>* rows) const;
+  static void CheckGrants(const struct Schedule& plan, const std::vector<const JobRow*>& rows);
   std::string ExcludedText() const;
-  std::vector<FreeSlot> FreeSlots(std::vector<FreeSlot>* all) const;
-  void StartAttempt(const std::string& name, const std::vector<FreeSlot>& slots);
-  void JoinPool(const std::string& name, const std::vector<FreeSlot>& slots);
+  std::vector<SlotView> FreeSlots(std::vector<SlotView>* all) const;
+  void StartAttempt(const std::string& name, const std::vector<SlotView>& slots);
+  void JoinPool(const std::string& name, const std::vector<SlotView>& slots);
   // Gives the attempt these slots; the names of their workers.
-  std::string Place(JobRow& row, const std::vector<FreeSlot>& slots, int first_rank);
-  void Wait(const JobRow& current, const std::string& reason, const std::string& message);
+  std::string Place(JobRow& row, const std::vector<SlotView>& slots, int first_rank);
+  void Wait(const JobRow& current, const WaitReason& why);
 
   // -- invariants (coordinator_invariants.cc): each adds a sentence for what is broken
   void CheckGang(const JobRow& row, std::vector<std::string>* broken) const;

@@ -1,5 +1,4 @@
 // What must hold after each event, looked at as a whole.
-#include <set>
 #include <string>
 #include <vector>
 
@@ -49,10 +48,10 @@ void Coordinator::Impl::CheckGang(const JobRow& row, std::vector<std::string>* b
 }
 
 void Coordinator::Impl::CheckRanks(const JobRow& row, std::vector<std::string>* broken) const {
-  std::set<int> ranks;
-  int running = 0, succeeded = 0;
+  int running = 0, succeeded = 0, last = -1;
   for (const Placement& place : row.gang) {
-    ranks.insert(place.rank);
+    if (place.rank <= last) broken->push_back(absl::StrCat(row.name, " has a rank twice, or not in order"));
+    last = place.rank;
     const auto breaks = [&](const char* what) {
       broken->push_back(absl::StrCat(row.name, " rank ", place.rank, " ", what));
     };
@@ -61,7 +60,7 @@ void Coordinator::Impl::CheckRanks(const JobRow& row, std::vector<std::string>* 
       breaks("is placed on an unknown worker");
       continue;
     }
-    const auto rank = worker->second.ranks.find({row.name, row.attempt, place.rank});
+    const auto rank = worker->second.ranks.find(RankKeyView{row.name, row.attempt, place.rank});
     if (rank == worker->second.ranks.end() || rank->second.slot != place.slot) {
       breaks("is unknown to its worker");
       continue;
@@ -71,9 +70,8 @@ void Coordinator::Impl::CheckRanks(const JobRow& row, std::vector<std::string>* 
     running += rank->second.running ? 1 : 0;
     succeeded += rank->second.succeeded ? 1 : 0;
   }
-  if (ranks.size() != row.gang.size()) broken->push_back(absl::StrCat(row.name, " has a rank twice"));
-  if (row.pool && !ranks.empty() && *ranks.rbegin() >= row.next_rank) {
-    broken->push_back(absl::StrCat(row.name, " may give rank ", *ranks.rbegin(), " out again"));
+  if (row.pool && !row.gang.empty() && last >= row.next_rank) {
+    broken->push_back(absl::StrCat(row.name, " may give rank ", last, " out again"));
   }
   const JobFacts& facts = facts_.at(row.name);
   if (IsActive(row.state) && (running != facts.running_ranks || succeeded != facts.succeeded_ranks)) {
@@ -83,10 +81,11 @@ void Coordinator::Impl::CheckRanks(const JobRow& row, std::vector<std::string>* 
 
 void Coordinator::Impl::CheckWorker(const std::string& worker_id, const WorkerState& worker,
                                     std::vector<std::string>* broken) const {
-  std::set<int> slots;
-  for (const auto& [key, facts] : worker.ranks) {
-    if (slots.insert(facts.slot).second) continue;
-    broken->push_back(absl::StrCat("slot ", facts.slot, " of ", worker.row.name, " belongs to two ranks"));
+  for (auto one = worker.ranks.begin(); one != worker.ranks.end(); ++one) {  // few: cheaper than a set
+    for (auto other = worker.ranks.begin(); other != one; ++other) {
+      if (one->second.slot != other->second.slot) continue;
+      broken->push_back(absl::StrCat("slot ", one->second.slot, " of ", worker.row.name, " belongs to two ranks"));
+    }
   }
   const auto holder = worker_by_name_.find(worker.row.name);
   if (holder == worker_by_name_.end() || holder->second != worker_id) {

@@ -14,49 +14,59 @@ using ham::v1::Job;
 void Coordinator::Impl::Schedule() {
   if (!globals_.schedule_due) return;
   globals_.schedule_due = false;
+  std::vector<const JobRow*> rows;
+  const std::vector<QueuedJob> queue = Queue(&rows);
+  if (queue.empty()) return;
+  std::vector<SlotView> all;
+  const std::vector<SlotView> free = FreeSlots(&all);
+  struct Schedule plan = policy_->Plan(queue, free, all);
+  CheckGrants(plan, rows);
+  for (const Grant& grant : plan.grants) {
+    const JobRow& row = *rows[grant.job];
+    if (row.gang.empty()) {
+      StartAttempt(row.name, grant.slots);
+    } else {
+      JoinPool(row.name, grant.slots);
+    }
+  }
+  for (WaitReason& why : plan.reasons) {
+    if (why.reason == "NO_WORKER_FITS") absl::StrAppend(&why.message, ExcludedText());
+  }
+  for (const Refusal& refusal : plan.refusals) Wait(*rows.at(refusal.job), plan.reasons.at(refusal.reason));
+}
+
+std::vector<QueuedJob> Coordinator::Impl::Queue(std::vector<const JobRow*>* rows) const {
   std::vector<QueuedJob> queue;
-  std::vector<const JobRow*> rows;  // of `queue`
   queue.reserve(queue_.size());
-  rows.reserve(queue_.size());
+  rows->reserve(queue_.size());
   for (const auto& [key, entry] : queue_) {
     if (entry.facts->not_before > now_.steady) continue;
     const JobRow& row = *entry.row;
-    QueuedJob job{row.name, row.world_size, row.device, row.data_set, row.pool};
-    job.world_size -= static_cast<int>(row.gang.size());
+    QueuedJob& job = queue.emplace_back();
+    job.world_size = row.world_size - static_cast<int>(row.gang.size());
+    job.device = row.device;
+    job.data_set = row.data_set;
+    job.pool = row.pool;
     job.grows = !row.gang.empty();
     if (!row.build_id.empty()) job.group = SlotGroup{row.data_digest, row.build_id};
     for (const auto& [worker, count] : entry.facts->losses) {
-      if (count >= kMostLosses) job.avoided.insert(worker);
+      if (count >= kMostLosses) job.avoided.push_back(worker);
     }
-    rows.push_back(&row);
-    queue.push_back(std::move(job));
+    rows->push_back(&row);
   }
-  if (queue.empty()) return;
-  std::vector<FreeSlot> all;
-  const std::vector<FreeSlot> free = FreeSlots(&all);
-  const struct Schedule plan = policy_->Plan(queue, free, all);
-  std::set<std::pair<std::string, int>> taken;
+  return queue;
+}
+
+void Coordinator::Impl::CheckGrants(const struct Schedule& plan, const std::vector<const JobRow*>& rows) {
+  std::set<std::pair<std::string_view, int>> taken;
   for (const Grant& grant : plan.grants) {
-    const JobRow& row = jobs_.at(grant.job);
+    const JobRow& row = *rows.at(grant.job);
     const size_t most = static_cast<size_t>(row.world_size) - row.gang.size();
     const bool fits = row.pool ? !grant.slots.empty() && grant.slots.size() <= most : grant.slots.size() == most;
-    Require(fits && queue_.count({row.submit_index, grant.job}) == 1,
-            absl::StrCat("the policy granted a wrong gang to ", grant.job));
-    for (const FreeSlot& slot : grant.slots) {
+    Require(fits, absl::StrCat("the policy granted a wrong gang to ", row.name));
+    for (const SlotView& slot : grant.slots) {
       Require(taken.insert({slot.worker_id, slot.index}).second, "the policy granted a slot twice");
     }
-    if (row.gang.empty()) {
-      StartAttempt(grant.job, grant.slots);
-    } else {
-      JoinPool(grant.job, grant.slots);
-    }
-  }
-  size_t next = 0;  // refusals usually come in the order of the queue
-  for (const Refusal& refusal : plan.refusals) {
-    while (next < rows.size() && rows[next]->name != refusal.job) ++next;
-    std::string message = refusal.message;
-    if (refusal.reason == "NO_WORKER_FITS") absl::StrAppend(&message, ExcludedText());
-    Wait(next < rows.size() ? *rows[next] : jobs_.at(refusal.job), refusal.reason, message);
   }
 }
 
@@ -70,38 +80,34 @@ std::string Coordinator::Impl::ExcludedText() const {
                       ".");
 }
 
-std::vector<FreeSlot> Coordinator::Impl::FreeSlots(std::vector<FreeSlot>* all) const {
-  std::vector<FreeSlot> free;
+std::vector<SlotView> Coordinator::Impl::FreeSlots(std::vector<SlotView>* all) const {
+  std::vector<SlotView> free;
   for (const auto& [name, id] : worker_by_name_) {
     const WorkerState& worker = workers_.at(id);
     if (!worker.connected || worker.unreachable || worker.leaving || worker.excluded_until > now_.steady) continue;
     std::set<int> occupied;
     for (const auto& [key, facts] : worker.ranks) occupied.insert(facts.slot);
     for (const auto& [key, stale] : worker.stale) occupied.insert(stale.slot);
-    FreeSlot slot;
-    slot.worker_id = id;
-    slot.worker_name = name;
-    slot.build_id = worker.registration->build_id;
-    for (const ham::v1::DataSet& data_set : worker.registration->data_sets) {
-      slot.data_sets.emplace_back(data_set.name(), data_set.digest());
-    }
-    for (const ham::v1::Slot& registered : worker.registration->slots) {
-      slot.index = registered.index();
-      slot.device = registered.device();
-      all->push_back(slot);
-      if (occupied.count(-1) == 0 && occupied.count(slot.index) == 0) free.push_back(slot);
+    for (const ham::v1::Slot& slot : worker.registration->slots) {
+      all->push_back({.worker_id = id,
+                      .worker_name = name,
+                      .index = slot.index(),
+                      .device = slot.device(),
+                      .build_id = worker.registration->build_id,
+                      .data_sets = worker.registration->data_sets});
+      if (occupied.count(-1) == 0 && occupied.count(slot.index()) == 0) free.push_back(all->back());
     }
   }
   return free;
 }
 
-std::string Coordinator::Impl::Place(JobRow& row, const std::vector<FreeSlot>& slots, int first_rank) {
+std::string Coordinator::Impl::Place(JobRow& row, const std::vector<SlotView>& slots, int first_rank) {
   std::set<std::string> names;
   for (size_t i = 0; i < slots.size(); ++i) {
-    WorkerState& worker = TouchWorker(slots[i].worker_id);
+    const std::string worker_id(slots[i].worker_id);
+    WorkerState& worker = TouchWorker(worker_id);
     const int rank = first_rank + static_cast<int>(i);
-    row.gang.push_back(
-        {.rank = rank, .worker_id = slots[i].worker_id, .session = worker.row.session, .slot = slots[i].index});
+    row.gang.push_back({.rank = rank, .worker_id = worker_id, .session = worker.row.session, .slot = slots[i].index});
     DesiredChanged(worker);
     worker.ranks[{row.name, row.attempt, rank}] = {.slot = slots[i].index, .desired_since = worker.desired_version};
     globals_.lease_check_at = std::min(globals_.lease_check_at, worker.heard + options_.lease);
@@ -115,7 +121,7 @@ std::string Coordinator::Impl::Place(JobRow& row, const std::vector<FreeSlot>& s
   return absl::StrJoin(names, ", ");
 }
 
-void Coordinator::Impl::StartAttempt(const std::string& name, const std::vector<FreeSlot>& slots) {
+void Coordinator::Impl::StartAttempt(const std::string& name, const std::vector<SlotView>& slots) {
   UnindexJob(name);
   JobRow& row = TouchJob(name);
   JobFacts& facts = TouchFacts(name);
@@ -131,7 +137,7 @@ void Coordinator::Impl::StartAttempt(const std::string& name, const std::vector<
              kCoordinator);
 }
 
-void Coordinator::Impl::JoinPool(const std::string& name, const std::vector<FreeSlot>& slots) {
+void Coordinator::Impl::JoinPool(const std::string& name, const std::vector<SlotView>& slots) {
   UnindexJob(name);
   JobRow& row = TouchJob(name);
   const std::string names = Place(row, slots, row.next_rank);
@@ -142,14 +148,14 @@ void Coordinator::Impl::JoinPool(const std::string& name, const std::vector<Free
 }
 
 // The job has no gang this round; writes only what changed.
-void Coordinator::Impl::Wait(const JobRow& current, const std::string& reason, const std::string& message) {
+void Coordinator::Impl::Wait(const JobRow& current, const WaitReason& why) {
   if (current.state == Job::RECOVERING) {
     const std::string name = current.name;
-    Transition(name, Job::QUEUED, reason, message, kCoordinator);
-  } else if (current.state_reason != reason || current.state_message != message) {
+    Transition(name, Job::QUEUED, why.reason, why.message, kCoordinator);
+  } else if (current.state_reason != why.reason || current.state_message != why.message) {
     JobRow& row = TouchJob(current.name);
-    row.state_reason = reason;
-    row.state_message = message;
+    row.state_reason = why.reason;
+    row.state_message = why.message;
     dirty_jobs_.insert(row.name);
   }
 }

@@ -14,8 +14,8 @@ namespace {
 
 constexpr size_t kMostSuperseded = 16;
 
-std::set<RankKey> KeysOf(const std::vector<ObservedRank>& ranks) {
-  std::set<RankKey> keys;
+std::set<RankKeyView> KeysOf(const std::vector<ObservedRank>& ranks) {
+  std::set<RankKeyView> keys;
   for (const ObservedRank& rank : ranks) keys.insert({rank.job(), rank.attempt(), rank.rank()});
   return keys;
 }
@@ -196,7 +196,7 @@ void Coordinator::Impl::Observe(const std::string& worker_id, const ObservedRank
 }
 
 void Coordinator::Impl::GiveUpUnstarted(const std::string& worker_id, const std::vector<ObservedRank>& observed) {
-  const std::set<RankKey> present = KeysOf(observed);
+  const std::set<RankKeyView> present = KeysOf(observed);
   const WorkerState& worker = workers_.at(worker_id);
   std::vector<RankKey> lost;
   for (const auto& [key, facts] : worker.ranks) {
@@ -214,7 +214,7 @@ void Coordinator::Impl::ObserveAbsence(const std::string& worker_id, const std::
                                        std::optional<int64_t> version) {
   WorkerState& worker = TouchWorker(worker_id);
   if (worker.ranks.empty() && worker.stale.empty()) return;
-  const std::set<RankKey> present = KeysOf(observed);
+  const std::set<RankKeyView> present = KeysOf(observed);
   // Has the worker seen what was sent as `since`?
   const auto saw = [&version](int64_t since) { return !version || *version >= since; };
   const size_t cleared = std::erase_if(worker.stale, [&](const auto& entry) {

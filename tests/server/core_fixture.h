@@ -18,8 +18,8 @@ namespace ham::server {
 // Counts its calls: planning is the costly part.
 class CountingPolicy : public SchedulingPolicy {
  public:
-  Schedule Plan(const std::vector<QueuedJob>& queue, const std::vector<FreeSlot>& free,
-                const std::vector<FreeSlot>& all) const override {
+  Schedule Plan(const std::vector<QueuedJob>& queue, const std::vector<SlotView>& free,
+                const std::vector<SlotView>& all) const override {
     ++calls;
     return gangs.Plan(queue, free, all);
   }

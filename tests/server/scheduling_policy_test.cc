@@ -3,6 +3,8 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
+#include "absl/strings/str_cat.h"
+
 namespace ham::server {
 namespace {
 
@@ -10,117 +12,152 @@ using ::testing::ElementsAre;
 using ::testing::HasSubstr;
 using ::testing::IsEmpty;
 
-FreeSlot Slot(const std::string& worker, int index, const std::string& digest = "d1", const std::string& build = "b1",
-              const std::string& device = "cpu") {
-  FreeSlot slot;
-  slot.worker_id = "id-" + worker;
-  slot.worker_name = worker;
-  slot.index = index;
-  slot.device = device;
-  slot.build_id = build;
-  slot.data_sets = {{"fashion-mnist", digest}};
-  return slot;
+// A slot of its own: it can be viewed.
+struct OwnSlot {
+  std::string worker_id;
+  std::string worker_name;
+  int index;
+  std::string device;
+  std::string build_id;
+  std::vector<ham::v1::DataSet> data_sets;
+};
+
+OwnSlot Slot(const std::string& worker, int index, const std::string& digest = "d1", const std::string& build = "b1",
+             const std::string& device = "cpu") {
+  ham::v1::DataSet data_set;
+  data_set.set_name("fashion-mnist");
+  data_set.set_digest(digest);
+  return {"id-" + worker, worker, index, device, build, {data_set}};
 }
 
-QueuedJob Job(const std::string& name, int world_size, const std::string& device = "cpu") {
-  return {name, world_size, device, "fashion-mnist"};
+std::vector<SlotView> Views(const std::vector<OwnSlot>& slots) {
+  std::vector<SlotView> views;
+  for (const OwnSlot& slot : slots) {
+    views.push_back({slot.worker_id, slot.worker_name, slot.index, slot.device, slot.build_id, slot.data_sets});
+  }
+  return views;
 }
 
-std::vector<std::string> Places(const Grant& grant) {
-  std::vector<std::string> places;
-  for (const FreeSlot& slot : grant.slots) places.push_back(slot.worker_name + "/" + std::to_string(slot.index));
-  return places;
+QueuedJob Job(int world_size, std::string_view device = "cpu") { return {world_size, device, "fashion-mnist"}; }
+
+// A plan that outlives its slots.
+struct Planned {
+  std::vector<size_t> granted;                   // jobs, as indices of the queue
+  std::vector<std::vector<std::string>> places;  // of each, by rank: "worker/index"
+  std::vector<size_t> refused;
+  std::vector<WaitReason> reasons;  // of each
+};
+
+Planned Plan(const std::vector<QueuedJob>& queue, const std::vector<OwnSlot>& free, const std::vector<OwnSlot>& all) {
+  const Schedule plan = SubmitOrderGangs().Plan(queue, Views(free), Views(all));
+  Planned planned;
+  for (const Grant& grant : plan.grants) {
+    planned.granted.push_back(grant.job);
+    std::vector<std::string>& places = planned.places.emplace_back();
+    for (const SlotView& slot : grant.slots)
+      places.push_back(absl::StrCat(std::string(slot.worker_name), "/", slot.index));
+  }
+  for (const Refusal& refusal : plan.refusals) {
+    planned.refused.push_back(refusal.job);
+    planned.reasons.push_back(plan.reasons.at(refusal.reason));
+  }
+  return planned;
 }
 
-Schedule Plan(const std::vector<QueuedJob>& queue, const std::vector<FreeSlot>& free) {
-  return SubmitOrderGangs().Plan(queue, free, free);
-}
+Planned Plan(const std::vector<QueuedJob>& queue, const std::vector<OwnSlot>& free) { return Plan(queue, free, free); }
 
 TEST(SubmitOrderGangs, GrantsInSubmitOrder) {
-  const Schedule plan = Plan({Job("first", 1), Job("second", 1)}, {Slot("a", 0), Slot("a", 1)});
-  ASSERT_EQ(plan.grants.size(), 2u);
-  EXPECT_EQ(plan.grants[0].job, "first");
-  EXPECT_THAT(Places(plan.grants[0]), ElementsAre("a/0"));
-  EXPECT_THAT(Places(plan.grants[1]), ElementsAre("a/1"));
-  EXPECT_THAT(plan.refusals, IsEmpty());
+  const Planned plan = Plan({Job(1), Job(1)}, {Slot("a", 0), Slot("a", 1)});
+  EXPECT_THAT(plan.granted, ElementsAre(0, 1));
+  EXPECT_THAT(plan.places, ElementsAre(ElementsAre("a/0"), ElementsAre("a/1")));
+  EXPECT_THAT(plan.refused, IsEmpty());
 }
 
 TEST(SubmitOrderGangs, GivesAllOrNothing) {
-  const std::vector<FreeSlot> all = {Slot("a", 0), Slot("a", 1)};
-  const Schedule plan = SubmitOrderGangs().Plan({Job("pair", 2)}, {all[0]}, all);
-  EXPECT_THAT(plan.grants, IsEmpty());
-  ASSERT_EQ(plan.refusals.size(), 1u);
-  EXPECT_EQ(plan.refusals[0].reason, "WAITING_FOR_SLOTS");
-  EXPECT_THAT(plan.refusals[0].message, HasSubstr("Needs 2 cpu slots; 1 are free together"));
+  const Planned plan = Plan({Job(2)}, {Slot("a", 0)}, {Slot("a", 0), Slot("a", 1)});
+  EXPECT_THAT(plan.granted, IsEmpty());
+  ASSERT_THAT(plan.refused, ElementsAre(0));
+  EXPECT_EQ(plan.reasons[0].reason, "WAITING_FOR_SLOTS");
+  EXPECT_THAT(plan.reasons[0].message, HasSubstr("Needs 2 cpu slots; 1 are free together"));
 }
 
 TEST(SubmitOrderGangs, LetsNobodyOvertakeAJobThatWaits) {
-  const std::vector<FreeSlot> all = {Slot("a", 0), Slot("a", 1)};
-  const Schedule plan = SubmitOrderGangs().Plan({Job("pair", 2), Job("single", 1)}, {all[0]}, all);
-  EXPECT_THAT(plan.grants, IsEmpty());
-  ASSERT_EQ(plan.refusals.size(), 2u);
-  EXPECT_EQ(plan.refusals[1].job, "single");
-  EXPECT_EQ(plan.refusals[1].reason, "BEHIND_EARLIER_JOB");
+  const Planned plan = Plan({Job(2), Job(1)}, {Slot("a", 0)}, {Slot("a", 0), Slot("a", 1)});
+  EXPECT_THAT(plan.granted, IsEmpty());
+  ASSERT_THAT(plan.refused, ElementsAre(0, 1));
+  EXPECT_EQ(plan.reasons[1].reason, "BEHIND_EARLIER_JOB");
 }
 
 TEST(SubmitOrderGangs, LetsOthersPassAJobThatCannotFit) {
-  const Schedule plan = Plan({Job("huge", 3), Job("gpu", 1, "cuda"), Job("pair", 2)}, {Slot("a", 0), Slot("b", 0)});
-  ASSERT_EQ(plan.grants.size(), 1u);
-  EXPECT_EQ(plan.grants[0].job, "pair");
-  ASSERT_EQ(plan.refusals.size(), 2u);
-  EXPECT_EQ(plan.refusals[0].reason, "NO_WORKER_FITS");
-  EXPECT_THAT(plan.refusals[0].message, HasSubstr("could hold is 2"));
-  EXPECT_EQ(plan.refusals[1].reason, "NO_WORKER_FITS");
-  EXPECT_THAT(plan.refusals[1].message, HasSubstr("no connected worker has any"));
+  const Planned plan = Plan({Job(3), Job(1, "cuda"), Job(2)}, {Slot("a", 0), Slot("b", 0)});
+  EXPECT_THAT(plan.granted, ElementsAre(2));
+  ASSERT_THAT(plan.refused, ElementsAre(0, 1));
+  EXPECT_EQ(plan.reasons[0].reason, "NO_WORKER_FITS");
+  EXPECT_THAT(plan.reasons[0].message, HasSubstr("could hold is 2"));
+  EXPECT_EQ(plan.reasons[1].reason, "NO_WORKER_FITS");
+  EXPECT_THAT(plan.reasons[1].message, HasSubstr("no connected worker has any"));
 }
 
 TEST(SubmitOrderGangs, SaysThatAnEmptyClusterFitsNothing) {
-  const Schedule plan = Plan({Job("one", 1)}, {});
-  ASSERT_EQ(plan.refusals.size(), 1u);
-  EXPECT_EQ(plan.refusals[0].reason, "NO_WORKER_FITS");
+  const Planned plan = Plan({Job(1)}, {});
+  ASSERT_EQ(plan.refused.size(), 1u);
+  EXPECT_EQ(plan.reasons[0].reason, "NO_WORKER_FITS");
+}
+
+TEST(SubmitOrderGangs, TellsEachJobItsOwnNeed) {
+  QueuedJob pool = Job(5, "cuda");
+  pool.pool = true;
+  const Planned plan = Plan({Job(3), Job(4), pool, Job(3)}, {Slot("a", 0), Slot("b", 0)});
+  ASSERT_THAT(plan.refused, ElementsAre(0, 1, 2, 3));
+  EXPECT_THAT(plan.reasons[0].message, HasSubstr("Needs 3 cpu slots"));
+  EXPECT_THAT(plan.reasons[1].message, HasSubstr("Needs 4 cpu slots"));
+  EXPECT_THAT(plan.reasons[2].message, HasSubstr("Needs a cuda slot"));
+  EXPECT_THAT(plan.reasons[3].message, HasSubstr("Needs 3 cpu slots"));
 }
 
 TEST(SubmitOrderGangs, NeverMixesBuildsDigestsOrDevices) {
-  for (const FreeSlot& other : {Slot("b", 0, "d2"), Slot("b", 0, "d1", "b2"), Slot("b", 0, "d1", "b1", "cuda")}) {
-    const Schedule plan = Plan({Job("pair", 2)}, {Slot("a", 0), other});
-    EXPECT_THAT(plan.grants, IsEmpty());
-    ASSERT_EQ(plan.refusals.size(), 1u);
-    EXPECT_EQ(plan.refusals[0].reason, "NO_WORKER_FITS");
-    EXPECT_THAT(plan.refusals[0].message, HasSubstr("could hold is 1"));
+  for (const OwnSlot& other : {Slot("b", 0, "d2"), Slot("b", 0, "d1", "b2"), Slot("b", 0, "d1", "b1", "cuda")}) {
+    const Planned plan = Plan({Job(2)}, {Slot("a", 0), other});
+    EXPECT_THAT(plan.granted, IsEmpty());
+    ASSERT_EQ(plan.refused.size(), 1u);
+    EXPECT_EQ(plan.reasons[0].reason, "NO_WORKER_FITS");
+    EXPECT_THAT(plan.reasons[0].message, HasSubstr("could hold is 1"));
   }
 }
 
 TEST(SubmitOrderGangs, NeedsTheDataSet) {
-  FreeSlot bare = Slot("a", 0);
+  OwnSlot bare = Slot("a", 0);
   bare.data_sets.clear();
-  EXPECT_EQ(Plan({Job("one", 1)}, {bare}).refusals.at(0).reason, "NO_WORKER_FITS");
+  EXPECT_EQ(Plan({Job(1)}, {bare}).reasons.at(0).reason, "NO_WORKER_FITS");
 }
 
 TEST(SubmitOrderGangs, TakesTheGroupWithMostFreeSlots) {
-  const Schedule plan = Plan({Job("one", 1)}, {Slot("a", 0, "d1"), Slot("b", 0, "d2"), Slot("c", 0, "d2")});
-  EXPECT_THAT(Places(plan.grants.at(0)), ElementsAre("b/0"));
+  const Planned plan = Plan({Job(1)}, {Slot("a", 0, "d1"), Slot("b", 0, "d2"), Slot("c", 0, "d2")});
+  EXPECT_THAT(plan.places, ElementsAre(ElementsAre("b/0")));
 }
 
 TEST(SubmitOrderGangs, BreaksTiesOfGroupsByDigestThenBuild) {
-  EXPECT_THAT(Places(Plan({Job("one", 1)}, {Slot("a", 0, "d2"), Slot("b", 0, "d1")}).grants.at(0)), ElementsAre("b/0"));
-  EXPECT_THAT(Places(Plan({Job("one", 1)}, {Slot("a", 0, "d1", "b2"), Slot("b", 0, "d1", "b1")}).grants.at(0)),
-              ElementsAre("b/0"));
+  EXPECT_THAT(Plan({Job(1)}, {Slot("a", 0, "d2"), Slot("b", 0, "d1")}).places, ElementsAre(ElementsAre("b/0")));
+  EXPECT_THAT(Plan({Job(1)}, {Slot("a", 0, "d1", "b2"), Slot("b", 0, "d1", "b1")}).places,
+              ElementsAre(ElementsAre("b/0")));
 }
 
 TEST(SubmitOrderGangs, UsesFewestHosts) {
-  const Schedule plan = Plan({Job("pair", 2)}, {Slot("a", 0), Slot("b", 0), Slot("b", 1), Slot("c", 3), Slot("c", 4)});
-  EXPECT_THAT(Places(plan.grants.at(0)), ElementsAre("b/0", "b/1"));
+  const Planned plan = Plan({Job(2)}, {Slot("a", 0), Slot("b", 0), Slot("b", 1), Slot("c", 3), Slot("c", 4)});
+  EXPECT_THAT(plan.places, ElementsAre(ElementsAre("b/0", "b/1")));
 }
 
-TEST(SubmitOrderGangs, KeepsALongQueueCheap) {
+TEST(SubmitOrderGangs, WordsAReasonOnceForALongQueue) {
   std::vector<QueuedJob> queue;
-  for (int i = 0; i < 10000; ++i) queue.push_back(Job("job-" + std::to_string(i), 1 + i % 2));
-  std::vector<FreeSlot> all;
-  for (int i = 0; i < 64; ++i) all.push_back(Slot("worker-" + std::to_string(i), 0));
-  const Schedule plan = SubmitOrderGangs().Plan(queue, {}, all);
+  for (int i = 0; i < 10000; ++i) queue.push_back(Job(i % 4 == 3 ? 65 : 1 + i % 2));
+  std::vector<OwnSlot> all;
+  for (int i = 0; i < 64; ++i) all.push_back(Slot(absl::StrCat("worker-", i), 0));
+  const Schedule plan = SubmitOrderGangs().Plan(queue, {}, Views(all));
   EXPECT_EQ(plan.refusals.size(), queue.size());
-  EXPECT_EQ(plan.refusals[0].reason, "WAITING_FOR_SLOTS");
-  EXPECT_EQ(plan.refusals[9999].reason, "BEHIND_EARLIER_JOB");
+  EXPECT_EQ(plan.reasons.size(), 3u);
+  EXPECT_EQ(plan.reasons.at(plan.refusals[0].reason).reason, "WAITING_FOR_SLOTS");
+  EXPECT_EQ(plan.reasons.at(plan.refusals[9998].reason).reason, "BEHIND_EARLIER_JOB");
+  EXPECT_EQ(plan.reasons.at(plan.refusals[9999].reason).reason, "NO_WORKER_FITS");
 }
 
 }  // namespace
