@@ -20,6 +20,7 @@ Result Run(const GlobalOptions& global, const LogsOptions& options);
 Result Run(const GlobalOptions& global, const CancelOptions& options);
 Result Run(const GlobalOptions& global, const WorkersOptions& options);
 Result Run(const GlobalOptions& global, const VersionOptions& options);
+Result Run(const GlobalOptions& global, const DebugBundleOptions& options);
 Result Run(const GlobalOptions& global, const EvalGetOptions& options);
 Result Run(const GlobalOptions& global, const EvalShowOptions& options);
 Result Run(const GlobalOptions& global, const EvalDiffOptions& options);

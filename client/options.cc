@@ -90,6 +90,7 @@ struct AllOptions {
   CancelOptions cancel;
   WorkersOptions workers;
   VersionOptions version;
+  DebugBundleOptions debug_bundle;
   EvalGetOptions eval_get;
   EvalShowOptions eval_show;
   EvalDiffOptions eval_diff;
@@ -172,6 +173,30 @@ void AddReading(CLI::App* app, CommandLine* line, AllOptions* all) {
   AddJob(logs, &all->logs.job);
   logs->add_flag("-f,--follow", all->logs.follow, "Go on until the job ends");
   logs->add_option("--rank", all->logs.rank, "Only this rank")->check(CLI::Range(0, 1000000));
+}
+
+void AddDebug(CLI::App* app, CommandLine* line, DebugBundleOptions* bundle) {
+  CLI::App* debug = app->add_subcommand("debug", "What helps to find out what went wrong: bundle");
+  debug->fallthrough();
+  debug->require_subcommand(1);
+  CLI::App* command =
+      AddCommand(debug, line, bundle, "bundle",
+                 "Write versions, workers, and specs, events, metrics and logs of jobs into one archive, "
+                 "without tokens and keys");
+  command->add_option("--file", bundle->file, "Archive to write, which must not exist (default: ham-debug-TIME.zip)")
+      ->type_name("FILE");
+  CLI::Option* job = command->add_option("--job", bundle->job, "Only this job (repeatable; default: the newest)")
+                         ->type_name("JOB")
+                         ->allow_extra_args(false);
+  command->add_option("--jobs", bundle->jobs, "So many of the newest jobs")
+      ->check(CLI::Range(0, 1000))
+      ->capture_default_str()
+      ->excludes(job);
+  command
+      ->add_option("--add", bundle->add,
+                   "Take this file along too, such as the log of a coordinator or worker (repeatable)")
+      ->type_name("FILE")
+      ->allow_extra_args(false);
 }
 
 void AddSignedBy(CLI::App* app, std::optional<std::string>* signed_by) {
@@ -269,6 +294,7 @@ CommandLine ParseCommandLine(int argc, const char* const* argv, const std::strin
   AddOutput(AddCommand(&app, &line, &all.workers, "workers", "List workers and their slots"), &all.workers.output);
   AddOutput(AddCommand(&app, &line, &all.version, "version", "Versions of hamctl and of the coordinator"),
             &all.version.output);
+  AddDebug(&app, &line, &all.debug_bundle);
   AddEval(&app, &line, &all);
   try {
     app.parse(argc, argv);

@@ -65,6 +65,12 @@ struct WorkersOptions {
 struct VersionOptions {
   OutputFormat output = OutputFormat::kTable;
 };
+struct DebugBundleOptions {
+  std::string file;              // to write; "": named by the time
+  std::vector<std::string> job;  // empty: the newest
+  int jobs = 20;                 // so many
+  std::vector<std::string> add;  // files to take along
+};
 struct EvalGetOptions {
   std::string job;
   std::string record;                          // file to write; "": JOB.json
@@ -101,8 +107,8 @@ struct EvalExportOptions {
   std::optional<std::string> signed_by;
 };
 using Command = std::variant<LoginOptions, SubmitOptions, ListOptions, GetOptions, WatchOptions, LogsOptions,
-                             CancelOptions, WorkersOptions, VersionOptions, EvalGetOptions, EvalShowOptions,
-                             EvalDiffOptions, EvalExportOptions, EvalVerifyOptions>;
+                             CancelOptions, WorkersOptions, VersionOptions, DebugBundleOptions, EvalGetOptions,
+                             EvalShowOptions, EvalDiffOptions, EvalExportOptions, EvalVerifyOptions>;
 
 struct CommandLine {
   std::optional<int> exit_code;  // help or version was printed (0), or a flag was wrong (2, said on stderr)

@@ -6,6 +6,7 @@
 #include <vector>
 
 #include "absl/strings/str_cat.h"
+#include "proto/log.h"
 #include "proto/rpc_status.h"
 #include "proto/version.h"
 #include "server/artifact_calls.h"
@@ -151,6 +152,9 @@ absl::StatusOr<Job> JobServiceImpl::Create(const Principal& principal, const ham
   }
   const absl::StatusOr<JobRow> row = CreateJobAndWait(parts_.loop, *std::move(job));
   if (!row.ok()) return row.status();
+  Log(spdlog::level::info, {.job = row->name, .request_id = request.request_id()},
+      absl::StrCat(row->name, " is what ", principal.name, " asked for",
+                   request.request_id().empty() ? "" : absl::StrCat(" by request ", request.request_id())));
   return WithContent(*row);
 }
 

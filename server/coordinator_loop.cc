@@ -7,6 +7,7 @@
 
 #include "absl/strings/str_cat.h"
 #include "proto/job_state.h"
+#include "proto/log.h"
 #include "proto/rpc_status.h"
 #include "server/job_view.h"
 #include "server/utf8.h"
@@ -41,6 +42,15 @@ CoordinatorOptions CoreOptions(const CoordinatorLoop::Options& options) {
   const absl::Duration unknown = std::max(options.hang_bound - 3 * options.heartbeat, options.hang_bound / 2);
   core.hang = {.unknown = unknown, .least = options.hang_bound / 2, .busy = 10 * options.hang_bound};
   return core;
+}
+
+void LogEvent(const EventRow& row) {
+  const ham::v1::JobEvent& event = row.event;
+  const std::string state =
+      event.from_state() == event.to_state() ? "" : absl::StrCat(Job::State_Name(event.to_state()), ": ");
+  Log(event.to_state() == Job::FAILED ? spdlog::level::warn : spdlog::level::info,
+      {.job = row.job, .attempt = row.attempt, .reason = event.reason()},
+      absl::StrCat(row.job, ": ", state, event.message()));
 }
 
 }  // namespace
@@ -278,6 +288,7 @@ void CoordinatorLoop::Act(Effects effects, Transaction transaction) {
   batch_spools_.clear();
   for (const EventRow& row : effects.events) {
     counters_.events.Add(row.event.reason());
+    LogEvent(row);
     if (row.event.to_state() == Job::STARTING && row.event.from_state() != Job::STARTING) ++counters_.attempts_started;
   }
   std::set<std::string> settle = effects.pools_changed;
@@ -500,7 +511,7 @@ void CoordinatorLoop::SendDesired(const std::string& worker_id) {
       const absl::Status& why = spec.ok() ? evaluation.status() : spec.status();
       const std::string problem = absl::StrCat(spec.ok() ? "The log of " : "The spec of ", rank.job,
                                                " cannot be read: ", std::string(why.message()));
-      spdlog::error(problem);
+      Log(spdlog::level::err, {.job = rank.job}, problem);
       const bool lost = absl::IsDataLoss(why) || absl::IsNotFound(why);
       if (!lost || store_failed_) {
         unsent_.insert(worker_id);  // with the next batch

@@ -6,6 +6,7 @@
 
 #include "absl/strings/str_cat.h"
 #include "proto/job_state.h"
+#include "proto/log.h"
 #include "server/coordinator_loop.h"
 #include "server/job_view.h"
 
@@ -145,7 +146,7 @@ void CoordinatorLoop::FinishRecord(const std::string& job, const absl::StatusOr<
   if (found == evaluations_.end() || !IsActive(core_.FindJob(job)->state)) return;
   if (!digest.ok()) {
     const std::string problem = absl::StrCat("the record cannot be made: ", std::string(digest.status().message()));
-    spdlog::error("{}: {}", job, problem);
+    Log(spdlog::level::err, {.job = job}, absl::StrCat(job, ": ", problem));
     ApplyEvent(JobBroken{job, problem}).IgnoreError();
     return;
   }
@@ -162,7 +163,7 @@ void CoordinatorLoop::SettleEvaluations() {
 }
 
 void CoordinatorLoop::Break(const std::string& job, const std::string& problem) {
-  spdlog::error("{}: {}", job, problem);
+  Log(spdlog::level::err, {.job = job}, absl::StrCat(job, ": ", problem));
   Apply(JobBroken{job, problem}, [](const absl::Status&) {});
 }
 

@@ -1,5 +1,4 @@
 // ham-coordinator: serves until SIGTERM, or does one thing to a state directory.
-#include <spdlog/sinks/stdout_sinks.h>
 #include <spdlog/spdlog.h>
 #include <sys/stat.h>
 
@@ -8,6 +7,7 @@
 #include <cstdlib>
 
 #include "grpc/grpc.h"
+#include "proto/log.h"
 #include "server/options.h"
 #include "server/server.h"
 #include "server/state_commands.h"
@@ -42,14 +42,15 @@ int main(int argc, char** argv) {
   setenv("GRPC_VERBOSITY", "NONE", 0);  // what it says about itself is said by our errors
   grpc_init();  // and no shutdown: the library may take ten seconds to end, and the process ends anyway
   umask(077);
-  spdlog::set_default_logger(spdlog::stderr_logger_mt("ham"));
-  spdlog::set_pattern("%Y-%m-%dT%H:%M:%S.%e%z %l %v");
   const ham::server::CommandLine line = ham::server::ParseCommandLine(argc, argv);
+  ham::StartLog("ham-coordinator", line.options.log_format);
   switch (line.command) {
     case ham::server::Command::kExit:
       return line.exit_code;
     case ham::server::Command::kResetAdmin:
       return ham::server::RunResetAdmin(line.options.state_dir);
+    case ham::server::Command::kJoinCommand:
+      return ham::server::RunJoinCommand(line.options.state_dir);
     case ham::server::Command::kBackup:
       return ham::server::RunBackup(line.options.state_dir, line.backup);
     case ham::server::Command::kRestore:

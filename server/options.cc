@@ -1,10 +1,11 @@
 #include "server/options.h"
 
 #include <CLI/CLI.hpp>
-#include <iostream>
+#include <limits>
 
 #include "absl/strings/str_cat.h"
 #include "proto/channel.h"
+#include "proto/flags.h"
 #include "proto/version.h"
 
 namespace ham::server {
@@ -30,6 +31,7 @@ CLI::App* AddCommand(CLI::App* app, const std::string& name, const std::string& 
 
 Command CommandOf(const CLI::App& app) {
   static constexpr std::pair<const char*, Command> kCommands[] = {{"reset-admin", Command::kResetAdmin},
+                                                                  {"join-command", Command::kJoinCommand},
                                                                   {"backup", Command::kBackup},
                                                                   {"restore", Command::kRestore},
                                                                   {"check", Command::kCheck}};
@@ -92,6 +94,8 @@ CommandLine ParseCommandLine(int argc, const char* const* argv) {
       "this at least [1s to 1h]",
       &options.hang_bound);
   app.add_option("--port-file", options.port_file, "Write {\"listen\",\"metrics\"} with the real ports to FILE");
+  AddLogFormat(&app, &options.log_format);
+  AddConfigFile(&app);
   app.add_option("--keep-checkpoints", options.keep_checkpoints,
                  "Checkpoints kept of each job; older ones go once a newer one is committed")
       ->capture_default_str()
@@ -102,8 +106,10 @@ CommandLine ParseCommandLine(int argc, const char* const* argv) {
          "training goes on; 0 = no bound")
       ->capture_default_str()
       ->transform(CLI::AsSizeValue(/*kb_is_1000=*/true))
-      ->check(CLI::NonNegativeNumber);
+      ->check(CLI::Range(int64_t{0}, std::numeric_limits<int64_t>::max()));
   AddCommand(&app, "reset-admin", "Make a new admin token; run it while the coordinator is down", &options);
+  AddCommand(&app, "join-command", "Print the line that makes another host a worker; it holds the worker secret",
+             &options);
   AddCommand(&app, "backup", "Copy the state directory, also while the coordinator runs", &options)
       ->add_option("DIRECTORY", line.backup, "Where to; must be empty or new")
       ->required();
@@ -124,7 +130,7 @@ CommandLine ParseCommandLine(int argc, const char* const* argv) {
     }
   } catch (const CLI::ParseError& error) {
     line.command = Command::kExit;
-    line.exit_code = app.exit(error, std::cout, std::cerr) == 0 ? 0 : 2;
+    line.exit_code = SayParseError(app, error);
   }
   return line;
 }

@@ -8,6 +8,7 @@
 
 #include "absl/status/statusor.h"
 #include "absl/time/time.h"
+#include "proto/log.h"
 #include "proto/worker_rules.h"
 
 namespace ham::server {
@@ -78,6 +79,7 @@ struct ServerOptions {
   std::vector<std::string> advertise;             // names and addresses in the certificate and in bootstrap files
   bool insecure = false;                          // plaintext; loopback addresses only
   std::string port_file;                          // "" = none
+  LogFormat log_format = LogFormat::kText;
   // Silence after which a worker counts as unreachable and its ranks are placed anew. [1 s, 1 h]. Shorter finds a
   // dead host sooner and takes a paused one for dead.
   absl::Duration lease = absl::Seconds(15);
@@ -95,7 +97,7 @@ struct ServerOptions {
   Limits limits;
 };
 
-enum class Command { kServe, kResetAdmin, kBackup, kRestore, kCheck, kExit };
+enum class Command { kServe, kResetAdmin, kJoinCommand, kBackup, kRestore, kCheck, kExit };
 
 struct CommandLine {
   Command command = Command::kServe;

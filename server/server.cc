@@ -55,7 +55,8 @@ std::vector<std::string> Endpoints(const ServerOptions& options, int port) {
 std::shared_ptr<grpc::ServerCredentials> Credentials(const Identity& identity) {
   if (identity.server_certificate.empty()) return grpc::InsecureServerCredentials();
   grpc::SslServerCredentialsOptions tls;
-  tls.pem_key_cert_pairs.push_back({identity.server_key, identity.server_certificate});
+  // With the authority: a worker that joins by a token takes it from here.
+  tls.pem_key_cert_pairs.push_back({identity.server_key, identity.server_certificate + identity.ca_certificate});
   return grpc::SslServerCredentials(tls);
 }
 
@@ -70,7 +71,8 @@ absl::Status Server::Start() {
   if (!identity.ok()) return identity.status();
   authenticator_.emplace(Sha256Hex(identity->admin_token), Sha256Hex(identity->worker_token));
   if (std::filesystem::exists(options_.state_dir + "/ham.db")) {
-    if (const absl::Status status = CheckArtifactsMounted(options_.state_dir + "/artifacts"); !status.ok()) return status;
+    if (const absl::Status status = CheckArtifactsMounted(options_.state_dir + "/artifacts"); !status.ok())
+      return status;
   }
   absl::StatusOr<std::unique_ptr<ArtifactStore>> artifacts =
       OpenArtifactDirectory(options_.state_dir + "/artifacts", options_.artifact_quota);

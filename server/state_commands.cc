@@ -6,6 +6,8 @@
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_join.h"
 #include "absl/time/clock.h"
+#include "proto/channel.h"
+#include "proto/join_token.h"
 #include "server/backup.h"
 #include "server/identity.h"
 #include "server/state_check.h"
@@ -41,6 +43,18 @@ std::string Held(const BackupSummary& backup) {
 int RunResetAdmin(const std::string& state_dir) {
   if (const absl::Status status = ResetAdmin(state_dir); !status.ok()) return Refused(status);
   Say(absl::StrCat("The admin token is new; log in again with ", state_dir, "/bootstrap once the coordinator runs."));
+  return 0;
+}
+
+int RunJoinCommand(const std::string& state_dir) {
+  const absl::StatusOr<ConnectionConfig> config = ReadConnectionConfig(state_dir + "/worker-join");
+  if (!config.ok()) return Refused(config.status());
+  const absl::StatusOr<std::string> digest = CertificateDigest(config->ca_certificate);
+  if (!digest.ok()) {
+    return Refused(absl::FailedPreconditionError(
+        "a coordinator with --insecure has no certificate that a token could name: workers join it with --join FILE"));
+  }
+  Say(absl::StrCat("ham-worker join ", JoinTokenText({*digest, config->token}), "@", config->endpoints[0]));
   return 0;
 }
 

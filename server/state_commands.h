@@ -7,6 +7,8 @@
 namespace ham::server {
 
 int RunResetAdmin(const std::string& state_dir);
+// Prints the line that makes another host a worker.
+int RunJoinCommand(const std::string& state_dir);
 int RunBackup(const std::string& state_dir, const std::string& directory);
 int RunRestore(const std::string& directory, const std::string& state_dir);
 int RunCheck(const std::string& state_dir);

@@ -8,6 +8,7 @@
 #include <utility>
 
 #include "absl/strings/str_cat.h"
+#include "proto/log.h"
 #include "proto/rpc_status.h"
 #include "proto/utf8.h"
 #include "server/artifact_calls.h"
@@ -196,7 +197,7 @@ absl::Status WorkerServiceImpl::Download(const ham::v1::DownloadArtifactRequest&
 // Only then the worker learns of it: its job knows already where to go on.
 absl::Status WorkerServiceImpl::NoteLost(const JobRow& row, const absl::Status& problem) {
   const std::string text(problem.message());
-  spdlog::error("{} cannot have what it needs: {}", row.name, text);
+  Log(spdlog::level::err, {.job = row.name}, absl::StrCat(row.name, " cannot have what it needs: ", text));
   parts_.collector->NoteDamage();
   const absl::Status noted =
       row.pool ? ApplyAndWait(parts_.loop, JobBroken{row.name, absl::StrCat("Its weights cannot be read: ", text,

@@ -6,6 +6,8 @@
 #include <string>
 #include <vector>
 
+#include "tests/support/temporary_directory.h"
+
 namespace ham::agent {
 namespace {
 
@@ -66,6 +68,20 @@ TEST(Options, RefusesWhatItCannotUseWithStatusTwo) {
   }
   EXPECT_EQ(Parse({"--join", "j"}).exit_code, 2);
   EXPECT_EQ(Parse({"--state-dir", "s"}).exit_code, 2);
+}
+
+TEST(Options, ReadsAFile) {
+  const ham::testing::TemporaryDirectory folder;
+  const std::string file = folder / "worker.conf";
+  ham::testing::WriteTestFile(file, "join = j\nstate-dir = s\nslots = 3\nno-gpu = true\nlog-format = json\n");
+  const CommandLine line = Parse({"--config", file.c_str()});
+  ASSERT_EQ(line.command, Command::kServe);
+  EXPECT_EQ(line.options.join, "j");
+  EXPECT_EQ(line.options.slots, 3);
+  EXPECT_TRUE(line.options.no_gpu);
+  EXPECT_EQ(line.options.log_format, LogFormat::kJson);
+  ham::testing::WriteTestFile(file, "join = j\nstate-dir = s\nslotz = 3\n");
+  EXPECT_EQ(Parse({"--config", file.c_str()}).exit_code, 2);
 }
 
 TEST(Options, HelpAndVersionAreNoErrors) {

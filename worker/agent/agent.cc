@@ -7,6 +7,7 @@
 
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_join.h"
+#include "proto/log.h"
 #include "proto/version.h"
 #include "worker/agent/work_directory.h"
 #include "worker/agent/worker_id.h"
@@ -21,6 +22,7 @@ absl::Duration FromProto(const google::protobuf::Duration& duration) {
   return absl::Seconds(duration.seconds()) + absl::Nanoseconds(duration.nanos());
 }
 
+LogSubject SubjectOf(const RankId& id) { return {.job = id.job, .attempt = id.attempt, .rank = id.rank}; }
 std::string Describe(const RankId& id) { return absl::StrCat(id.job, " attempt ", id.attempt, " rank ", id.rank); }
 
 }  // namespace
@@ -47,7 +49,8 @@ Agent::Agent(AgentConfig config, std::function<void(const absl::Status&)> ended)
                            .fenced =
                                [this](const RankId& id) {
                                  Post([this, id] {
-                                   spdlog::warn("{} is no longer current: stopping it", Describe(id));
+                                   Log(spdlog::level::warn, SubjectOf(id),
+                                       absl::StrCat(Describe(id), " is no longer current: stopping it"));
                                    core_.Fenced(id, Now());
                                  });
                                }});
@@ -143,7 +146,8 @@ void Agent::Act() {
 
 void Agent::Start(const ham::v1::Assignment& assignment) {
   const RankId id = IdOf(assignment);
-  spdlog::info("starting {} of {} in slot {}", Describe(id), assignment.world_size(), assignment.slot());
+  Log(spdlog::level::info, SubjectOf(id),
+      absl::StrCat("starting ", Describe(id), " of ", assignment.world_size(), " in slot ", assignment.slot()));
   const absl::Status status = TryStart(assignment);
   if (status.ok()) return;
   ExitFacts facts;
@@ -180,7 +184,8 @@ absl::Status Agent::TryStart(const ham::v1::Assignment& assignment) {
 }
 
 void Agent::RankExited(const RankId& id, const ham::v1::RankExit& exit) {
-  spdlog::info("{} ended: {}", Describe(id), exit.success() ? "done" : exit.message());
+  Log(spdlog::level::info, SubjectOf(id),
+      absl::StrCat(Describe(id), " ended: ", exit.success() ? "done" : exit.message()));
   ranks_.erase(id);
   const auto spool = spools_.find(id);
   core_.Exited(id, exit, spool == spools_.end() || spool->second->empty(), Now());

@@ -1,6 +1,5 @@
 // ham-worker: prepares this host, runs an agent until SIGTERM.
 #include <poll.h>
-#include <spdlog/sinks/stdout_sinks.h>
 #include <spdlog/spdlog.h>
 #include <sys/eventfd.h>
 #include <sys/signalfd.h>
@@ -14,9 +13,11 @@
 #include <cstring>
 
 #include "absl/synchronization/notification.h"
+#include "proto/log.h"
 #include "proto/version.h"
 #include "worker/agent/agent.h"
 #include "worker/agent/inventory.h"
+#include "worker/agent/join.h"
 #include "worker/agent/nvml.h"
 #include "worker/agent/options.h"
 #include "worker/agent/slots.h"
@@ -28,16 +29,23 @@ namespace ham::agent {
 namespace {
 
 constexpr absl::Duration kCleanTimeout = absl::Seconds(10);
+constexpr absl::Duration kJoinTimeout = absl::Seconds(20);
 
 int Fail(const absl::Status& status) {
   std::fprintf(stderr, "ham-worker: %s\n", std::string(status.message()).c_str());
   return 1;
 }
 
+absl::StatusOr<ConnectionConfig> ConnectionOf(const AgentOptions& options) {
+  if (options.join_address.empty()) return ReadConnectionConfig(options.join);
+  const absl::StatusOr<JoinAddress> address = ParseJoinAddress(options.join_address);
+  return address.ok() ? FetchConnectionConfig(*address, kJoinTimeout) : address.status();
+}
+
 // What the agent is made of; the directory must be held by the caller. Trainers of an earlier agent are gone then.
 absl::StatusOr<AgentConfig> Prepare(const AgentOptions& options, const StateDirectory& directory) {
   AgentConfig config;
-  absl::StatusOr<ConnectionConfig> connection = ReadConnectionConfig(options.join);
+  absl::StatusOr<ConnectionConfig> connection = ConnectionOf(options);
   if (!connection.ok()) return connection.status();
   if (absl::Status status = CheckTrainer(options.trainer); !status.ok()) return status;
   if (absl::Status status = KillLeftTrainers(directory.worker_id(), kCleanTimeout); !status.ok()) return status;
@@ -90,7 +98,7 @@ int Main(int argc, char** argv) {
   if (argc > 1 && std::strcmp(argv[1], kExecTrainer) == 0) return ExecTrainer(argc, argv);
   const CommandLine line = ParseCommandLine(argc, argv);
   if (line.command == Command::kExit) return line.exit_code;
-  spdlog::set_default_logger(spdlog::stderr_logger_mt("ham-worker"));
+  StartLog("ham-worker", line.options.log_format);
   // Before any thread exists, so that all have it.
   sigset_t set;
   sigemptyset(&set);

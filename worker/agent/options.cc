@@ -4,13 +4,15 @@
 
 #include <CLI/CLI.hpp>
 #include <array>
+#include <cstdlib>
 #include <filesystem>
-#include <iostream>
 
 #include "absl/strings/ascii.h"
 #include "absl/strings/str_cat.h"
+#include "proto/flags.h"
 #include "proto/version.h"
 #include "proto/worker_rules.h"
+#include "worker/agent/join.h"
 
 namespace ham::agent {
 namespace {
@@ -34,7 +36,22 @@ absl::Duration ParseGiveUpAfter(const std::string& text) {
       absl::StrCat("--give-up-after \"", text, "\" must be a duration of at least 1s, for example 30s or 10m"));
 }
 
+// For a person's own machine, by the XDG base directories; "" where there is no home.
+std::string DefaultStateDirectory() {
+  const char* const state = std::getenv("XDG_STATE_HOME");
+  if (state != nullptr && *state != '\0') return absl::StrCat(state, "/ham/worker");
+  const char* const home = std::getenv("HOME");
+  return home == nullptr || *home == '\0' ? "" : absl::StrCat(home, "/.local/state/ham/worker");
+}
+
 void Complete(AgentOptions* options) {
+  if (!options->join_address.empty()) {
+    if (!options->join.empty()) throw CLI::ValidationError("--join and the command join exclude each other");
+    const absl::Status status = ParseJoinAddress(options->join_address).status();
+    if (!status.ok()) throw CLI::ValidationError(std::string(status.message()));
+    if (options->state_dir.empty()) options->state_dir = DefaultStateDirectory();
+    if (options->state_dir.empty()) throw CLI::ValidationError("there is no home directory: give --state-dir");
+  }
   if (options->name.empty()) {
     options->name = WorkerNameFrom(HostName());
     if (options->name.empty()) throw CLI::ValidationError("the host has no usable name: give one with --name");
@@ -64,10 +81,12 @@ CommandLine ParseCommandLine(int argc, const char* const* argv) {
   AgentOptions& options = line.options;
   CLI::App app("Worker of ham: joins a coordinator and runs the ranks that it places here.", "ham-worker");
   app.set_version_flag("--version", absl::StrCat("ham-worker ", kVersion, " (build ", BuildId(), ")"));
-  app.add_option("--join", options.join, "File worker-join from the coordinator's state directory")->required();
+  CLI::Option* const join =
+      app.add_option("--join", options.join, "File worker-join from the coordinator's state directory")->required();
   app.add_option("--name", options.name, "Name of this worker, unique in the cluster (default: the host's)");
-  app.add_option("--state-dir", options.state_dir, "Directory of id, unsent records and work; created when missing")
-      ->required();
+  CLI::Option* const state_dir =
+      app.add_option("--state-dir", options.state_dir, "Directory of id, unsent records and work; created when missing")
+          ->required();
   app.add_option("--slots", options.slots,
                  "Ranks that may run on CPUs at the same time (default: one a core, none where there are GPUs)")
       ->check(CLI::Range(0, kMostSlots));
@@ -83,12 +102,23 @@ CommandLine ParseCommandLine(int argc, const char* const* argv) {
   app.add_flag("--no-gpu", options.no_gpu, "Leave GPUs alone (else: those in CUDA_VISIBLE_DEVICES where it is set)");
   app.add_flag("--no-pinning", options.no_pinning,
                "Let ranks of a gang run on any CPU, not each slot on an equal share of its own");
+  AddLogFormat(&app, &options.log_format);
+  CLI::App* const command =
+      app.add_subcommand("join", "Join with what `ham-coordinator join-command` prints, instead of with a file");
+  command->fallthrough();
+  command->add_option("TOKEN@HOST", options.join_address, "The token, and where the coordinator is; its port is 7480")
+      ->required();
+  command->parse_complete_callback([join, state_dir] {
+    join->required(false);
+    state_dir->required(false);
+  });
+  AddConfigFile(&app);
   try {
     app.parse(argc, argv);
     Complete(&options);
     line.command = Command::kServe;
   } catch (const CLI::ParseError& error) {
-    line.exit_code = app.exit(error, std::cout, std::cerr) == 0 ? 0 : 2;
+    line.exit_code = SayParseError(app, error);
   }
   return line;
 }
