@@ -11,6 +11,15 @@ namespace ham::server {
 
 using ham::v1::Job;
 
+namespace {
+
+bool WaitsForOthers(const JobRow& row) {
+  return row.state == Job::QUEUED &&
+         (row.state_reason == "WAITING_FOR_SLOTS" || row.state_reason == "BEHIND_EARLIER_JOB");
+}
+
+}  // namespace
+
 void Coordinator::Impl::Schedule() {
   if (!globals_.schedule_due) return;
   globals_.schedule_due = false;
@@ -32,7 +41,12 @@ void Coordinator::Impl::Schedule() {
   for (WaitReason& why : plan.reasons) {
     if (why.reason == "NO_WORKER_FITS") absl::StrAppend(&why.message, ExcludedText());
   }
-  for (const Refusal& refusal : plan.refusals) Wait(*rows.at(refusal.job), plan.reasons.at(refusal.reason));
+  for (const Refusal& refusal : plan.refusals) {
+    const JobRow& row = *rows.at(refusal.job);
+    // Else a restart would write a long queue twice: that no worker fits, and, once they are back, what stood there.
+    if (globals_.nobody_yet && WaitsForOthers(row)) continue;
+    Wait(row, plan.reasons.at(refusal.reason));
+  }
 }
 
 std::vector<QueuedJob> Coordinator::Impl::Queue(std::vector<const JobRow*>* rows) const {

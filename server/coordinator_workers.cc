@@ -49,6 +49,7 @@ absl::Status Coordinator::Impl::Handle(const WorkerRegistered& event) {
   worker.connect_time = now_.wall;
   Heard(worker);
   DesiredChanged(worker);  // a new connection is told everything
+  globals_.nobody_yet = false;
   globals_.schedule_due = true;
 
   if (fresh) {
@@ -260,6 +261,7 @@ void Coordinator::Impl::WakeBackoff() {
 
 void Coordinator::Impl::ExpireLeases() {
   if (now_.steady < globals_.lease_check_at) return;
+  if (std::exchange(globals_.nobody_yet, false)) globals_.schedule_due = true;
   if (SuspectsItself()) globals_.frozen_until = now_.steady + options_.lease;
   absl::Duration next = absl::InfiniteDuration();
   for (auto& [id, current] : workers_) {

@@ -261,6 +261,28 @@ TEST_F(CoreTest, GivesWorkersFourLeasesAfterARestart) {
   EXPECT_EQ(Row("j").failure_class, ham::v1::WORKER_LOST);
 }
 
+TEST_F(CoreTest, WritesNoQueueAnewWhileNoWorkerIsBackAfterARestart) {
+  Register("a", 1);
+  Submit("runs");
+  Submit("first");
+  Submit("second");
+  const auto reason = [this](const std::string& name) { return core_->FindJob(name)->state_reason; };
+  Restart();
+  EXPECT_EQ(reason("first"), "WAITING_FOR_SLOTS");
+  EXPECT_EQ(reason("second"), "BEHIND_EARLIER_JOB");
+  Submit("third");  // of which nothing is known yet
+  EXPECT_EQ(reason("third"), "NO_WORKER_FITS");
+  Register("a", 1, "i1", {Rank("runs", 1, 0, ham::v1::ObservedRank::RUNNING)});
+  EXPECT_EQ(reason("first"), "WAITING_FOR_SLOTS");
+  EXPECT_EQ(reason("second"), "BEHIND_EARLIER_JOB");
+  EXPECT_EQ(reason("third"), "BEHIND_EARLIER_JOB");
+  Restart();
+  Advance(absl::Minutes(1));  // four leases
+  Must(TimerFired{});
+  EXPECT_EQ(reason("first"), "NO_WORKER_FITS");
+  EXPECT_EQ(reason("second"), "NO_WORKER_FITS");
+}
+
 TEST_F(CoreTest, StartsAGangAnewFreeOfChargeWhenARestartMetItComingUp) {
   Register("a", 1);
   Submit("j", 1, 1);
