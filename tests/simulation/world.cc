@@ -236,7 +236,9 @@ void World::RunBatch(std::vector<Message> batch, bool store_fails) {
   const bool full = Draws(Fault::kDiskFull);
   const bool torn = Draws(Fault::kTornCommit);
   const bool unanswered = Draws(Fault::kCrashUnanswered);
-  const std::string before = store_fails || fails || full ? Describe() : "";
+  const bool may_fail = store_fails || fails || full;
+  const std::string before = may_fail ? Describe() : "";
+  const std::set<std::string> met = may_fail ? met_ : std::set<std::string>();
   std::vector<Message> accepted;
   for (Message& message : batch) {
     if (Apply(message)) accepted.push_back(std::move(message));
@@ -244,6 +246,7 @@ void World::RunBatch(std::vector<Message> batch, bool store_fails) {
   batch = std::move(accepted);
   if (!store_fails && TimerIsDue()) Apply({.event = server::TimerFired{}, .reply = nullptr});
   if (core_->pending().durable_empty()) return FinishBatch(std::move(batch));
+  if (may_fail) met_ = met;  // with the batch the core forgets whom it met in it
   if (store_fails) return FailBatch(std::move(batch), before);
   if (fails || full) {
     Struck(full ? Fault::kDiskFull : Fault::kCommitFails, "");
@@ -321,7 +324,7 @@ bool World::Apply(const Message& message) {
   if (in != nullptr && status.ok()) {
     const std::string& id = in->registration.worker_id();
     met_.insert(in->registration.incarnation());
-    incarnation_of_.try_emplace(core_->FindWorker(id)->session, in->registration.incarnation());
+    incarnation_of_[core_->FindWorker(id)->session] = in->registration.incarnation();
     const int64_t old = std::exchange(server_connection_[id], message.connection);
     if (old != message.connection) CloseAtAgent(id, old);
   }
