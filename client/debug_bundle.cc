@@ -2,7 +2,7 @@
 #include <filesystem>
 #include <fstream>
 #include <nlohmann/json.hpp>
-#include <sstream>
+#include <set>
 
 #include "absl/strings/str_cat.h"
 #include "absl/time/clock.h"
@@ -104,21 +104,24 @@ class Collection {
   nlohmann::ordered_json missing_ = nlohmann::ordered_json::array();
 };
 
-void AddJob(CoordinatorClient* client, const std::string& name, CallCancel* cancel, Collection* collection) {
+// CANCELLED by `cancel`; what else cannot be had is missing from the collection.
+absl::Status AddJob(CoordinatorClient* client, const std::string& name, CallCancel* cancel, Collection* collection) {
   const std::string folder = absl::StrCat("jobs/", ShortName(name), "/");
-  if (!collection->Add(folder + "job.json", client->GetJob(name))) return;
+  if (!collection->Add(folder + "job.json", client->GetJob(name))) return absl::OkStatus();
   FollowRequest request;
   request.job = name;
   request.follow = false;
   request.reconnect_limit = absl::Seconds(10);
   NewestRecords records;
   const absl::StatusOr<ham::v1::Job> end = FollowJob(client, request, cancel, &records);
+  if (absl::IsCancelled(end.status())) return end.status();
   if (!end.ok()) collection->Miss(folder + "records.jsonl", std::string(end.status().message()));
   if (records.dropped() > 0) {
     collection->Miss(folder + "records.jsonl", absl::StrCat("its first ", records.dropped(),
                                                             " records, to keep it small: hamctl watch, hamctl logs"));
   }
   collection->Add(folder + "records.jsonl", records.Text());
+  return absl::OkStatus();
 }
 
 }  // namespace
@@ -131,10 +134,11 @@ Result Run(const GlobalOptions& global, const DebugBundleOptions& options) {
                                ? absl::FormatTime("ham-debug-%Y%m%dT%H%M%SZ.zip", absl::Now(), absl::UTCTimeZone())
                                : options.file;
   Collection collection(*config);
-  for (const std::string& file : options.add) {
+  for (size_t i = 0; i < options.add.size(); ++i) {
+    const std::filesystem::path file = options.add[i];
     const absl::StatusOr<std::string> text = EndOfFile(file);
     if (!text.ok()) return text.status();
-    collection.Add(absl::StrCat("files/", file.substr(file.find_first_not_of("./"))), *text);
+    collection.Add(absl::StrCat("files/", i + 1, "-", file.filename().string()), *text);
   }
   CallCancel cancel;
   const Interrupt interrupt([&cancel] { cancel.Cancel(); });
@@ -146,12 +150,15 @@ Result Run(const GlobalOptions& global, const DebugBundleOptions& options) {
     newest.set_page_size(options.jobs);
     const absl::StatusOr<ham::v1::ListJobsResponse> jobs = client->ListJobs(newest);
     collection.Add("jobs.json", jobs);
-    std::vector<std::string> names;
-    for (const std::string& job : options.job) names.push_back(JobName(job));
+    std::set<std::string> names;
+    for (const std::string& job : options.job) names.insert(JobName(job));
     if (names.empty() && jobs.ok()) {
-      for (const ham::v1::Job& job : jobs->jobs()) names.push_back(job.name());
+      for (const ham::v1::Job& job : jobs->jobs()) names.insert(job.name());
     }
-    for (const std::string& name : names) AddJob(&*client, name, &cancel, &collection);
+    for (const std::string& name : names) {
+      const absl::Status status = AddJob(&*client, name, &cancel, &collection);
+      if (!status.ok()) return status;
+    }
   }
   if (const absl::Status status = collection.Write(path, config->endpoints); !status.ok()) return status;
   Print(absl::StrCat(path, ": ", collection.size(), " files",

@@ -189,7 +189,7 @@ void AddDebug(CLI::App* app, CommandLine* line, DebugBundleOptions* bundle) {
                          ->type_name("JOB")
                          ->allow_extra_args(false);
   command->add_option("--jobs", bundle->jobs, "So many of the newest jobs")
-      ->check(CLI::Range(0, 1000))
+      ->check(CLI::Range(1, 1000))
       ->capture_default_str()
       ->excludes(job);
   command

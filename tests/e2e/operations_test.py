@@ -102,7 +102,7 @@ class DebugBundle(unittest.TestCase):
             log.write_text((cluster.path / "state" / "worker-join").read_text() + f"token {secrets[0]}\n" +
                            (cluster.path / "state" / "ca.key").read_text() + "kept\n")
             bundle = cluster.path / "bundle.zip"
-            said = cluster.hamctl("debug", "bundle", "--file", bundle, "--add", log).stdout
+            said = cluster.hamctl("debug", "bundle", "--file", bundle, "--add", log, "--add", log).stdout
             self.assertIn(str(bundle), said)
             self.assertEqual(bundle.stat().st_mode & 0o777, 0o600)
             with zipfile.ZipFile(bundle) as archive:
@@ -139,7 +139,7 @@ class DebugBundle(unittest.TestCase):
             self.assertIn(str(nowhere), cluster.hamctl("debug", "bundle", "--file", nowhere, check=1).stderr)
             self.assertIn("/nowhere.log", cluster.hamctl("debug", "bundle", "--add", "/nowhere.log", check=2).stderr)
             unknown = cluster.path / "unknown.zip"
-            cluster.hamctl("debug", "bundle", "--file", unknown, "--job", "jnone")
+            cluster.hamctl("debug", "bundle", "--file", unknown, "--job", "jnone", "--job", "jnone")
             with zipfile.ZipFile(unknown) as archive:
                 missing = json.loads(archive.read("bundle.json"))["missing"]
             self.assertEqual([one["name"] for one in missing], ["jobs/jnone/job.json"])
