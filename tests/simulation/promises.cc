@@ -206,6 +206,7 @@ void Promises::Hear(const server::Event& event) {
   } else if (const auto* gone = std::get_if<server::WorkerDisconnected>(&event)) {
     standstills_.erase(gone->worker_id);
   } else if (const auto* in = std::get_if<server::WorkerRegistered>(&event)) {
+    HearCollectives(in->registration);
     note(in->registration.worker_id());
   } else if (const auto* cancel = std::get_if<server::CancelJob>(&event)) {
     cancel_requested_.insert(cancel->job);
@@ -234,6 +235,17 @@ void Promises::HearRanks(const server::WorkerBeat& beat) {
     } else if (last.works() && now.works()) {
       now.steps = last.steps + 1;
     }
+  }
+}
+
+// What the next beat repeats is no advance then.
+void Promises::HearCollectives(const ham::v1::RegisterWorker& registration) {
+  const auto ranks = standstills_.find(registration.worker_id());
+  if (ranks == standstills_.end()) return;
+  for (const ham::v1::ObservedRank& rank : registration.observed()) {
+    const auto known = ranks->second.find({rank.job(), rank.attempt(), rank.rank()});
+    if (known == ranks->second.end()) continue;
+    known->second.collectives = std::max(known->second.collectives, rank.progress().collective_sequence());
   }
 }
 

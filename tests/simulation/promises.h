@@ -104,6 +104,7 @@ class Promises {
   void CheckAnswer(const server::Coordinator& core, const server::Event& event, const absl::Status& status);
   void Hear(const server::Event& event);
   void HearRanks(const server::WorkerBeat& beat);
+  void HearCollectives(const ham::v1::RegisterWorker& registration);
   void CheckStuckAreFound(const server::Coordinator& core, const server::WorkerBeat& beat);
   bool MustBeFound(const server::JobRow& row, int rank, const Standstill& still) const;
   void TakeLog(const server::Coordinator& core, const server::EventRow& row, const server::Event& event);
