@@ -2,20 +2,32 @@
 #include <spdlog/spdlog.h>
 #include <sys/stat.h>
 
+#include <cerrno>
 #include <csignal>
 #include <cstdio>
 #include <cstdlib>
 
 #include "grpc/grpc.h"
 #include "proto/log.h"
+#include "proto/service_notice.h"
 #include "server/options.h"
 #include "server/server.h"
 #include "server/state_commands.h"
 
 namespace {
 
+// The first of `signals`. Until then the service manager hears of the core.
+int AwaitSignal(const sigset_t& signals, ham::server::Server* server) {
+  const timespec period = absl::ToTimespec(ham::WatchdogPeriod());
+  while (true) {
+    const int signal = sigtimedwait(&signals, nullptr, &period);
+    if (signal > 0) return signal;
+    if (errno == EAGAIN) server->WhenAlive(ham::NotifyAlive);
+  }
+}
+
 int Serve(const ham::server::ServerOptions& options) {
-  // Before any thread starts, so that all of them leave these signals to sigwait below.
+  // Before any thread starts, so that all of them leave these signals to AwaitSignal.
   sigset_t signals;
   sigemptyset(&signals);
   sigaddset(&signals, SIGTERM);
@@ -26,8 +38,9 @@ int Serve(const ham::server::ServerOptions& options) {
   ham::server::Server server(options);
   const absl::Status status = server.Start();
   if (status.ok()) {
-    int signal = 0;
-    sigwait(&signals, &signal);
+    ham::NotifyReady();
+    const int signal = AwaitSignal(signals, &server);
+    ham::NotifyStopping();
     spdlog::info("{}: stopping; workers go on", signal == SIGTERM ? "SIGTERM" : "SIGINT");
   }
   server.Stop();

@@ -117,6 +117,12 @@ void Server::Stop() {
   }
 }
 
+void Server::WhenAlive(std::function<void()> alive) {
+  loop_->Inspect([alive = std::move(alive)](const absl::StatusOr<CoordinatorLoop::View>& view) {
+    if (view.ok()) alive();
+  });
+}
+
 void Server::StartLoop(Store::Contents contents) {
   hub_.emplace(options_.limits, &clock_, WatchTokens(store_->log_epoch()),
                [this](const std::string& job, int64_t after, int limit, size_t bytes) {

@@ -2,6 +2,7 @@
 #pragma once
 
 #include <atomic>
+#include <functional>
 #include <memory>
 #include <optional>
 #include <random>
@@ -46,6 +47,10 @@ class Server {
   // `limits.shutdown_grace`, then cuts them off. Calls get UNAVAILABLE meanwhile, or CANCELLED where gRPC had accepted
   // them and not yet begun. Everything acknowledged is durable. Idempotent; also after a Start that failed.
   void Stop();
+
+  // Calls back on the core's thread once that has done what waits before it, so never while it is stuck; also never
+  // when its queue is full. After a Start that was OK; any thread.
+  void WhenAlive(std::function<void()> alive);
 
   // host:port with the real port; after Start.
   std::string address() const;

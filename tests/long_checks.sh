@@ -13,20 +13,21 @@
 #   seeds          HAM_SEEDS (default 20) more walks of the simulation, each with a new seed
 #   mutations      mutations of the core, each of which the simulation must catch
 #   fuzz           each fuzz program for HAM_FUZZ_SECONDS (default 60)
+#   packages       Debian packages of build/ under a systemd of their own: installed, at work, upgraded, purged (root)
 #   containers     images of a coordinator and a worker, made from build/, run a job as Kubernetes would; needs root
 # RESULTS_DIR gets a folder of JUnit files and a log a check; tests/summarize.py adds them up. --record writes the
 # outcome of each to tests/long_checks_result.txt. Takes about 90 minutes on two cores, most of it compiling; with everything
 # compiled about 35. Works in build/, build-asan/ and build-tsan/.
 set -euo pipefail
 cd "$(dirname "$0")/.."
-checks=(asan thread_safety tsan asan_trainer tidy cuts slurm seeds mutations fuzz containers)
+checks=(asan thread_safety tsan asan_trainer tidy cuts slurm seeds mutations fuzz packages containers)
 results=
 record=
 chosen=()
 while [ $# -gt 0 ]; do
   case $1 in
     --record) record=1 ;;
-    -*) sed -n '3,19p' "$0"; exit 2 ;;
+    -*) sed -n '3,20p' "$0"; exit 2 ;;
     *)
       if [ -z "$results" ]; then
         results=$1
@@ -38,7 +39,7 @@ while [ $# -gt 0 ]; do
   esac
   shift
 done
-[ -n "$results" ] || { sed -n '3,19p' "$0"; exit 2; }
+[ -n "$results" ] || { sed -n '3,20p' "$0"; exit 2; }
 [ ${#chosen[@]} -gt 0 ] || chosen=("${checks[@]}")
 deploy/install_packages.sh long
 deploy/get_libtorch.sh
@@ -125,6 +126,13 @@ check_containers() {
   ninja -C build ham-coordinator ham-worker ham-trainer hamctl
   tests/deploy/make_venv.sh /usr/bin/python3 build/deploy-venv
   GTEST_OUTPUT="xml:$1/" build/deploy-venv/bin/python tests/deploy/containers_test.py
+}
+
+check_packages() {
+  deploy/install_packages.sh packages
+  cmake -G Ninja -S . -B build -DHAM_TESTS=ON
+  ninja -C build ham-coordinator ham-worker ham-trainer hamctl
+  HAM_BUILD=$PWD/build GTEST_OUTPUT="xml:$1/" PYTHONDONTWRITEBYTECODE=1 python3 tests/deploy/packages_test.py
 }
 
 check_fuzz() { tests/fuzz/run.sh "${HAM_FUZZ_SECONDS:-60}" "$1"; }

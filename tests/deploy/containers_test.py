@@ -62,10 +62,11 @@ class ImagesTest(unittest.TestCase):
         for image in ("coordinator", "worker"):
             files = self.files(image)
             with self.subTest(image=image):
-                self.assertIn("/opt/ham/share/doc/ham/LICENSE", files)
+                documents = f"/opt/ham/share/doc/ham-{'worker' if image == 'worker' else 'server'}"
+                self.assertIn(f"{documents}/LICENSE", files)
                 for tool in ("g++", "cmake", "python3", "git", "pip3"):
                     self.assertNotIn(f"/usr/bin/{tool}", files)
-                licences = {path.split("/")[7] for path in files if path.startswith("/opt/ham/share/doc/ham/licences/")}
+                licences = {path.split("/")[7] for path in files if path.startswith(f"{documents}/licences/")}
                 wheels = {"libtorch": "torch-", "libcudart": "nvidia_cuda_runtime-", "libcupti": "nvidia_cuda_cupti-"}
                 for library, wheel in wheels.items():
                     travels = any(re.search(rf"/opt/ham/lib/.*/{library}", path) for path in files)

@@ -11,20 +11,11 @@ import subprocess
 
 import cluster
 import manifests
+from debian_root import make_root, run
 
 ROOT = manifests.ROOT
 DOCKERFILE = ROOT / "deploy" / "containers" / "Dockerfile"
 BASE = "localhost/debian-base"
-
-
-def run(*command, **options):
-    """Standard output of a command that must succeed."""
-    done = subprocess.run([str(word) for word in command], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
-                          **options)
-    if done.returncode != 0:
-        raise AssertionError(f"{' '.join(map(str, command))} ended with {done.returncode}:\n{done.stdout[-3000:]}"
-                             f"{done.stderr[-3000:]}")
-    return done.stdout
 
 
 def components(image):
@@ -41,13 +32,7 @@ class Images:
     def make_base(self):
         """A bare Debian 12 that fetches packages the way this machine does."""
         root = self.folder / "base"
-        run("debootstrap", "--variant=minbase", "--include=ca-certificates", "bookworm", root)
-        shutil.copytree("/etc/apt", root / "etc/apt", dirs_exist_ok=True, symlinks=True)
-        (root / "etc/apt/sources.list").unlink(missing_ok=True)
-        if pathlib.Path("/etc/apt/sources.list").exists():
-            shutil.copy("/etc/apt/sources.list", root / "etc/apt/sources.list")
-        for file in root.glob("var/cache/apt/archives/*.deb"):
-            file.unlink()
+        make_root(root)
         archive = self.folder / "base.tar"
         run("tar", "-C", root, "-cf", archive, ".")
         shutil.rmtree(root)

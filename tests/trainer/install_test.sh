@@ -1,14 +1,16 @@
 #!/bin/sh
 # An installed program starts after its tree was moved, and all libraries there find each other in that tree.
-#   install_test.sh CMAKE BUILD_DIRECTORY COMPONENT PROGRAM LIBRARY...
+#   install_test.sh CMAKE BUILD_DIRECTORY COMPONENTS PROGRAM LIBRARY...
 # LIBRARY: what the program must load from the tree.
 set -eu
-cmake=$1 build=$2 component=$3 program=$4
+cmake=$1 build=$2 components=$3 program=$4
 shift 4
 work=$(mktemp -d -p "$build")  # not in memory: with CUDA it is 3.3 GB
 trap 'rm -rf "$work"' EXIT
 unset LD_LIBRARY_PATH
-"$cmake" --install "$build" --component "$component" --prefix "$work/first" >/dev/null
+for component in $components; do
+  "$cmake" --install "$build" --component "$component" --prefix "$work/first" >/dev/null
+done
 mv "$work/first" "$work/moved"
 "$work/moved/bin/$program" version --json
 # The wheel's lie under lib/ham, none may come from the build machine's own copy.

@@ -57,6 +57,9 @@ class Agent {
   // Any thread; does not block.
   void Stop();
 
+  // Calls back on the agent's thread once that has done what waits before it, so never while it is stuck. Any thread.
+  void WhenAlive(std::function<void()> alive) { Post(std::move(alive)); }
+
  private:
   using Task = std::function<void()>;
 

@@ -14,6 +14,7 @@
 
 #include "absl/synchronization/notification.h"
 #include "proto/log.h"
+#include "proto/service_notice.h"
 #include "proto/version.h"
 #include "worker/agent/agent.h"
 #include "worker/agent/inventory.h"
@@ -76,18 +77,25 @@ absl::StatusOr<AgentConfig> Prepare(const AgentOptions& options, const StateDire
 absl::Status RunUntilSignal(AgentConfig config, int signals) {
   const int ended_fd = ::eventfd(0, EFD_CLOEXEC);
   absl::Status result;
+  const auto period = static_cast<int>(absl::ToInt64Milliseconds(std::min(WatchdogPeriod(), absl::Hours(1))));
   {
     Agent agent(std::move(config), [&result, ended_fd](const absl::Status& status) {
       result = status;
       const uint64_t one = 1;
       if (::write(ended_fd, &one, sizeof(one)) != sizeof(one)) std::abort();
     });
+    NotifyReady();
     while (true) {
       std::array<pollfd, 2> fds = {pollfd{signals, POLLIN, 0}, pollfd{ended_fd, POLLIN, 0}};
-      if (::poll(fds.data(), fds.size(), -1) < 0) continue;
+      const int ready = ::poll(fds.data(), fds.size(), period);
+      if (ready == 0) agent.WhenAlive(NotifyAlive);
+      if (ready <= 0) continue;
       if (fds[1].revents != 0) break;
       signalfd_siginfo info;
-      if (fds[0].revents != 0 && ::read(signals, &info, sizeof(info)) == sizeof(info)) agent.Stop();
+      if (fds[0].revents != 0 && ::read(signals, &info, sizeof(info)) == sizeof(info)) {
+        NotifyStopping();
+        agent.Stop();
+      }
     }
   }
   ::close(ended_fd);

@@ -17,10 +17,10 @@ set(LIBTORCH_CUDA_ROOT ${_libtorch_cache}/ham/libtorch-2.11.0-cuda
 unset(_libtorch_cache)
 set(HAM_CUDA AUTO CACHE STRING "Build ham-trainer-cuda: ON, OFF, or AUTO, where LIBTORCH_CUDA_ROOT holds its libraries")
 
-# What the programs load, and what an installation therefore holds.
+# What the programs load, and what an installation therefore holds; that of CUDA stands on the other's.
 set(LIBTORCH_FILES torch/lib/libtorch_cpu.so torch/lib/libc10.so torch/lib/libgomp.so.1 nvidia/cu13/lib/libcudart.so.13
     nvidia/cu13/lib/libcupti.so.13)
-set(LIBTORCH_CUDA_FILES ${LIBTORCH_FILES}
+set(LIBTORCH_CUDA_FILES
     torch/lib/libtorch_cuda.so torch/lib/libc10_cuda.so torch/lib/libtorch_nvshmem.so torch/lib/libtorch_cuda_linalg.so
     torch/lib/libcaffe2_nvrtc.so nvidia/nccl/lib/libnccl.so.2 nvidia/cusparselt/lib/libcusparseLt.so.0
     nvidia/nvshmem/lib/libnvshmem_host.so.3)
@@ -53,7 +53,8 @@ if(HAM_CUDA STREQUAL AUTO AND (HAM_SANITIZE OR HAM_FUZZ))
 elseif(HAM_CUDA)
   set(_missing "")
   foreach(_file torch/include/torch/headeronly/version.h nvidia/nccl/include/nccl.h
-          nvidia/cu13/include/crt/host_defines.h nvidia/cu13/bin/nvcc nvidia/cu13/nvvm/bin/cicc ${LIBTORCH_CUDA_FILES})
+          nvidia/cu13/include/crt/host_defines.h nvidia/cu13/bin/nvcc nvidia/cu13/nvvm/bin/cicc ${LIBTORCH_FILES}
+          ${LIBTORCH_CUDA_FILES})
     if(NOT _missing AND NOT EXISTS ${LIBTORCH_CUDA_ROOT}/${_file})
       set(_missing ${LIBTORCH_CUDA_ROOT}/${_file})
     endif()
@@ -111,9 +112,9 @@ else()
   target_link_libraries(LibTorch::CUDA INTERFACE LibTorch::torch_cuda LibTorch::nccl)
 endif()
 
-# ham_install_libtorch(COMPONENT DESTINATION ROOT FILE...): in the wheel's own layout, because its RPATHs are relative; with
-# the licences of the wheels.
-function(ham_install_libtorch component destination root)
+# ham_install_libtorch(COMPONENT DESTINATION ROOT DOCUMENTS FILE...): in the wheel's own layout, because its RPATHs are
+# relative; with the licences of the wheels, in DOCUMENTS.
+function(ham_install_libtorch component destination root documents)
   foreach(file IN LISTS ARGN)
     get_filename_component(folder ${file} DIRECTORY)
     install(FILES ${root}/${file} DESTINATION ${destination}/${folder} COMPONENT ${component})
@@ -125,6 +126,6 @@ function(ham_install_libtorch component destination root)
   endif()
   foreach(file IN LISTS licences)
     string(REGEX REPLACE "^nvidia/|\\.dist-info/.*|/LICENSE\\.txt$" "" wheel ${file})
-    install(FILES ${root}/${file} DESTINATION ${CMAKE_INSTALL_DOCDIR}/licences/${wheel} COMPONENT ${component})
+    install(FILES ${root}/${file} DESTINATION ${documents}/licences/${wheel} COMPONENT ${component})
   endforeach()
 endfunction()
