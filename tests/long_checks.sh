@@ -13,6 +13,7 @@
 #   seeds          HAM_SEEDS (default 20) more walks of the simulation, each with a new seed
 #   mutations      mutations of the core, each of which the simulation must catch
 #   fuzz           each fuzz program for HAM_FUZZ_SECONDS (default 60)
+#   live           boards and alerts against a real cluster and a real Prometheus (needs root)
 #   packages       Debian packages of build/ under a systemd of their own: installed, at work, upgraded, purged (root)
 #   containers     images of a coordinator and a worker, made from build/, run a job as Kubernetes would; needs root
 # RESULTS_DIR gets a folder of JUnit files and a log a check; tests/summarize.py adds them up. --record writes the
@@ -20,14 +21,14 @@
 # compiled about 35. Works in build/, build-asan/ and build-tsan/.
 set -euo pipefail
 cd "$(dirname "$0")/.."
-checks=(asan thread_safety tsan asan_trainer tidy cuts slurm seeds mutations fuzz packages containers)
+checks=(asan thread_safety tsan asan_trainer tidy cuts slurm seeds mutations fuzz live packages containers)
 results=
 record=
 chosen=()
 while [ $# -gt 0 ]; do
   case $1 in
     --record) record=1 ;;
-    -*) sed -n '3,20p' "$0"; exit 2 ;;
+    -*) sed -n '3,22p' "$0"; exit 2 ;;
     *)
       if [ -z "$results" ]; then
         results=$1
@@ -39,7 +40,7 @@ while [ $# -gt 0 ]; do
   esac
   shift
 done
-[ -n "$results" ] || { sed -n '3,20p' "$0"; exit 2; }
+[ -n "$results" ] || { sed -n '3,22p' "$0"; exit 2; }
 [ ${#chosen[@]} -gt 0 ] || chosen=("${checks[@]}")
 deploy/install_packages.sh long
 deploy/get_libtorch.sh
@@ -118,6 +119,13 @@ check_mutations() {
   cmake -G Ninja -S . -B build -DHAM_TESTS=ON
   ninja -C build simulate
   tests/simulation/mutation_check.py --result "$1/mutations.txt"
+}
+
+check_live() {
+  cmake -G Ninja -S . -B build -DHAM_TESTS=ON
+  ninja -C build ham-coordinator ham-worker ham-trainer hamctl scripted_nvml shifted_clock
+  HAM_BIN=$PWD/build/bin HAM_SCRIPTED_NVML=$PWD/build/tests/agent/libscripted_nvml.so PYTHONDONTWRITEBYTECODE=1 \
+    python3 tests/operations/live.py --pictures "$1/pictures" --result "$1/live.txt"
 }
 
 check_containers() {

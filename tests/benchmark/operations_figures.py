@@ -6,6 +6,7 @@ real coordinator is scraped over HTTP with none and with one.
 import functools
 import json
 import os
+import re
 import statistics
 import sys
 import time
@@ -78,8 +79,23 @@ def over_http(root):
         f"training: {one_bytes / 1e3:.3g} kB, {spread(one)}")
 
 
+def seen_live(what):
+    """Share of `what` in the line `N of N WHAT ...` of the last result of live.py."""
+    def read(root):
+        path = root / "tests" / "operations" / "live_result.txt"
+        if not path.exists():
+            raise Skip(f"no {path.relative_to(root)}")
+        text = path.read_text()
+        good, count = re.search(rf"^(\d+) of (\d+) {what}", text, re.M).groups()
+        head = text.splitlines()[0].removeprefix("# By ")
+        return 100 * int(good) / int(count), f"{good} of {count}, read from {path.relative_to(root)}: {head}"
+    return read
+
+
 FIGURES = [
     Figure("scrape of 1,000 jobs of 30 series", 60, " ms", False, thousand_jobs),
     Figure("scrape of 1,000 jobs, of what prometheus-cpp's registry takes", 1, "x", False, against_registry),
     Figure("scrape of a coordinator at work over HTTP", 60, " ms", False, over_http),
+    Figure("panels with data", 100, " %", True, seen_live("panels")),
+    Figure("alerts that fire as they should", 100, " %", True, seen_live("alerts")),
 ]

@@ -6,12 +6,12 @@ import shutil
 import signal
 import time
 
-from cluster import BIN, Cluster, alive
+from cluster import Cluster, alive
+from faults import SHIFTED_CLOCK, fill, ranks, send, shifted_clock, stop
 from hosts import GATEWAY, Hosts, Unavailable, isolate, small_disk
 from proxy import DOWN, UP, Proxy, Weather
 from schedule import KINDS, QUICK
 
-SHIFTED_CLOCK = BIN.parent / "tests" / "libshifted_clock.so"
 COORDINATOR_MEBIBYTES, WORKER_MEBIBYTES = 1024, 256
 MOST_CLOCK_SECONDS = 3500  # certificates hold for an hour before they were made
 PRIVILEGED = ["unplug", "fill_coordinator", "fill_worker"]
@@ -75,11 +75,6 @@ class Scene:
     def agent(self, i):
         return self.cluster.workers[f"worker-{i}"]
 
-    def ranks(self):
-        """pids of trainers that run one: an agent also asks a trainer for its version."""
-        pids = [pid for name in sorted(self.cluster.workers) for pid in sorted(self.cluster.trainers(name))]
-        return [pid for pid in pids if b"--agent-fd" in _command_line(pid)]
-
     def start_agent(self, i, environment=None):
         self.cluster.start_worker(f"worker-{i}", join=self._join(i), environment=environment,
                                   prefix=self.hosts.prefix(i) if self.hosts else ())
@@ -123,7 +118,7 @@ class Scene:
         return self.cluster.start_coordinator
 
     def _stop_coordinator(self, fault, stream):
-        return _stop([self.cluster.coordinator.pid])
+        return stop([self.cluster.coordinator.pid])
 
     def _clock_coordinator(self, fault, stream):
         self.kill_coordinator()
@@ -139,12 +134,12 @@ class Scene:
         return lambda: self.start_agent(fault.worker)
 
     def _stop_agent(self, fault, stream):
-        return _stop([self.agent(fault.worker).pid])
+        return stop([self.agent(fault.worker).pid])
 
     def _stop_host(self, fault, stream):
         agent = self.agent(fault.worker).pid
         os.kill(agent, signal.SIGSTOP)
-        return _stop([agent, *self.cluster.trainers(f"worker-{fault.worker}")])
+        return stop([agent, *self.cluster.trainers(f"worker-{fault.worker}")])
 
     def _clock_agent(self, fault, stream):
         self.kill_agent(fault.worker)
@@ -156,25 +151,25 @@ class Scene:
         return heal
 
     def _kill_trainer(self, fault, stream):
-        ranks = self.ranks()
-        if not ranks:
+        pids = ranks(self.cluster)
+        if not pids:
             return None
-        _signal(ranks[int(fault.pick * len(ranks))], signal.SIGKILL)
+        send(pids[int(fault.pick * len(pids))], signal.SIGKILL)
         return lambda: None
 
     def _stop_trainer(self, fault, stream):
-        ranks = self.ranks()
-        return _stop([ranks[int(fault.pick * len(ranks))]]) if ranks else None
+        pids = ranks(self.cluster)
+        return stop([pids[int(fault.pick * len(pids))]]) if pids else None
 
     def _unplug(self, fault, stream):
         self.hosts.unplug(fault.worker)
         return lambda: self.hosts.plug(fault.worker)
 
     def _fill_coordinator(self, fault, stream):
-        return _fill(self.cluster.path / "state")
+        return fill(self.cluster.path / "state")
 
     def _fill_worker(self, fault, stream):
-        return _fill(self.cluster.path / f"worker-{fault.worker}")
+        return fill(self.cluster.path / f"worker-{fault.worker}")
 
     def _drop_artifacts(self, fault, stream):
         shutil.rmtree(self.cluster.path / "state" / "artifacts", ignore_errors=True)
@@ -184,40 +179,8 @@ class Scene:
         return (lambda: None) if stream.kill_a_watcher(fault.pick) else None
 
 
-def _command_line(pid):
-    try:
-        return pathlib.Path(f"/proc/{pid}/cmdline").read_bytes()
-    except OSError:
-        return b""
-
-
-def _signal(pid, number):
-    try:
-        os.kill(pid, number)
-    except ProcessLookupError:
-        pass
-
-
-def _stop(pids):
-    for pid in pids:
-        _signal(pid, signal.SIGSTOP)
-    return lambda: [_signal(pid, signal.SIGCONT) for pid in pids]
-
-
 def _clock(fault):
-    offset = (2 * fault.pick - 1) * MOST_CLOCK_SECONDS
-    return {"LD_PRELOAD": str(SHIFTED_CLOCK), "HAM_CLOCK_OFFSET": str(round(offset))}
-
-
-def _fill(folder):
-    ballast = folder / "ballast"
-    with open(ballast, "wb") as out:
-        room = os.statvfs(folder).f_bavail * os.statvfs(folder).f_frsize
-        try:
-            os.posix_fallocate(out.fileno(), 0, max(room, 1))
-        except OSError:  # what others took meanwhile
-            pass
-    return lambda: ballast.unlink()
+    return shifted_clock((2 * fault.pick - 1) * MOST_CLOCK_SECONDS)
 
 
 def wait_until(moment):

@@ -1,7 +1,5 @@
-"""GPUs through the control plane. A scripted library stands in the place of NVML, and ham-trainer in that of
-ham-trainer-cuda: it has no CUDA, and says so."""
+"""GPUs through the control plane, as a scripted library in the place of NVML has them."""
 import json
-import os
 import pathlib
 import sys
 import tempfile
@@ -10,7 +8,8 @@ import urllib.request
 
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1] / "support"))
 import xml_runner  # noqa: E402
-from cluster import BIN, Cluster, spec, wait_for  # noqa: E402
+from cluster import Cluster, spec, wait_for  # noqa: E402
+from scripted_gpus import scripted_gpus  # noqa: E402
 
 
 class Gpus(unittest.TestCase):
@@ -18,15 +17,11 @@ class Gpus(unittest.TestCase):
         folder = tempfile.TemporaryDirectory(prefix="ham-gpus-")
         self.addCleanup(folder.cleanup)
         self.path = pathlib.Path(folder.name)
-        (self.path / "libnvidia-ml.so.1").symlink_to(os.environ["HAM_SCRIPTED_NVML"])
         self.cluster = Cluster(workers=0)
         self.addCleanup(self.cluster.__exit__, None)
-        self.cluster.environment["LD_LIBRARY_PATH"] = str(self.path)
 
     def start_worker(self, *programs):
-        for program in programs:
-            (self.path / program).symlink_to(BIN / "ham-trainer")
-        worker = self.cluster.start_worker("gpu-host", options=["--trainer", self.path / "ham-trainer"])
+        worker = self.cluster.start_worker("gpu-host", **scripted_gpus(self.path, programs))
         wait_for(lambda: self.slots() or worker.poll() is not None, "the worker")
         self.assertIsNone(worker.poll(), (self.cluster.path / "gpu-host.log").read_text())
 

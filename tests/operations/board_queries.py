@@ -21,7 +21,7 @@ class Panel:
 
 class Variable:
     def __init__(self, raw):
-        self.name = raw["name"]
+        self.name, self.several = raw["name"], raw.get("multi", False)
         match = LABEL_VALUES.fullmatch(raw["query"]["query"])
         self.series, self.label = match["series"], match["label"]
 
@@ -38,9 +38,9 @@ def boards():
     return [Board(path) for path in sorted(BOARDS.glob("*.json"))]
 
 
-def interpolated(text, value="x"):
-    """With something in the place of each variable."""
-    return re.sub(r"\$(\w+)", lambda match: "1m" if match[1].startswith("__") else value, text)
+def interpolated(text, values={}):
+    """With the value of each variable in its place; of one that is not in `values`, with something."""
+    return re.sub(r"\$(\w+)", lambda match: values.get(match[1], "1m" if match[1].startswith("__") else "x"), text)
 
 
 def metric_names(expr):

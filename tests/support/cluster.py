@@ -77,7 +77,7 @@ class Cluster:
 
     def __init__(self, workers=2, options=(), data_root="/usr/share/datasets", folder=None, listen="127.0.0.1:0",
                  environment=None):
-        """`folder`: one that is there already, and stays; else a temporary one. `environment`: instead of this one's."""
+        """`folder`: one that is there already, and stays; else a temporary one. `environment`: in place of this one's."""
         self.folder = None if folder else tempfile.TemporaryDirectory(prefix="ham-e2e-")
         self.path = pathlib.Path(folder or self.folder.name)
         self.options = list(options)
@@ -142,12 +142,12 @@ class Cluster:
             raise AssertionError(f"ham-coordinator {arguments} ended with {done.returncode}:\n{done.stderr}")
         return done.stdout
 
-    def start_worker(self, name, state=None, options=(), join=None, prefix=(), environment=None):
+    def start_worker(self, name, state=None, options=(), join=None, prefix=(), environment=None, slots=1):
         """`prefix`: command that runs the worker in its own process."""
         self.workers[name] = self._spawn(
             [*prefix, BIN / "ham-worker", "--join", join or self.path / "state" / "worker-join", "--name", name,
-             "--slots", 1, "--state-dir", self.path / (state or name), "--data-root", self.data_root, *options], f"{name}.log",
-            environment)
+             "--slots", slots, "--state-dir", self.path / (state or name), "--data-root", self.data_root, *options],
+            f"{name}.log", environment)
         return self.workers[name]
 
     def hamctl(self, *arguments, check=0, text=None, timeout=WAIT_SECONDS):

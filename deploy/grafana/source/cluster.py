@@ -1,5 +1,6 @@
 """Who is there, what runs, what waits."""
-from .panels import COUNT, RATIO, SECONDS, Query, board, lines, number, rows, states, variable
+from .panels import (ACCURACY, COUNT, RATIO, SECONDS, Query, board, each_interval, lines, number, rows, states,
+                     variable)
 
 OF_JOBS = '* on (instance, job) group_left (project, method, data_set) ham_job_info{project=~"$project"}'
 FAILURES = "WORKER_LOST|HANG|TRAINER_CRASH|INFRASTRUCTURE|USER|RANK_DOES_NOT_END|CHECKPOINT_DAMAGED"
@@ -27,13 +28,14 @@ CONTENTS = [
     number("Oldest waits", "How long the oldest of them has waited.", Query("max(ham_queue_oldest_seconds)"),
            unit=SECONDS),
     "Jobs",
-    rows("Jobs", "Jobs that run or ended within five minutes. Of several attack suites the hardest counts.", "job", [
+    rows("Jobs", "Jobs that run or ended within five minutes. Of several attack suites the hardest counts.",
+         ["job", "state", "project", "method", "data_set"], [
         (None, Query(f"max by (job, state, project, method, data_set) (ham_job_state {OF_JOBS})"), COUNT),
         ("Attempt", of_jobs("ham_job_attempt"), COUNT),
         ("Epoch", of_jobs("ham_job_epoch"), COUNT),
-        ("Robust, average", of_jobs("ham_job_robust_accuracy_ratio"), RATIO),
-        ("Robust, worst class", of_jobs("job_suite_split:ham_job_worst_class_robust_accuracy_ratio:min"), RATIO),
-        ("Hard share", of_jobs("ham_job_hard_share_ratio"), "percentunit"),
+        ("Robust, average", of_jobs("ham_job_robust_accuracy_ratio"), ACCURACY),
+        ("Robust, worst class", of_jobs("job_suite_split:ham_job_worst_class_robust_accuracy_ratio:min"), ACCURACY),
+        ("Hard share", of_jobs("ham_job_hard_share_ratio"), RATIO),
         ("Images/s", of_jobs("ham_job_images_per_second"), COUNT),
     ]),
     lines("Jobs by state", "All jobs that the coordinator keeps, without those that ended.",
@@ -41,9 +43,9 @@ CONTENTS = [
     lines("Waiting for slots", "Age of the oldest job that waits; all wait behind it.",
           Query("max(ham_queue_oldest_seconds)", "oldest"), unit=SECONDS),
     lines("Attempts", "Attempts that began, and what ended others, in each interval.",
-          Query("sum(increase(ham_job_attempts_total[$__rate_interval]))", "started"),
-          Query(f'sum by (reason) (increase(ham_job_events_total{{reason=~"{FAILURES}"}}[$__rate_interval]))',
-                "{{reason}}"), bars=True),
+          Query(each_interval("instance", "ham_job_attempts_total"), "started"),
+          Query(each_interval("reason", f'ham_job_events_total{{reason=~"{FAILURES}"}}') + " > 0", "{{reason}}"),
+          bars=True),
     lines("Training speed", "Training images a second of all jobs.",
           Query(f"sum by (method) (ham_job_images_per_second {OF_JOBS})", "{{method}}"), stacked=True),
     "Workers",
@@ -58,7 +60,7 @@ CONTENTS = [
     lines("Slots busy by worker", "Share of a worker's slots that belong to an attempt.",
           Query('sum by (worker) (ham_worker_slots{worker=~"$worker", state="BUSY"})'
                 ' / sum by (worker) (ham_worker_slots{worker=~"$worker"})', "{{worker}}"), unit=RATIO, most=1),
-    rows("Builds", "Builds and states of workers; the ranks of a job need one build.", "worker", [
+    rows("Builds", "Builds and states of workers; the ranks of a job need one build.", ["worker", "state", "build_id"], [
         (None, Query('max by (worker, build_id, state) (ham_worker_info{worker=~"$worker"})'), COUNT)]),
 ]
 

@@ -1,5 +1,5 @@
 """Training methods side by side: what the worst class gains and what the average pays."""
-from .panels import COUNT, RATIO, SECONDS, Query, board, gauges, lines, rows, variable
+from .panels import ACCURACY, COUNT, RATIO, SECONDS, Query, board, gauges, lines, rows, variable
 
 FILTER = '{project=~"$project", data_set="$data_set", method=~"$method"}'
 OF_SUITE = '{suite="$suite", split="$split"}'
@@ -39,11 +39,11 @@ CONTENTS = [
            width=8),
     gauges("Robust worst class", "The same of the class that is worst in each job.", by_method(last(WORST)), width=8),
     gauges("Clean average", "Accuracy without an attack.", by_method(last(CLEAN)), width=8),
-    rows("Jobs", "Newest evaluation of each job within the time range.", "job", [
-        (None, Query(f"max by (job, method) ({last(AVERAGE)})"), COUNT),
-        ("Robust, average", of_job(AVERAGE), RATIO),
-        ("Robust, worst class", of_job(WORST), RATIO),
-        ("Clean", of_job(CLEAN), RATIO),
+    rows("Jobs", "Newest evaluation of each job within the time range.", ["job", "method"], [
+        (None, Query(f"max by (job, method) (last_over_time(ham_job_info{FILTER}[$__range]))"), COUNT),
+        ("Robust, average", of_job(AVERAGE), ACCURACY),
+        ("Robust, worst class", of_job(WORST), ACCURACY),
+        ("Clean", of_job(CLEAN), ACCURACY),
         ("Hard share", of_job("ham_job_hard_share_ratio"), RATIO),
         ("Images/s", of_job("ham_job_images_per_second"), COUNT),
     ]),

@@ -1,5 +1,5 @@
 """GPUs of all workers, as NVML measures them."""
-from .panels import BYTES, COUNT, RATIO, Query, board, lines, number, states, variable
+from .panels import BYTES, COUNT, RATIO, Query, board, each_interval, lines, number, states, variable
 
 OF_GPU = '{worker=~"$worker", gpu=~"$gpu"}'
 NAME = "{{worker}} {{gpu}}"
@@ -25,7 +25,7 @@ CONTENTS = [
     lines("Power", "That a GPU draws.", Query(f"ham_gpu_power_watts{OF_GPU}", NAME), unit="watt"),
     lines("Temperature", "Of a GPU.", Query(f"ham_gpu_temperature_celsius{OF_GPU}", NAME), unit="celsius"),
     lines("New memory errors", "Uncorrected memory errors in each interval.",
-          Query(f"increase(ham_gpu_ecc_errors_total{OF_GPU}[$__rate_interval])", NAME), unit=COUNT, bars=True),
+          Query(each_interval("worker, gpu", f"ham_gpu_ecc_errors_total{OF_GPU}"), NAME), unit=COUNT, bars=True),
     states("Throttled by reason", "Why the clocks of a GPU are held down.",
            Query(f"ham_gpu_throttled{OF_GPU}", NAME + " {{reason}}"), {0: ("free", "green"), 1: ("held down", "orange")},
            width=24),

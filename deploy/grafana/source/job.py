@@ -59,4 +59,4 @@ CONTENTS = [
 
 BOARD = board("ham-job", "ham: job", "One job: robustness on average and in the worst class, training, attempts.",
               VARIABLES, CONTENTS,
-              [moments("New attempt", f"changes(ham_job_attempt{OF_JOB}[$__interval]) > 0", "orange")])
+              [moments("New attempt", f"changes(ham_job_attempt{OF_JOB}[$__rate_interval]) > 0", "orange")])

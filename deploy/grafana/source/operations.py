@@ -1,5 +1,5 @@
 """The coordinator itself: is it well, is it fast, will it go on."""
-from .panels import BYTES, COUNT, RATIO, SECONDS, Query, board, lines, number, rows, variable
+from .panels import BYTES, COUNT, NUMBER, RATIO, SECONDS, Query, board, each_interval, lines, number, rows, variable
 
 HERE = '{instance="$instance"}'
 SCRAPE = '{instance="$instance", job="ham"}'
@@ -20,12 +20,13 @@ CONTENTS = [
            unit=SECONDS),
     number("Build", "Version and build of the coordinator.", Query(f"ham_build_info{HERE}", "{{version}} {{build_id}}"),
            show_name=True),
-    rows("Alerts", "Alerts of deploy/prometheus that fire or are about to.", "alertname", [
+    rows("Alerts", "Alerts of deploy/prometheus that fire or are about to.",
+         ["alertname", "alertstate", "severity", "job", "worker"], [
         (None, Query('max by (alertname, alertstate, severity, job, worker) (ALERTS{alertname=~"Ham.*"})'), COUNT)],
          height=6),
     "Store and disk",
     lines("Transactions", "Written a second.", Query(f"rate(ham_store_commits_total{HERE}[$__rate_interval])", "written"),
-          Query(f"rate(ham_store_failed_commits_total{HERE}[$__rate_interval])", "failed"), width=8),
+          Query(f"rate(ham_store_failed_commits_total{HERE}[$__rate_interval])", "failed"), unit=NUMBER, width=8),
     lines("Time of a transaction", "Mean of five minutes; most of it is the disk's.",
           Query(f"instance:ham_store_commit_seconds:mean5m{HERE}", "transaction"), unit=SECONDS, width=8),
     lines("Time of a batch", "Mean time in which the core takes what has arrived, with its transaction.",
@@ -41,7 +42,7 @@ CONTENTS = [
     lines("Open streams", "Control streams and reports of workers, watches of clients.",
           Query(f"ham_streams{HERE}", "{{kind}}"), steps=True),
     lines("Events", "What became of jobs, in each interval.",
-          Query(f"sum by (reason) (increase(ham_job_events_total{HERE}[$__rate_interval])) > 0", "{{reason}}"), bars=True),
+          Query(each_interval("reason", f"ham_job_events_total{HERE}") + " > 0", "{{reason}}"), bars=True),
     lines("Longest silence", "Of the connected workers; at the lease their ranks are given up.",
           Query(f"max by (instance) (ham_worker_beat_age_seconds{HERE} and on (instance, worker) ham_worker_connected == 1)",
                 "silence"),
@@ -51,7 +52,8 @@ CONTENTS = [
     "Process",
     lines("Memory", "Of the coordinator's process.", Query(f"process_resident_memory_bytes{SCRAPE}", "resident"),
           unit=BYTES, width=6),
-    lines("CPU", "Cores in use.", Query(f"rate(process_cpu_seconds_total{SCRAPE}[$__rate_interval])", "cores"), width=6),
+    lines("CPU", "Cores in use.", Query(f"rate(process_cpu_seconds_total{SCRAPE}[$__rate_interval])", "cores"),
+          unit=NUMBER, width=6),
     lines("Open files", "Descriptors.", Query(f"process_open_fds{SCRAPE}", "open"), width=6),
     lines("Scrape", "Time of one scrape.", Query(f"scrape_duration_seconds{SCRAPE}", "scrape"), unit=SECONDS, width=6),
 ]

@@ -6,7 +6,9 @@ from grafana_foundation_sdk.models import dashboard as model
 from grafana_foundation_sdk.models.prometheus import PromQueryFormat
 
 PROMETHEUS = model.DataSourceRef(type_val="prometheus", uid="${datasource}")
-RATIO, SECONDS, BYTES, COUNT = "percentunit", "s", "bytes", "short"
+RATIO, SECONDS, BYTES = "percentunit", "s", "bytes"
+COUNT, NUMBER = "short", "none"  # whole, and with fractions
+ACCURACY = "accuracy"  # of a column of a table: a ratio, coloured by ROBUSTNESS
 # The colours of a class's robustness: 0 is red, all is green.
 ROBUSTNESS = model.FieldColorModeId.CONTINUOUS_RD_YL_GR
 
@@ -16,6 +18,13 @@ class Query:
 
     def __init__(self, expr, legend=""):
         self.expr, self.legend = " ".join(expr.split()), legend
+
+
+def each_interval(by, counter):
+    """By how much the sum of a counter grew from point to point: whole numbers, each event in one point. increase()
+    over Grafana's windows would show it in several of them, and as fractions. 0 where the coordinator starts again."""
+    total = f"sum by ({by}) ({counter}"
+    return f"clamp_min({total}) - {total} offset $__interval), 0)"
 
 
 def _targets(panel, queries, instant, as_table=False):
@@ -61,6 +70,8 @@ def lines(title, description, *queries, unit=COUNT, width=12, most=None, stacked
     panel = _panel(timeseries.Panel(), title, description, width, 8, unit).min(0)
     if most is not None:
         panel.max(most)
+    if unit == COUNT:
+        panel.decimals(0)
     panel.fill_opacity(30 if stacked else 5)
     panel.show_points(common_model.VisibilityMode.NEVER)
     panel.legend(common.VizLegendOptions().display_mode(common_model.LegendDisplayMode.LIST)
@@ -99,19 +110,20 @@ def gauges(title, description, *queries, width=8, height=8):
     return _targets(panel, queries, instant=True)
 
 
-def rows(title, description, key, columns, width=24, height=9):
-    """A table: a row a value of the label `key`. `columns`: (heading, Query, unit); of the first query the labels are
-    columns too, of the others the value alone."""
+def rows(title, description, labels, columns, width=24, height=9):
+    """A table: a row a value of the first of `labels`. `columns`: (heading, Query, unit); of the first query the labels
+    are columns too, of the others the value alone."""
     panel = _panel(table.Panel(), title, description, width, height, COUNT)
     hidden = {name: True for name in ["Time", *(f"Time {i + 1}" for i in range(len(columns)))]}
-    renamed = {}
+    renamed = {label: label.removeprefix("alert").replace("_", " ").capitalize() for label in labels}
     for letter, (heading, _, unit) in zip("ABCDEFGHIJ", columns):
         value = f"Value #{letter}" if len(columns) > 1 else "Value"
         if heading:
             renamed[value] = heading
-            properties = [model.DynamicConfigValue(id_val="unit", value=unit)]
-            if unit == RATIO:
-                properties += [model.DynamicConfigValue(id_val="custom.cellOptions", value={"type": "color-background"}),
+            properties = [model.DynamicConfigValue(id_val="unit", value=RATIO if unit == ACCURACY else unit)]
+            if unit == ACCURACY:
+                background = {"type": "color-background"}
+                properties += [model.DynamicConfigValue(id_val="custom.cellOptions", value=background),
                                model.DynamicConfigValue(id_val="min", value=0),
                                model.DynamicConfigValue(id_val="max", value=1),
                                model.DynamicConfigValue(id_val="color", value={"mode": ROBUSTNESS.value})]
@@ -120,9 +132,10 @@ def rows(title, description, key, columns, width=24, height=9):
             hidden[value] = True
     if len(columns) > 1:
         panel.with_transformation(model.DataTransformerConfig(
-            id_val="joinByField", options={"byField": key, "mode": "outer"}))
+            id_val="joinByField", options={"byField": labels[0], "mode": "outer"}))
     panel.with_transformation(model.DataTransformerConfig(
-        id_val="organize", options={"excludeByName": hidden, "indexByName": {}, "renameByName": renamed}))
+        id_val="organize", options={"excludeByName": hidden, "renameByName": renamed,
+                                    "indexByName": {label: i for i, label in enumerate(labels)}}))
     return _targets(panel, [query for _, query, _ in columns], instant=True, as_table=True)
 
 
