@@ -131,6 +131,8 @@ def main():
     parser.add_argument("--pictures", type=pathlib.Path, help="folder for a picture of each board")
     parser.add_argument("--result", type=pathlib.Path, help="file that gets the tables")
     options = parser.parse_args()
+    if "HAM_SCRIPTED_NVML" not in os.environ:
+        parser.error("HAM_SCRIPTED_NVML must name the library in the place of NVML")
     # Before the scene, which has no network.
     painting = environment_with(HERE / "requirements.txt") if options.pictures else None
     folder = pathlib.Path(tempfile.mkdtemp(prefix="ham-live-"))
