@@ -45,11 +45,15 @@ def fill(folder):
     """Leaves no room on its file system; returns what makes room again."""
     ballast = folder / "ballast"
     with open(ballast, "wb") as out:
-        size, more = 0, os.statvfs(folder).f_bavail * os.statvfs(folder).f_frsize
-        while more:
+        size = 0
+        for _ in range(64):  # by halves: others write too, and of what is not there as a whole tmpfs gives nothing
+            disk = os.statvfs(folder)
+            more = (disk.f_bavail + 1) // 2 * disk.f_frsize
+            if more == 0:
+                break
             try:
                 os.posix_fallocate(out.fileno(), size, more)
                 size += more
-            except OSError:  # so much is not there, as others write too; then tmpfs gives none of it
-                more //= 2
+            except OSError:  # what others took meanwhile
+                pass
     return lambda: ballast.unlink()
