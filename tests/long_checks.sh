@@ -140,7 +140,7 @@ check_packages() {
   deploy/install_packages.sh packages
   cmake -G Ninja -S . -B build -DHAM_TESTS=ON
   ninja -C build ham-coordinator ham-worker ham-trainer hamctl
-  HAM_BUILD=$PWD/build GTEST_OUTPUT="xml:$1/" PYTHONDONTWRITEBYTECODE=1 python3 tests/deploy/packages_test.py
+  HAM_BUILD=$PWD/build HAM_PACKAGES_RESULT=$1/packages.json GTEST_OUTPUT="xml:$1/" PYTHONDONTWRITEBYTECODE=1 python3 tests/deploy/packages_test.py
 }
 
 check_fuzz() { tests/fuzz/run.sh "${HAM_FUZZ_SECONDS:-60}" "$1"; }

@@ -92,10 +92,24 @@ def seen_live(what):
     return read
 
 
+def packages_installed(root):
+    """What the last whole run of packages_test.py saw; it fails where a purge leaves anything."""
+    path = root / "tests" / "deploy" / "packages_result.json"
+    if not path.exists():
+        raise Skip(f"no {path.relative_to(root)}: tests/long_checks.sh RESULTS packages")
+    seen = json.loads(path.read_text())
+    sizes = ", ".join(f"{name} {size} MiB ({seen['installed_mebibytes'][name]} installed)"
+                      for name, size in sorted(seen["package_mebibytes"].items()))
+    return seen["install_to_first_metric_seconds"], (
+        f"apt-get install in a Debian 12 under systemd, dependencies downloaded before, until /metrics answers; {sizes}; "
+        f"upgraded while it trained, purged without a trace; read from {path.relative_to(root)}, {seen['date']}")
+
+
 FIGURES = [
     Figure("scrape of 1,000 jobs of 30 series", 60, " ms", False, thousand_jobs),
     Figure("scrape of 1,000 jobs, of what prometheus-cpp's registry takes", 1, "x", False, against_registry),
     Figure("scrape of a coordinator at work over HTTP", 60, " ms", False, over_http),
     Figure("panels with data", 100, " %", True, seen_live("panels")),
     Figure("alerts that fire as they should", 100, " %", True, seen_live("alerts")),
+    Figure("packages: from apt-get install to the first metric", 60, " s", False, packages_installed),
 ]

@@ -168,6 +168,8 @@ class PackagesTest(unittest.TestCase):
         self.machine.run("apt-get", "-y", "autoremove", "--purge")
         self.assert_nothing_left()
         self.assertEqual(self.machine.run("systemctl", "list-units", "--all", "--plain", "--no-legend", "ham-*"), "")
+        if result := os.environ.get("HAM_PACKAGES_RESULT"):
+            pathlib.Path(result).write_text(json.dumps(self.figures, indent=1) + "\n")
 
     def install(self):
         began = time.monotonic()
@@ -175,12 +177,14 @@ class PackagesTest(unittest.TestCase):
         installed = time.monotonic()
         cluster.wait_for(lambda: "\nham_" in self.metrics(), "the first metric")
         now = time.monotonic()
-        print(json.dumps({"packages": {
+        self.figures = {
+            "date": time.strftime("%Y-%m-%d", time.gmtime()),
             "install_to_first_metric_seconds": round(now - began, 1),
             "install_seconds": round(installed - began, 1),
             "package_mebibytes": {fields(p)["Package"]: round(p.stat().st_size / MEBIBYTE, 1) for p in self.packages},
             "installed_mebibytes": {fields(p)["Package"]: round(int(fields(p)["Installed-Size"]) / 1024, 1)
-                                    for p in self.packages}}}), flush=True)
+                                    for p in self.packages}}
+        print(json.dumps(self.figures), flush=True)
 
     def check_installed(self):
         self.assertEqual(self.machine.run("dpkg", "--verify", *PACKAGES), "")
