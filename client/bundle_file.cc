@@ -1,23 +1,22 @@
 #include "client/bundle_file.h"
 
-#include <fcntl.h>
 #include <unistd.h>
 #include <zip.h>
 
-#include <cerrno>
 #include <cstring>
 #include <memory>
 #include <regex>
 
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_replace.h"
+#include "client/new_file.h"
 
 namespace ham::client {
 namespace {
 
 constexpr char kRemoved[] = "[removed]";
 
-// From `begin` to the first of `ends` behind it, or to the end of the text.
+// Each part from `begin` to the first `end` behind it, or to the end of the text.
 void Cut(const std::string& begin, const std::string& end, std::string* text) {
   for (size_t at = text->find(begin); at != std::string::npos; at = text->find(begin, at + 1)) {
     const size_t last = text->find(end, at + begin.size());
@@ -37,7 +36,7 @@ void CutWordAfter(const std::regex& begin, std::string* text) {
   *text = result.append(rest, text->cend());
 }
 
-absl::Status CannotWrite(const std::string& path, const std::string& why) {
+absl::Status NoArchive(const std::string& path, const std::string& why) {
   return absl::FailedPreconditionError(absl::StrCat("cannot write ", path, ": ", why));
 }
 
@@ -60,22 +59,18 @@ std::string WithoutSecrets(std::string text, const std::vector<std::string>& sec
 
 absl::Status WriteBundle(const std::string& path, const std::vector<BundleEntry>& entries) {
   // Made first, so that it is private from its first byte; the library replaces it and keeps its mode.
-  const int file = ::open(path.c_str(), O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC, 0600);
-  if (file < 0 && errno == EEXIST) {
-    return absl::InvalidArgumentError(
-        absl::StrCat(path, " exists and is left as it is; name another file with --file"));
-  }
-  if (file < 0) return CannotWrite(path, std::strerror(errno));
-  ::close(file);
+  const absl::StatusOr<int> file = CreateFile(path, 0600, kBundleFlag);
+  if (!file.ok()) return file.status();
+  ::close(*file);
   int code = 0;
   std::unique_ptr<zip_t, decltype(&zip_discard)> archive(zip_open(path.c_str(), ZIP_TRUNCATE, &code), &zip_discard);
   absl::Status status;
-  if (archive == nullptr) status = CannotWrite(path, "the archive cannot be made");
+  if (archive == nullptr) status = NoArchive(path, "the archive cannot be made");
   for (const BundleEntry& entry : entries) {
     if (!status.ok()) break;
     zip_source_t* const source = zip_source_buffer(archive.get(), entry.text.data(), entry.text.size(), /*freep=*/0);
     if (source == nullptr || zip_file_add(archive.get(), entry.name.c_str(), source, ZIP_FL_ENC_UTF_8) < 0) {
-      status = CannotWrite(path, zip_strerror(archive.get()));
+      status = NoArchive(path, zip_strerror(archive.get()));
       zip_source_free(source);
     }
   }
@@ -83,7 +78,7 @@ absl::Status WriteBundle(const std::string& path, const std::vector<BundleEntry>
     if (zip_close(archive.get()) == 0) {
       archive.release();
     } else {
-      status = CannotWrite(path, zip_strerror(archive.get()));
+      status = NoArchive(path, zip_strerror(archive.get()));
     }
   }
   if (!status.ok()) ::unlink(path.c_str());

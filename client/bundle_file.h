@@ -8,6 +8,8 @@
 
 namespace ham::client {
 
+inline constexpr char kBundleFlag[] = "--file";  // names the archive
+
 struct BundleEntry {
   std::string name;  // path within the archive
   std::string text;

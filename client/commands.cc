@@ -10,13 +10,18 @@
 
 namespace ham::client {
 
-absl::StatusOr<CoordinatorClient> Connect(const GlobalOptions& global) {
-  const absl::StatusOr<ConnectionConfig> config = ReadConnectionConfig(global.config);
+absl::StatusOr<ConnectionConfig> ReadLogin(const GlobalOptions& global) {
+  absl::StatusOr<ConnectionConfig> config = ReadConnectionConfig(global.config);
   if (absl::IsNotFound(config.status())) {
     return absl::InvalidArgumentError(absl::StrCat("no login at ", global.config,
                                                    ": run `hamctl login --bootstrap FILE` with the file bootstrap from "
                                                    "the coordinator's state directory"));
   }
+  return config;
+}
+
+absl::StatusOr<CoordinatorClient> Connect(const GlobalOptions& global) {
+  const absl::StatusOr<ConnectionConfig> config = ReadLogin(global);
   if (!config.ok()) return config.status();
   return CoordinatorClient(*config, global.timeout);
 }

@@ -27,7 +27,10 @@ Result Run(const GlobalOptions& global, const EvalDiffOptions& options);
 Result Run(const GlobalOptions& global, const EvalExportOptions& options);
 Result Run(const GlobalOptions& global, const EvalVerifyOptions& options);
 
-// The coordinator of the last login. InvalidArgument without one.
+// What the last login wrote. InvalidArgument without one.
+absl::StatusOr<ConnectionConfig> ReadLogin(const GlobalOptions& global);
+
+// The coordinator of the last login. As ReadLogin.
 absl::StatusOr<CoordinatorClient> Connect(const GlobalOptions& global);
 
 // A command of this program about a job, to be pasted into a shell: "hamctl watch j1".

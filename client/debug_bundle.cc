@@ -10,6 +10,7 @@
 #include "client/commands.h"
 #include "client/interrupt.h"
 #include "client/job_follower.h"
+#include "client/new_file.h"
 #include "client/output.h"
 #include "client/text.h"
 #include "proto/version.h"
@@ -127,12 +128,13 @@ absl::Status AddJob(CoordinatorClient* client, const std::string& name, CallCanc
 }  // namespace
 
 Result Run(const GlobalOptions& global, const DebugBundleOptions& options) {
-  const absl::StatusOr<ConnectionConfig> config = ReadConnectionConfig(global.config);
-  absl::StatusOr<CoordinatorClient> client = Connect(global);
-  if (!client.ok()) return client.status();
+  const absl::StatusOr<ConnectionConfig> config = ReadLogin(global);
+  if (!config.ok()) return config.status();
+  CoordinatorClient client(*config, global.timeout);
   const std::string path = options.file.empty()
                                ? absl::FormatTime("ham-debug-%Y%m%dT%H%M%SZ.zip", absl::Now(), absl::UTCTimeZone())
                                : options.file;
+  if (const absl::Status status = CheckNothingAt(path, kBundleFlag); !status.ok()) return status;
   Collection collection(*config);
   for (size_t i = 0; i < options.add.size(); ++i) {
     const std::filesystem::path file = options.add[i];
@@ -142,13 +144,13 @@ Result Run(const GlobalOptions& global, const DebugBundleOptions& options) {
   }
   CallCancel cancel;
   const Interrupt interrupt([&cancel] { cancel.Cancel(); });
-  const bool reached = collection.Add("coordinator.json", client->GetVersion());
+  const bool reached = collection.Add("coordinator.json", client.GetVersion());
   if (reached) {
-    collection.Add("workers.json", client->ListWorkers());
+    collection.Add("workers.json", client.ListWorkers());
     ham::v1::ListJobsRequest newest;
     newest.set_parent("projects/default");
     newest.set_page_size(options.jobs);
-    const absl::StatusOr<ham::v1::ListJobsResponse> jobs = client->ListJobs(newest);
+    const absl::StatusOr<ham::v1::ListJobsResponse> jobs = client.ListJobs(newest);
     collection.Add("jobs.json", jobs);
     std::set<std::string> names;
     for (const std::string& job : options.job) names.insert(JobName(job));
@@ -156,7 +158,7 @@ Result Run(const GlobalOptions& global, const DebugBundleOptions& options) {
       for (const ham::v1::Job& job : jobs->jobs()) names.insert(job.name());
     }
     for (const std::string& name : names) {
-      const absl::Status status = AddJob(&*client, name, &cancel, &collection);
+      const absl::Status status = AddJob(&client, name, &cancel, &collection);
       if (!status.ok()) return status;
     }
   }

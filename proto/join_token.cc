@@ -1,12 +1,7 @@
 #include "proto/join_token.h"
 
-#include <openssl/pem.h>
-#include <openssl/x509.h>
-
-#include <memory>
-#include <string_view>
-
 #include "absl/strings/str_cat.h"
+#include "proto/pem.h"
 #include "proto/sha256.h"
 
 namespace ham {
@@ -28,10 +23,7 @@ absl::StatusOr<JoinToken> ParseJoinToken(const std::string& text) {
 std::string JoinTokenText(const JoinToken& token) { return absl::StrCat(token.ca_digest, ".", token.secret); }
 
 absl::StatusOr<std::string> CertificateDigest(const std::string& pem) {
-  const std::unique_ptr<BIO, decltype(&BIO_free)> bio(BIO_new_mem_buf(pem.data(), static_cast<int>(pem.size())),
-                                                      &BIO_free);
-  const std::unique_ptr<X509, decltype(&X509_free)> certificate(PEM_read_bio_X509(bio.get(), nullptr, nullptr, nullptr),
-                                                                &X509_free);
+  const Certificate certificate = ParseCertificate(pem);
   if (certificate == nullptr) return absl::DataLossError("there is no certificate in PEM");
   std::string der(static_cast<size_t>(i2d_X509(certificate.get(), nullptr)), '\0');
   unsigned char* out = reinterpret_cast<unsigned char*>(der.data());

@@ -1,41 +1,21 @@
 #include "server/certificates.h"
 
-#include <openssl/bio.h>
 #include <openssl/evp.h>
 #include <openssl/pem.h>
 #include <openssl/rand.h>
-#include <openssl/x509.h>
 #include <openssl/x509v3.h>
 
 #include <memory>
 
 #include "absl/strings/str_cat.h"
+#include "proto/pem.h"
 
 namespace ham::server {
 namespace {
 
-template <class T, void (*Free)(T*)>
-struct Freer {
-  void operator()(T* object) const { Free(object); }
-};
-using Certificate = std::unique_ptr<X509, Freer<X509, X509_free>>;
-using Key = std::unique_ptr<EVP_PKEY, Freer<EVP_PKEY, EVP_PKEY_free>>;
-using Bio = std::unique_ptr<BIO, Freer<BIO, BIO_free_all>>;
+using Key = std::unique_ptr<EVP_PKEY, OpenSslFree<EVP_PKEY, EVP_PKEY_free>>;
 
 absl::Status Failed(const char* what) { return absl::InternalError(absl::StrCat("OpenSSL could not ", what)); }
-
-std::string TextOf(BIO* bio) {
-  char* data = nullptr;
-  const long size = BIO_get_mem_data(bio, &data);
-  return std::string(data, static_cast<size_t>(size));
-}
-
-Bio Reader(const std::string& text) { return Bio(BIO_new_mem_buf(text.data(), static_cast<int>(text.size()))); }
-
-Certificate ParseCertificate(const std::string& pem) {
-  const Bio bio = Reader(pem);
-  return Certificate(PEM_read_bio_X509(bio.get(), nullptr, nullptr, nullptr));
-}
 
 Key ParseKey(const std::string& pem) {
   const Bio bio = Reader(pem);

@@ -72,9 +72,11 @@ std::vector<QueuedJob> Coordinator::Impl::Queue(std::vector<const JobRow*>* rows
 }
 
 void Coordinator::Impl::CheckGrants(const struct Schedule& plan, const std::vector<const JobRow*>& rows) {
+  std::set<size_t> jobs;
   std::set<std::pair<std::string_view, int>> taken;
   for (const Grant& grant : plan.grants) {
     const JobRow& row = *rows.at(grant.job);
+    Require(jobs.insert(grant.job).second, absl::StrCat("the policy granted two gangs to ", row.name));
     const size_t most = static_cast<size_t>(row.world_size) - row.gang.size();
     const bool fits = row.pool ? !grant.slots.empty() && grant.slots.size() <= most : grant.slots.size() == most;
     Require(fits, absl::StrCat("the policy granted a wrong gang to ", row.name));

@@ -1,25 +1,21 @@
 #include "worker/agent/join.h"
 
-#include <openssl/bio.h>
 #include <openssl/pem.h>
 #include <openssl/ssl.h>
 #include <poll.h>
 
 #include <algorithm>
 #include <memory>
+#include <vector>
 
 #include "absl/strings/str_cat.h"
 #include "absl/time/clock.h"
+#include "proto/pem.h"
 
 namespace ham::agent {
 namespace {
 
-template <class T, void (*kFree)(T*)>
-struct Freer {
-  void operator()(T* object) const { kFree(object); }
-};
-using Context = std::unique_ptr<SSL_CTX, Freer<SSL_CTX, SSL_CTX_free>>;
-using Stream = std::unique_ptr<BIO, Freer<BIO, BIO_free_all>>;
+using Context = std::unique_ptr<SSL_CTX, OpenSslFree<SSL_CTX, SSL_CTX_free>>;
 
 absl::Status NobodyAnswers(const std::string& endpoint) {
   return absl::UnavailableError(
@@ -33,7 +29,7 @@ absl::StatusOr<std::vector<std::string>> PresentedCertificates(const std::string
   SSL_CTX_set_verify(context.get(), SSL_VERIFY_NONE, nullptr);
   constexpr unsigned char kHttp2[] = {2, 'h', '2'};  // gRPC servers talk to nobody else
   SSL_CTX_set_alpn_protos(context.get(), kHttp2, sizeof(kHttp2));
-  const Stream stream(BIO_new_ssl_connect(context.get()));
+  const Bio stream(BIO_new_ssl_connect(context.get()));
   SSL* ssl = nullptr;
   BIO_get_ssl(stream.get(), &ssl);
   BIO_set_conn_hostname(stream.get(), endpoint.c_str());
@@ -50,11 +46,9 @@ absl::StatusOr<std::vector<std::string>> PresentedCertificates(const std::string
   std::vector<std::string> certificates;
   const STACK_OF(X509)* const chain = SSL_get_peer_cert_chain(ssl);
   for (int i = 0; i < sk_X509_num(chain); ++i) {
-    const Stream text(BIO_new(BIO_s_mem()));
+    const Bio text(BIO_new(BIO_s_mem()));
     PEM_write_bio_X509(text.get(), sk_X509_value(chain, i));
-    char* data = nullptr;
-    const long size = BIO_get_mem_data(text.get(), &data);
-    certificates.emplace_back(data, static_cast<size_t>(size));
+    certificates.push_back(TextOf(text.get()));
   }
   return certificates;
 }
