@@ -142,7 +142,7 @@ void Coordinator::Impl::Restore(std::vector<JobRow> jobs, std::vector<WorkerRow>
   }
   globals_.lease_check_at = now.steady + 4 * options_.lease;
   globals_.restart_due = true;
-  globals_.nobody_yet = true;
+  globals_.returning = true;
   globals_.schedule_due = true;
   now_ = now;
 }

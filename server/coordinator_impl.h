@@ -155,7 +155,7 @@ class Coordinator::Impl {
     absl::Duration stop_check_at = absl::InfiniteDuration();
     bool schedule_due = false;
     bool restart_due = false;  // jobs as Restore found them still wait for their first look
-    bool nobody_yet = false;   // since Restore no worker has registered, and the leases of then are not over
+    bool returning = false;    // since Restore not all workers are back that held ranks then, and may still come
     int64_t next_submit_index = 1;
     int64_t next_session = 1;  // over all workers, so that a session names its worker
   };
@@ -232,6 +232,7 @@ class Coordinator::Impl {
   void ExpireLeases();
   void NoteUnreachable(const WorkerState& worker, const RankKey& key);
   bool SuspectsItself();
+  bool AreAllBack() const;
   absl::Duration HoldUntil(const WorkerState& worker, const JobRow& row) const;
   void WakeBackoff();
 

@@ -44,7 +44,8 @@ void Coordinator::Impl::Schedule() {
   for (const Refusal& refusal : plan.refusals) {
     const JobRow& row = *rows.at(refusal.job);
     // Else a restart would write a long queue twice: that no worker fits, and, once they are back, what stood there.
-    if (globals_.nobody_yet && WaitsForOthers(row)) continue;
+    // But who is overtaken has to be told why.
+    if (globals_.returning && plan.grants.empty() && WaitsForOthers(row)) continue;
     Wait(row, plan.reasons.at(refusal.reason));
   }
 }

@@ -49,7 +49,7 @@ absl::Status Coordinator::Impl::Handle(const WorkerRegistered& event) {
   worker.connect_time = now_.wall;
   Heard(worker);
   DesiredChanged(worker);  // a new connection is told everything
-  globals_.nobody_yet = false;
+  globals_.returning = globals_.returning && !AreAllBack();
   globals_.schedule_due = true;
 
   if (fresh) {
@@ -70,6 +70,12 @@ absl::Status Coordinator::Impl::Handle(const WorkerRegistered& event) {
   for (const ObservedRank& rank : observed) Observe(in.worker_id(), rank, absl::ZeroDuration());
   ObserveAbsence(in.worker_id(), observed, std::nullopt);
   return absl::OkStatus();
+}
+
+bool Coordinator::Impl::AreAllBack() const {
+  return std::all_of(workers_.begin(), workers_.end(), [](const auto& entry) {
+    return entry.second.registration != nullptr || entry.second.unreachable;
+  });
 }
 
 // Two agents with one worker_id would take each other's ranks for ever.
@@ -261,7 +267,7 @@ void Coordinator::Impl::WakeBackoff() {
 
 void Coordinator::Impl::ExpireLeases() {
   if (now_.steady < globals_.lease_check_at) return;
-  if (std::exchange(globals_.nobody_yet, false)) globals_.schedule_due = true;
+  if (std::exchange(globals_.returning, false)) globals_.schedule_due = true;
   if (SuspectsItself()) globals_.frozen_until = now_.steady + options_.lease;
   absl::Duration next = absl::InfiniteDuration();
   for (auto& [id, current] : workers_) {

@@ -261,11 +261,12 @@ TEST_F(CoreTest, GivesWorkersFourLeasesAfterARestart) {
   EXPECT_EQ(Row("j").failure_class, ham::v1::WORKER_LOST);
 }
 
-TEST_F(CoreTest, WritesNoQueueAnewWhileNoWorkerIsBackAfterARestart) {
+TEST_F(CoreTest, WritesNoQueueAnewUntilTheWorkersAreBackAfterARestart) {
   Register("a", 1);
-  Submit("runs");
-  Submit("first");
-  Submit("second");
+  Register("b", 1);
+  Submit("runs", 2);
+  Submit("first", 2);
+  Submit("second", 2);
   const auto reason = [this](const std::string& name) { return core_->FindJob(name)->state_reason; };
   Restart();
   EXPECT_EQ(reason("first"), "WAITING_FOR_SLOTS");
@@ -273,6 +274,8 @@ TEST_F(CoreTest, WritesNoQueueAnewWhileNoWorkerIsBackAfterARestart) {
   Submit("third");  // of which nothing is known yet
   EXPECT_EQ(reason("third"), "NO_WORKER_FITS");
   Register("a", 1, "i1", {Rank("runs", 1, 0, ham::v1::ObservedRank::RUNNING)});
+  EXPECT_EQ(reason("first"), "WAITING_FOR_SLOTS");
+  Register("b", 1, "i1", {Rank("runs", 1, 1, ham::v1::ObservedRank::RUNNING)});
   EXPECT_EQ(reason("first"), "WAITING_FOR_SLOTS");
   EXPECT_EQ(reason("second"), "BEHIND_EARLIER_JOB");
   EXPECT_EQ(reason("third"), "BEHIND_EARLIER_JOB");

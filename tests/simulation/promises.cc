@@ -66,6 +66,8 @@ void Promises::Started(absl::Duration now) {
   fresh_ = undo_fresh_ = true;
   heard_.clear();
   standstills_.clear();
+  collectives_.clear();
+  overdue_.clear();
   for (const std::string& name : open_) {  // waits start anew, in full
     Tracked& job = jobs_.at(name);
     const JobRow& row = job.row;
@@ -168,6 +170,7 @@ void Promises::RolledBack() {
     }
   }
   standstills_.clear();  // shorter than they are: no wrong alarm
+  overdue_.clear();
   fresh_ = undo_fresh_;
   BeginBatch();
 }
@@ -206,7 +209,9 @@ void Promises::Hear(const server::Event& event) {
   } else if (const auto* gone = std::get_if<server::WorkerDisconnected>(&event)) {
     standstills_.erase(gone->worker_id);
   } else if (const auto* in = std::get_if<server::WorkerRegistered>(&event)) {
-    HearCollectives(in->registration);
+    for (const ham::v1::ObservedRank& rank : in->registration.observed()) {
+      TellsMore({rank.job(), rank.attempt(), rank.rank()}, rank.progress().collective_sequence());
+    }
     note(in->registration.worker_id());
   } else if (const auto* cancel = std::get_if<server::CancelJob>(&event)) {
     cancel_requested_.insert(cancel->job);
@@ -223,12 +228,11 @@ void Promises::HearRanks(const server::WorkerBeat& beat) {
     const RankId id = {rank.job(), rank.attempt(), rank.rank()};
     Standstill& now = standstills_[beat.worker_id][id];
     now = {.tick = progress.tick(), .begun = progress.collective_begun(), .sequence = progress.collective_sequence()};
-    now.collectives = now.sequence;
+    const bool advances = TellsMore(id, now.sequence);
     const auto before = old.find(id);
     if (before == old.end()) continue;
     const Standstill& last = before->second;
-    now.collectives = std::max(now.sequence, last.collectives);
-    now.advanced = now.sequence > last.collectives ? now_ : last.advanced;
+    now.advanced = advances ? now_ : last.advanced;
     if (last.tick == now.tick && last.begun == now.begun && last.sequence == now.sequence) {
       now.time = last.time + std::min(since, 3 * options_.heartbeat);
       now.steps = last.steps;
@@ -238,32 +242,37 @@ void Promises::HearRanks(const server::WorkerBeat& beat) {
   }
 }
 
-// What the next beat repeats is no advance then.
-void Promises::HearCollectives(const ham::v1::RegisterWorker& registration) {
-  const auto ranks = standstills_.find(registration.worker_id());
-  if (ranks == standstills_.end()) return;
-  for (const ham::v1::ObservedRank& rank : registration.observed()) {
-    const auto known = ranks->second.find({rank.job(), rank.attempt(), rank.rank()});
-    if (known == ranks->second.end()) continue;
-    known->second.collectives = std::max(known->second.collectives, rank.progress().collective_sequence());
-  }
+// Late words repeat, also after a disconnection, what was told before: that is no advance.
+bool Promises::TellsMore(const RankId& rank, int64_t collectives) {
+  int64_t& most = collectives_.try_emplace(rank, -1).first->second;
+  const bool more = most >= 0 && collectives > most;
+  most = std::max(most, collectives);
+  return more;
 }
 
 void Promises::CheckStuckAreFound(const server::Coordinator& core, const server::WorkerBeat& beat) {
   for (const auto& [id, still] : standstills_[beat.worker_id]) {
+    if (still.time < options_.hang.least || !MustBeFound(core, id, still)) {
+      if (!overdue_.empty()) overdue_.erase(id);
+      continue;
+    }
+    // A gang is looked at once a heartbeat.
+    const absl::Duration since = overdue_.try_emplace(id, now_).first->second;
     const auto& [job, attempt, rank] = id;
-    if (still.time < options_.hang.least) continue;
-    const JobRow* row = core.FindJob(job);
-    if (row == nullptr || row->attempt != attempt || !IsActive(row->state) || !FindRank(row->gang, rank)) continue;
-    Check(!MustBeFound(*row, rank, still), "who is stuck is found in time",
+    Check(now_ - since < options_.heartbeat, "who is stuck is found in time",
           absl::StrCat(job, " attempt ", attempt, " rank ", rank, " says nothing new for ",
                        absl::FormatDuration(still.time)));
   }
 }
 
 // A rank whose steps took a second each and that nobody is behind; or all, of which somebody is to blame.
-bool Promises::MustBeFound(const JobRow& row, int rank, const Standstill& still) const {
+bool Promises::MustBeFound(const server::Coordinator& core, const RankId& id, const Standstill& still) const {
   constexpr int kStepsToLearn = 8;
+  const auto& [job, attempt, rank] = id;
+  const JobRow* current = core.FindJob(job);
+  if (current == nullptr || current->attempt != attempt) return false;
+  const JobRow& row = *current;
+  if (!IsActive(row.state) || FindRank(row.gang, rank) == nullptr) return false;
   const absl::Duration slack = 4 * options_.heartbeat;
   bool nobody_behind = true, all_still = true;
   for (const Placement& place : row.gang) {

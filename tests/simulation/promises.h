@@ -93,8 +93,7 @@ class Promises {
     int64_t sequence = 0;
     int steps = 0;  // one after the other without a wait
     absl::Duration time = absl::ZeroDuration();
-    int64_t collectives = 0;                              // most that were ever told of
-    absl::Duration advanced = -absl::InfiniteDuration();  // when these were
+    absl::Duration advanced = -absl::InfiniteDuration();  // when it told of more collectives than ever before
     bool works() const { return begun == sequence; }
   };
 
@@ -104,9 +103,9 @@ class Promises {
   void CheckAnswer(const server::Coordinator& core, const server::Event& event, const absl::Status& status);
   void Hear(const server::Event& event);
   void HearRanks(const server::WorkerBeat& beat);
-  void HearCollectives(const ham::v1::RegisterWorker& registration);
+  bool TellsMore(const RankId& rank, int64_t collectives);
   void CheckStuckAreFound(const server::Coordinator& core, const server::WorkerBeat& beat);
-  bool MustBeFound(const server::JobRow& row, int rank, const Standstill& still) const;
+  bool MustBeFound(const server::Coordinator& core, const RankId& rank, const Standstill& still) const;
   void TakeLog(const server::Coordinator& core, const server::EventRow& row, const server::Event& event);
   void CheckKill(const Tracked& job, const server::EventRow& row, const server::Event& event);
   void CountFailure(const server::Coordinator& core, Tracked& job, const server::EventRow& row);
@@ -140,6 +139,8 @@ class Promises {
   std::map<std::string, server::WorkerRow> workers_;
   std::map<std::string, absl::Duration> heard_;  // worker_id to its last word in this term
   std::map<std::string, std::map<RankId, Standstill>> standstills_;  // by worker_id: ranks that its last beat named
+  std::map<RankId, int64_t> collectives_;        // most that a rank ever told of in this term
+  std::map<RankId, absl::Duration> overdue_;     // since when it must be found stuck
   std::set<std::string> acknowledged_;           // jobs
   std::set<std::string> cancel_requested_;
   std::map<std::string, int64_t> acknowledged_checkpoints_;
