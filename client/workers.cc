@@ -33,6 +33,19 @@ std::vector<std::string> Row(const Worker& worker) {
           absl::StrCat(ShortDuration(absl::Now() - FromTimestamp(worker.last_beat_time())), " ago")};
 }
 
+// Below the table, since it is long and rare.
+std::string Problems(const ham::v1::ListWorkersResponse& workers) {
+  std::string text;
+  for (const Worker& worker : workers.workers()) {
+    for (const ham::v1::Slot& slot : worker.slots()) {
+      if (!slot.has_problem()) continue;
+      absl::StrAppend(&text, "slot ", slot.index(), " of ", ShortName(worker.name()), " gets no ranks: ",
+                      ham::v1::SlotProblem::Kind_Name(slot.problem().kind()), ": ", Printable(slot.problem().message()), "\n");
+    }
+  }
+  return text;
+}
+
 }  // namespace
 
 Result Run(const GlobalOptions& global, const WorkersOptions& options) {
@@ -46,7 +59,7 @@ Result Run(const GlobalOptions& global, const WorkersOptions& options) {
   }
   std::vector<std::vector<std::string>> rows = {{"WORKER", "STATE", "BUSY", "DEVICE", "DATA SETS", "JOBS", "BEAT"}};
   for (const Worker& worker : workers->workers()) rows.push_back(Row(worker));
-  Print(Table(rows));
+  Print(absl::StrCat(Table(rows), Problems(*workers)));
   return kDone;
 }
 

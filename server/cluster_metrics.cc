@@ -54,14 +54,15 @@ void AddCore(const ClusterSnapshot& snapshot, absl::Duration now, MetricFamilies
       Scalar("ham_store_failed", "1 while the store is read-only after a failure.", snapshot.store_failed ? 1 : 0));
 }
 
-// By (device, whether it is busy).
-std::map<std::pair<std::string, bool>, int64_t> CountSlots(const WorkerView& worker) {
-  std::map<std::pair<std::string, bool>, int64_t> counts;
+// By (device, state): BUSY, also with a problem; UNUSABLE, of a problem; FREE. Those of excluded workers are not free.
+std::map<std::pair<std::string, std::string>, int64_t> CountSlots(const WorkerView& worker) {
+  std::map<std::pair<std::string, std::string>, int64_t> counts;
   for (const ham::v1::Slot& slot : worker.slots) {
-    counts.try_emplace({slot.device(), slot.job().empty()}, 0);
-    counts.try_emplace({slot.device(), !slot.job().empty()}, 0);
-    const bool usable = worker.state == Worker::CONNECTED || !slot.job().empty();
-    if (usable && worker.state != Worker::UNREACHABLE) ++counts[{slot.device(), !slot.job().empty()}];
+    for (const char* state : {"BUSY", "FREE", "UNUSABLE"}) counts.try_emplace({slot.device(), state}, 0);
+    if (worker.state == Worker::UNREACHABLE) continue;
+    const bool busy = !slot.job().empty();
+    if (!busy && !slot.has_problem() && worker.state != Worker::CONNECTED) continue;
+    ++counts[{slot.device(), busy ? "BUSY" : slot.has_problem() ? "UNUSABLE" : "FREE"}];
   }
   return counts;
 }
@@ -71,6 +72,7 @@ struct WorkerFamilies {
   MetricFamily connected = Family("ham_worker_connected", "1 while a worker is connected and heard, else 0.");
   MetricFamily age = Family("ham_worker_beat_age_seconds", "Time since a worker was heard last.");
   MetricFamily slots = Family("ham_worker_slots", "Slots of a worker by device and state.");
+  MetricFamily problems = Family("ham_slot_problem", "1 while a slot has a problem of this kind and gets no ranks.");
 
   void Add(const WorkerView& worker, absl::Duration now) {
     const std::string& name = worker.row.name;
@@ -82,8 +84,15 @@ struct WorkerFamilies {
       AddMetric(&age, {{"worker", name}}, std::max(0.0, absl::ToDoubleSeconds(now - worker.heard)));
     }
     for (const auto& [kind, count] : CountSlots(worker)) {
-      AddMetric(&slots, {{"worker", name}, {"device", kind.first}, {"state", kind.second ? "BUSY" : "FREE"}},
-                Count(count));
+      AddMetric(&slots, {{"worker", name}, {"device", kind.first}, {"state", kind.second}}, Count(count));
+    }
+    for (const ham::v1::Slot& slot : worker.slots) {
+      if (worker.state == Worker::UNREACHABLE || !slot.has_problem()) continue;
+      AddMetric(&problems,
+                {{"worker", name},
+                 {"slot", absl::StrCat(slot.index())},
+                 {"kind", ham::v1::SlotProblem::Kind_Name(slot.problem().kind())}},
+                1);
     }
   }
 };
@@ -100,7 +109,7 @@ void AddClusterFamilies(const ClusterSnapshot& snapshot, absl::Duration now, Met
 
 void AddWorkerFamilies(const ClusterSnapshot& snapshot, absl::Duration now, MetricFamilies* families) {
   std::map<Worker::State, int64_t> by_state;
-  std::map<std::pair<std::string, bool>, int64_t> slots_by;
+  std::map<std::pair<std::string, std::string>, int64_t> slots_by;
   WorkerFamilies each;
   for (const WorkerView& worker : snapshot.workers) {
     ++by_state[worker.state];
@@ -114,10 +123,10 @@ void AddWorkerFamilies(const ClusterSnapshot& snapshot, absl::Duration now, Metr
   families->push_back(std::move(workers));
   MetricFamily slots = Family("ham_slots", "Slots of connected workers by device and state.");
   for (const auto& [kind, count] : slots_by) {
-    AddMetric(&slots, {{"device", kind.first}, {"state", kind.second ? "BUSY" : "FREE"}}, Count(count));
+    AddMetric(&slots, {{"device", kind.first}, {"state", kind.second}}, Count(count));
   }
   families->push_back(std::move(slots));
-  for (MetricFamily* family : {&each.info, &each.connected, &each.age, &each.slots}) {
+  for (MetricFamily* family : {&each.info, &each.connected, &each.age, &each.slots, &each.problems}) {
     if (!family->metric.empty()) families->push_back(std::move(*family));
   }
 }

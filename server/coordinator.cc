@@ -112,6 +112,10 @@ void Coordinator::Impl::Restore(std::vector<JobRow> jobs, std::vector<WorkerRow>
     worker.row = std::move(row);
     worker.heard = now.steady + 3 * options_.lease;  // with the lease itself: four
     worker.unreachable = true;
+    if (worker.row.excluded) {
+      worker.excluded_until = now.steady + options_.exclusion_time;
+      globals_.exclusion_check_at = worker.excluded_until;
+    }
   }
   for (JobRow& row : jobs) {
     const std::string name = row.name;
@@ -203,6 +207,10 @@ std::vector<WorkerView> Coordinator::Impl::Workers() const {
         if (slot.index() == index) slot.set_job(job);
       }
     };
+    for (ham::v1::Slot& slot : view.slots) {
+      const auto problem = worker.problems.find(slot.index());
+      if (problem != worker.problems.end()) *slot.mutable_problem() = problem->second;
+    }
     for (const auto& [key, stale] : worker.stale) occupy(stale.slot, key.job);
     for (const auto& [key, facts] : worker.ranks) occupy(facts.slot, key.job);
     views.push_back(std::move(view));

@@ -123,7 +123,9 @@ struct WorkerRow {
   std::string worker_id;
   std::string name;
   std::string incarnation;
+  int64_t incarnation_number = 0;  // RegisterWorker.incarnation_number
   int64_t session = 0;
+  bool excluded = false;  // a restart begins the exclusion anew, in full
 };
 
 // A state change, or what happened within a state, to be appended to the job's log.
@@ -156,6 +158,7 @@ struct WorkerBeat {
   // tells a rank that was stopped from one that the worker has not been told of yet.
   int64_t desired_version = 0;
   bool leaving = false;  // it starts no rank any more
+  std::vector<ham::v1::SlotProblem> problems = {};  // of its slots, all that there are
 };
 // The control stream ended. Evidence only: ranks go on until the lease is over.
 struct WorkerDisconnected {
@@ -212,7 +215,7 @@ struct WorkerView {
   WorkerRow row;
   ham::v1::Worker::State state = ham::v1::Worker::UNREACHABLE;
   std::string build_id;
-  std::vector<ham::v1::Slot> slots;  // .job filled in
+  std::vector<ham::v1::Slot> slots;  // .job and .problem filled in
   std::vector<ham::v1::DataSet> data_sets;
   absl::Time connect_time;
   absl::Time last_beat_time;
@@ -244,7 +247,7 @@ class Coordinator {
   //   SubmitJob            ALREADY_EXISTS if the name is taken
   //   CancelJob            NOT_FOUND; FAILED_PRECONDITION for SUCCEEDED or FAILED
   //   WorkerRegistered     ALREADY_EXISTS if a connected worker of another worker_id holds the name; ABORTED for an
-  //                        incarnation that another one of this worker_id has replaced, or a stream that is no newer
+  //                        incarnation of this worker_id that is no newer than another one, or a stream likewise
   //   CheckpointCommitted  FAILED_PRECONDITION unless it is newer than the committed one, or the same
   //   EvaluationRecorded   FAILED_PRECONDITION unless the job is a pool at work, or has this record
   //   WorkerBeat, CheckpointCommitted, WorkerDisconnected   ABORTED when session or attempt is not current;

@@ -84,7 +84,7 @@ struct WorkerState {
   int64_t desired_version = 0;
   std::map<RankKey, RankFacts, RankOrder> ranks;  // exactly the placements of all gangs on this worker
   std::map<RankKey, StaleRank, RankOrder> stale;
-  std::deque<std::string> superseded;  // older incarnations seen by this process, newest last; bounded
+  std::map<int, ham::v1::SlotProblem> problems;  // by slot: these get no ranks
   std::deque<std::pair<absl::Duration, std::string>>
       failures;  // (steady time, job) by its own fault, within the window
   absl::Duration excluded_until = -absl::InfiniteDuration();
@@ -220,7 +220,9 @@ class Coordinator::Impl {
   // -- workers (coordinator_workers.cc)
   absl::Status TakeName(const ham::v1::RegisterWorker& registration);
   absl::Status CheckIncarnation(const ham::v1::RegisterWorker& registration) const;
-  void BeginSession(WorkerState& worker, const std::string& incarnation);
+  void BeginSession(WorkerState& worker, const ham::v1::RegisterWorker& registration);
+  // `problems` are all that it tells of; those of slots that it does not have are left out.
+  void TakeProblems(WorkerState& worker, std::map<int, ham::v1::SlotProblem> problems);
   void Heard(WorkerState& worker);
   void Observe(const std::string& worker_id, const ham::v1::ObservedRank& observed, absl::Duration since_last);
   // Draws conclusions from what `observed` lacks. `version`: newest Desired() the worker had seen; nullopt for a
@@ -249,6 +251,8 @@ class Coordinator::Impl {
   // The worker's control stream is closed: ranks that peers have lost too are dead.
   void GiveUpLostRanks(const std::string& worker_id);
   void BlameWorker(const std::string& worker_id, const std::string& job);
+  // From now on, for all of the exclusion time.
+  void Exclude(WorkerState& worker);
   bool MayExcludeOne() const;
   void Absolve(const std::string& worker_id);
   // The attempt's ranks are told to stop.
@@ -262,7 +266,9 @@ class Coordinator::Impl {
   // Jobs that may start or grow now, in order, and their rows; both view jobs_ and facts_.
   std::vector<QueuedJob> Queue(std::vector<const JobRow*>* rows) const;
   static void CheckGrants(const struct Schedule& plan, const std::vector<const JobRow*>& rows);
+  // What of the connected workers gets no ranks, and why: sentences, or "".
   std::string ExcludedText() const;
+  std::string ProblemsText() const;
   std::vector<SlotView> FreeSlots(std::vector<SlotView>* all) const;
   void StartAttempt(const std::string& name, const std::vector<SlotView>& slots);
   void JoinPool(const std::string& name, const std::vector<SlotView>& slots);

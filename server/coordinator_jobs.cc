@@ -304,9 +304,14 @@ void Coordinator::Impl::RankExited(const RankKey& key, const std::string& worker
 
 void Coordinator::Impl::RankFailed(const RankKey& key, const std::string& worker_id, const ham::v1::RankExit& exit) {
   const WorkerState& worker = workers_.at(worker_id);
-  const ham::v1::FailureClass failure_class =
+  ham::v1::FailureClass failure_class =
       exit.failure_class() == ham::v1::FAILURE_CLASS_UNSPECIFIED ? ham::v1::TRAINER_CRASH : exit.failure_class();
   std::string message = DescribeExit(key, worker.row.name, exit);
+  const auto problem = worker.problems.find(worker.ranks.at(key).slot);
+  if (failure_class == ham::v1::TRAINER_CRASH && problem != worker.problems.end()) {
+    failure_class = ham::v1::INFRASTRUCTURE;
+    absl::StrAppend(&message, " Of its slot: ", problem->second.message());
+  }
   if (failure_class == ham::v1::HANG) absl::StrAppend(&message, NotThere(RanksAtWork(jobs_.at(key.job)), key.rank));
   const Cause cause = {.failure_class = failure_class,
                        .reason = ham::v1::FailureClass_Name(failure_class),

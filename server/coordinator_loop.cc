@@ -466,7 +466,8 @@ void CoordinatorLoop::Beat(const std::string& worker_id, int64_t session, ham::v
                                     .session = session,
                                     .observed = {shared->observed().begin(), shared->observed().end()},
                                     .desired_version = shared->desired_version(),
-                                    .leaving = shared->leaving()});
+                                    .leaving = shared->leaving(),
+                                    .problems = {shared->problems().begin(), shared->problems().end()}});
           // Of no interest to the core.
           if (status.ok()) gpus_[worker_id].assign(shared->gpus().begin(), shared->gpus().end());
           return [status, done](const absl::Status& commit) { done(status.ok() ? commit : status); };

@@ -13,6 +13,8 @@ using ham::v1::Job;
 
 namespace {
 
+constexpr size_t kMostSlotsNamed = 3;
+
 bool WaitsForOthers(const JobRow& row) {
   return row.state == Job::QUEUED &&
          (row.state_reason == "WAITING_FOR_SLOTS" || row.state_reason == "BEHIND_EARLIER_JOB");
@@ -39,7 +41,7 @@ void Coordinator::Impl::Schedule() {
     }
   }
   for (WaitReason& why : plan.reasons) {
-    if (why.reason == "NO_WORKER_FITS") absl::StrAppend(&why.message, ExcludedText());
+    if (why.reason == "NO_WORKER_FITS") absl::StrAppend(&why.message, ExcludedText(), ProblemsText());
   }
   for (const Refusal& refusal : plan.refusals) {
     const JobRow& row = *rows.at(refusal.job);
@@ -97,6 +99,23 @@ std::string Coordinator::Impl::ExcludedText() const {
                       ".");
 }
 
+// Without the problems' words, which may change with each beat: a change is written to all jobs that wait for it.
+std::string Coordinator::Impl::ProblemsText() const {
+  std::vector<std::string> slots;
+  for (const auto& [name, id] : worker_by_name_) {
+    const WorkerState& worker = workers_.at(id);
+    if (!worker.connected || worker.unreachable) continue;
+    for (const auto& [slot, problem] : worker.problems) {
+      slots.push_back(absl::StrCat(slot, " of ", name, " (", ham::v1::SlotProblem::Kind_Name(problem.kind()), ")"));
+    }
+  }
+  if (slots.empty()) return "";
+  const size_t more = slots.size() - std::min(slots.size(), kMostSlotsNamed);
+  slots.resize(slots.size() - more);
+  return absl::StrCat(" Slots that cannot be used: ", absl::StrJoin(slots, ", "),
+                      more == 0 ? "" : absl::StrCat(" and ", more, " more"), "; see the list of workers.");
+}
+
 std::vector<SlotView> Coordinator::Impl::FreeSlots(std::vector<SlotView>* all) const {
   std::vector<SlotView> free;
   for (const auto& [name, id] : worker_by_name_) {
@@ -106,6 +125,7 @@ std::vector<SlotView> Coordinator::Impl::FreeSlots(std::vector<SlotView>* all) c
     for (const auto& [key, facts] : worker.ranks) occupied.insert(facts.slot);
     for (const auto& [key, stale] : worker.stale) occupied.insert(stale.slot);
     for (const ham::v1::Slot& slot : worker.registration->slots) {
+      if (worker.problems.count(slot.index()) != 0) continue;
       all->push_back({.worker_id = id,
                       .worker_name = name,
                       .index = slot.index(),

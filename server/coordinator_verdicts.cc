@@ -34,10 +34,12 @@ std::vector<GangRank> Coordinator::Impl::RanksAtWork(const JobRow& row) const {
     if (place.succeeded) continue;
     const WorkerState& worker = workers_.at(place.worker_id);
     const bool heard = worker.connected && now_.steady - worker.heard <= 3 * options_.heartbeat;
+    const auto problem = worker.problems.find(place.slot);
     ranks.push_back({.rank = place.rank,
                      .worker = worker.row.name,
                      .heard = heard,
                      .on_gpu = row.device == "cuda",
+                     .problem = problem == worker.problems.end() ? "" : problem->second.message(),
                      .pulse = &worker.ranks.at({row.name, row.attempt, place.rank}).pulse});
   }
   return ranks;
@@ -133,12 +135,18 @@ void Coordinator::Impl::BlameWorker(const std::string& worker_id, const std::str
   if (one_job || failures.size() < static_cast<size_t>(options_.exclusion_failures) || !MayExcludeOne()) return;
   const size_t count = failures.size();
   failures.clear();
-  worker.excluded_until = now_.steady + options_.exclusion_time;
-  globals_.exclusion_check_at = std::min(globals_.exclusion_check_at, worker.excluded_until);
+  Exclude(worker);
   Note(jobs_.at(job), "WORKER_EXCLUDED",
        absl::StrCat("Worker ", worker.row.name, " gets no ranks for ", absl::FormatDuration(options_.exclusion_time),
                     ", or until it is started anew: ", count, " attempts of several jobs failed by its ranks."),
        kCoordinator);
+}
+
+void Coordinator::Impl::Exclude(WorkerState& worker) {
+  worker.excluded_until = now_.steady + options_.exclusion_time;
+  globals_.exclusion_check_at = std::min(globals_.exclusion_check_at, worker.excluded_until);
+  worker.row.excluded = true;
+  dirty_workers_.insert(worker.row.worker_id);
 }
 
 bool Coordinator::Impl::MayExcludeOne() const {
@@ -160,8 +168,12 @@ void Coordinator::Impl::EndExclusions() {
   globals_.exclusion_check_at = absl::InfiniteDuration();
   globals_.schedule_due = true;
   for (const auto& [id, worker] : workers_) {
-    if (worker.excluded_until <= now_.steady) continue;
-    globals_.exclusion_check_at = std::min(globals_.exclusion_check_at, worker.excluded_until);
+    if (worker.excluded_until > now_.steady) {
+      globals_.exclusion_check_at = std::min(globals_.exclusion_check_at, worker.excluded_until);
+    } else if (worker.row.excluded) {
+      TouchWorker(id).row.excluded = false;
+      dirty_workers_.insert(id);
+    }
   }
 }
 

@@ -3,6 +3,7 @@
 #include <utility>
 
 #include "absl/strings/str_cat.h"
+#include "proto/utf8.h"
 #include "server/coordinator_impl.h"
 
 namespace ham::server {
@@ -12,7 +13,7 @@ using ham::v1::ObservedRank;
 
 namespace {
 
-constexpr size_t kMostSuperseded = 16;
+constexpr size_t kMostProblemBytes = 500;
 
 std::set<RankKeyView> KeysOf(const std::vector<ObservedRank>& ranks) {
   std::set<RankKeyView> keys;
@@ -40,9 +41,15 @@ absl::Status Coordinator::Impl::Handle(const WorkerRegistered& event) {
   registration->slots.assign(in.slots().begin(), in.slots().end());
   std::sort(registration->slots.begin(), registration->slots.end(),
             [](const auto& a, const auto& b) { return a.index() < b.index(); });
-  for (ham::v1::Slot& slot : registration->slots) slot.clear_job();
+  std::map<int, ham::v1::SlotProblem> problems;
+  for (ham::v1::Slot& slot : registration->slots) {
+    slot.clear_job();
+    if (slot.has_problem()) problems[slot.index()] = slot.problem();
+    slot.clear_problem();
+  }
   registration->data_sets.assign(in.data_sets().begin(), in.data_sets().end());
   worker.registration = std::move(registration);
+  TakeProblems(worker, std::move(problems));
   worker.stream = in.stream();
   worker.connected = true;
   worker.leaving = false;
@@ -53,7 +60,7 @@ absl::Status Coordinator::Impl::Handle(const WorkerRegistered& event) {
   globals_.schedule_due = true;
 
   if (fresh) {
-    BeginSession(worker, in.incarnation());
+    BeginSession(worker, in);
     // The agent has killed what its older process left: whatever ran there is proven gone.
     std::vector<RankKey> lost;
     for (const auto& [key, facts] : worker.ranks) {
@@ -78,30 +85,48 @@ bool Coordinator::Impl::AreAllBack() const {
   });
 }
 
-// Two agents with one worker_id would take each other's ranks for ever.
+// Two agents with one worker_id would take each other's ranks for ever, and late words of an older process would bring
+// back what the newer one has ended.
 absl::Status Coordinator::Impl::CheckIncarnation(const ham::v1::RegisterWorker& registration) const {
   const auto found = workers_.find(registration.worker_id());
   if (found == workers_.end()) return absl::OkStatus();
-  const std::deque<std::string>& superseded = found->second.superseded;
-  if (std::find(superseded.begin(), superseded.end(), registration.incarnation()) == superseded.end()) {
-    const bool same = found->second.row.incarnation == registration.incarnation();
-    if (!same || registration.stream() == 0 || registration.stream() > found->second.stream) return absl::OkStatus();
+  const WorkerState& worker = found->second;
+  if (worker.row.incarnation == registration.incarnation()) {
+    if (registration.stream() == 0 || registration.stream() > worker.stream) return absl::OkStatus();
     return absl::AbortedError(absl::StrCat("stream ", registration.stream(), " of worker ", registration.worker_id(),
-                                           " comes after its stream ", found->second.stream,
+                                           " comes after its stream ", worker.stream,
                                            ": what it tells is out of date"));
   }
-  return absl::AbortedError(absl::StrCat("another agent has registered with worker_id ", registration.worker_id(),
-                                         " since: two agents use copies of one state directory; give each its own"));
+  const int64_t number = registration.incarnation_number();
+  if (number == 0 || number > worker.row.incarnation_number) return absl::OkStatus();
+  return absl::AbortedError(absl::StrCat("agent ", number, " of worker_id ", registration.worker_id(),
+                                         " comes after agent ", worker.row.incarnation_number,
+                                         " of it: two agents use copies of one state directory; give each its own"));
 }
 
-void Coordinator::Impl::BeginSession(WorkerState& worker, const std::string& incarnation) {
-  if (!worker.row.incarnation.empty()) worker.superseded.push_back(worker.row.incarnation);
-  if (worker.superseded.size() > kMostSuperseded) worker.superseded.pop_front();
-  worker.row.incarnation = incarnation;
+void Coordinator::Impl::TakeProblems(WorkerState& worker, std::map<int, ham::v1::SlotProblem> problems) {
+  if (problems.empty() && worker.problems.empty()) return;
+  std::erase_if(problems, [&worker](const auto& entry) {
+    const std::vector<ham::v1::Slot>& slots = worker.registration->slots;
+    return std::none_of(slots.begin(), slots.end(), [&](const auto& slot) { return slot.index() == entry.first; });
+  });
+  for (auto& [slot, problem] : problems) {
+    problem.set_slot(slot);
+    problem.set_message(Shown(problem.message(), kMostProblemBytes));
+    globals_.schedule_due = globals_.schedule_due || worker.problems.count(slot) == 0;
+  }
+  globals_.schedule_due = globals_.schedule_due || problems.size() != worker.problems.size();
+  worker.problems = std::move(problems);
+}
+
+void Coordinator::Impl::BeginSession(WorkerState& worker, const ham::v1::RegisterWorker& registration) {
+  worker.row.incarnation = registration.incarnation();
+  worker.row.incarnation_number = registration.incarnation_number();
   worker.row.session = globals_.next_session++;
   worker.stale.clear();
   Absolve(worker.row.worker_id);
   worker.excluded_until = -absl::InfiniteDuration();
+  worker.row.excluded = false;
   std::vector<std::string> forgiven;  // pools that had given this worker up
   for (const auto& [name, facts] : facts_) {
     if (facts.losses.count(worker.row.worker_id) != 0) forgiven.push_back(name);
@@ -160,6 +185,9 @@ absl::Status Coordinator::Impl::Handle(const WorkerBeat& event) {
     globals_.schedule_due = true;
   }
   worker.leaving = worker.leaving || event.leaving;
+  std::map<int, ham::v1::SlotProblem> problems;
+  for (const ham::v1::SlotProblem& problem : event.problems) problems[problem.slot()] = problem;
+  TakeProblems(worker, std::move(problems));
   for (const ObservedRank& rank : event.observed) Observe(event.worker_id, rank, since_last);
   if (event.leaving) GiveUpUnstarted(event.worker_id, event.observed);
   ObserveAbsence(event.worker_id, event.observed, event.desired_version);

@@ -30,6 +30,10 @@ std::string WaitText(const std::vector<int>& ranks, int64_t meetings) {
                       MeetingText(meetings));
 }
 
+std::string WithoutPeriod(const std::string& sentence) {
+  return sentence.ends_with('.') ? sentence.substr(0, sentence.size() - 1) : sentence;
+}
+
 std::string Evidence(const GangRank& rank, const HangBounds& bounds) {
   const RankPulse& pulse = *rank.pulse;
   const auto seconds = [](absl::Duration d) { return absl::FormatDuration(absl::Trunc(d, absl::Seconds(1))); };
@@ -40,6 +44,10 @@ std::string Evidence(const GangRank& rank, const HangBounds& bounds) {
   if (const auto cpu = pulse.cpu_in_silence()) {
     absl::StrAppendFormat(&text, "; its process used %.1f s of CPU meanwhile", absl::ToDoubleSeconds(*cpu));
   }
+  if (const auto share = pulse.gpu_in_silence()) {
+    absl::StrAppendFormat(&text, "; its GPU was busy in %.0f %% of that time", 100 * *share);
+  }
+  if (!rank.problem.empty()) absl::StrAppend(&text, "; of its slot: ", WithoutPeriod(rank.problem));
   return text;
 }
 

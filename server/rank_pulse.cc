@@ -31,10 +31,11 @@ void RankPulse::Observe(const ham::v1::ObservedRank& observed, absl::Duration si
   TakeProcess(observed);
   Share(progress.collective_seconds(), since_last);
   silence_ += since_last;
+  TakeGpu(observed, since_last);
   if (now == progress_) return;
   if (now.phase == progress_.phase) Learn(silence_);
   progress_ = now;
-  silence_ = absl::ZeroDuration();
+  silence_ = gpu_told_ = gpu_busy_ = absl::ZeroDuration();
   if (cpu_at_advance_) cpu_at_advance_ = cpu_seconds_;
 }
 
@@ -43,6 +44,18 @@ void RankPulse::TakeProcess(const ham::v1::ObservedRank& observed) {
   state_ = observed.process().state();
   cpu_seconds_ = observed.process().cpu_seconds();
   if (!cpu_at_advance_) cpu_at_advance_ = cpu_seconds_;
+}
+
+void RankPulse::TakeGpu(const ham::v1::ObservedRank& observed, absl::Duration time) {
+  const double share = observed.gpu_utilization();
+  if (!observed.has_gpu_utilization() || !std::isfinite(share)) return;
+  gpu_told_ += time;
+  gpu_busy_ += std::clamp(share, 0.0, 1.0) * time;
+}
+
+std::optional<double> RankPulse::gpu_in_silence() const {
+  if (gpu_told_ <= absl::ZeroDuration()) return std::nullopt;
+  return absl::FDivDuration(gpu_busy_, gpu_told_);
 }
 
 std::optional<absl::Duration> RankPulse::cpu_in_silence() const {

@@ -48,6 +48,8 @@ class RankPulse {
   bool blocked() const { return state_ == ham::v1::ProcessState::BLOCKED; }
   // CPU time of its process in its silence; nullopt if the worker does not tell.
   std::optional<absl::Duration> cpu_in_silence() const;
+  // Share of its silence in which its GPU ran a kernel; nullopt if that is not told.
+  std::optional<double> gpu_in_silence() const;
 
   // Share of the time that it spent in collectives, of the last whole minute; below 0 before there is one.
   double collective_share() const { return collective_share_; }
@@ -76,6 +78,7 @@ class RankPulse {
   size_t PlaceOfUsual() const;
   void Learn(absl::Duration silence);
   void TakeProcess(const ham::v1::ObservedRank& observed);
+  void TakeGpu(const ham::v1::ObservedRank& observed, absl::Duration time);
   void Share(double collective_seconds, absl::Duration time);
   bool IsAtWork() const;
 
@@ -84,6 +87,8 @@ class RankPulse {
   double cpu_seconds_ = 0;                // as told last
   std::optional<double> cpu_at_advance_;  // nullopt before it was told
   absl::Duration silence_;
+  absl::Duration gpu_told_;  // of it: time for which its GPU's use was told
+  absl::Duration gpu_busy_;
   std::array<Usual, 2 * kPhases + 1> usual_ = {};  // at work, waiting, and of no phase
 
   std::optional<double> collective_seconds_;  // when the minute began

@@ -104,13 +104,20 @@ std::string SerializeWorkerRow(const WorkerRow& row) {
   worker.set_name(row.name);
   worker.set_incarnation(row.incarnation);
   worker.set_session(row.session);
+  worker.set_incarnation_number(row.incarnation_number);
+  worker.set_excluded(row.excluded);
   return worker.SerializeAsString();
 }
 
 bool ParseWorkerRow(const std::string& bytes, WorkerRow* row) {
   stored::Worker worker;
   if (!worker.ParseFromString(bytes)) return false;
-  *row = {worker.worker_id(), worker.name(), worker.incarnation(), worker.session()};
+  *row = {.worker_id = worker.worker_id(),
+          .name = worker.name(),
+          .incarnation = worker.incarnation(),
+          .incarnation_number = worker.incarnation_number(),
+          .session = worker.session(),
+          .excluded = worker.excluded()};
   return true;
 }
 

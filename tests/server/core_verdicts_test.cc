@@ -30,6 +30,7 @@ struct Trainer {
   double collective_seconds = 0;
   ProcessState::State state = ProcessState::ACTIVE;
   bool tells_process = true;
+  std::optional<double> gpu;
 
   void Work(int ticks = 1) {
     tick += ticks;
@@ -43,6 +44,7 @@ struct Trainer {
     progress.set_tick(tick);
     progress.set_collective_begun(begun);
     progress.set_collective_seconds(collective_seconds);
+    if (gpu) observed.set_gpu_utilization(*gpu);
     if (!tells_process) return observed;
     observed.mutable_process()->set_state(state);
     observed.mutable_process()->set_cpu_seconds(cpu);
@@ -97,6 +99,25 @@ TEST_F(VerdictTest, NamesTheRankThatDidNotComeToACollective) {
   EXPECT_THAT(Row("j").state_message, ::testing::Not(HasSubstr("rank 0 on a")));
   EXPECT_THAT(DesiredOf("a"), IsEmpty());
   EXPECT_THAT(DesiredOf("b"), IsEmpty());
+}
+
+TEST_F(VerdictTest, SaysWhatTheGpuDidMeanwhile) {
+  b_.gpu = 1;
+  LearnTicks();
+  ++a_.begun;
+  Beats(absl::Seconds(15));
+  b_.gpu = 0;
+  ham::v1::SlotProblem problem;
+  problem.set_kind(ham::v1::SlotProblem::GPU_ERROR);
+  problem.set_message("Xid 79.");
+  Pass(absl::Seconds(16), [&] {
+    Beat("a", {a_.Observed()});
+    if (State("j") != Job::RUNNING) return;
+    WorkerBeat beat = BeatOf("b", {b_.Observed()});
+    beat.problems = {problem};
+    Must(beat);
+  });
+  EXPECT_THAT(Row("j").state_message, HasSubstr("; its GPU was busy in 50 % of that time; of its slot: Xid 79; rank 0"));
 }
 
 TEST_F(VerdictTest, WaitsAMinuteWhileNoTickIsKnown) {
@@ -489,6 +510,37 @@ TEST_F(ExclusionTest, AWorkerOnWhichSeveralJobsFailedRests) {
   EXPECT_EQ(State("j3"), Job::QUEUED);
   Pass(absl::Minutes(2), [&] { Beat("a", {}); });
   EXPECT_EQ(State("j3"), Job::STARTING) << "it has a way back";
+  EXPECT_FALSE(Excluded());
+}
+
+TEST_F(ExclusionTest, ARestartBeginsTheRestAnewUnlessItWasOver) {
+  Crash("j1"), Cancel("j1"), Crash("j2"), Cancel("j2"), Crash("j3");
+  const auto restart = [this] {
+    Restart();
+    Register("a", 1);
+    for (const char* worker : {"b", "c"}) Register(worker, 0);
+  };
+  const auto beat = [this] {
+    for (const char* worker : {"a", "b", "c"}) Beat(worker, {});
+  };
+  Pass(absl::Minutes(8), beat);
+  restart();
+  Pass(absl::Minutes(9), beat);
+  EXPECT_TRUE(Excluded());
+  EXPECT_EQ(State("j3"), Job::QUEUED);
+  Cancel("j3");
+  Pass(absl::Minutes(2), beat);
+  EXPECT_FALSE(Excluded());
+  restart();
+  EXPECT_FALSE(Excluded());
+}
+
+TEST_F(ExclusionTest, AWorkerThatStartsAnewIsNotExcludedAfterARestart) {
+  Crash("j1"), Cancel("j1"), Crash("j2"), Cancel("j2"), Crash("j3"), Cancel("j3");
+  ASSERT_TRUE(Excluded());
+  Register("a", 1, "i2");
+  Restart();
+  Register("a", 1, "i2");
   EXPECT_FALSE(Excluded());
 }
 

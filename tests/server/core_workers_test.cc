@@ -265,17 +265,27 @@ TEST_F(CoreTest, GivesTheNameOfAWorkerWhoseStreamIsOpenButSilentAway) {
   EXPECT_TRUE(Apply(other).ok());
 }
 
-TEST_F(CoreTest, RefusesAnIncarnationThatAnotherHasReplaced) {
-  Register("a", 1, "i1");
-  Register("a", 1, "i2");
-  const absl::Status status = Apply(Registration("a", 1, "i1"));
-  EXPECT_EQ(status.code(), absl::StatusCode::kAborted);
-  EXPECT_THAT(std::string(status.message()), HasSubstr("copies of one state directory"));
+TEST_F(CoreTest, RefusesAnIncarnationThatIsNoNewerThanAnother) {
+  const auto agent = [](const std::string& incarnation, int64_t number) {
+    WorkerRegistered event = Registration("a", 1, incarnation);
+    event.registration.set_incarnation_number(number);
+    return event;
+  };
+  Must(agent("i2", 2));
+  for (const auto& [late, number] : {std::pair("i1", 1), std::pair("copy", 2)}) {
+    const absl::Status status = Apply(agent(late, number));
+    EXPECT_EQ(status.code(), absl::StatusCode::kAborted) << late;
+    EXPECT_THAT(std::string(status.message()), HasSubstr("copies of one state directory")) << late;
+  }
+  EXPECT_EQ(core_->FindWorker("id-a")->session, 1);
+  Restart();
+  EXPECT_EQ(Apply(agent("i1", 1)).code(), absl::StatusCode::kAborted);
+  Must(agent("i2", 2));
+  EXPECT_EQ(core_->FindWorker("id-a")->session, 1);
+  Must(agent("i3", 3));
   EXPECT_EQ(core_->FindWorker("id-a")->session, 2);
-  Register("a", 1, "i2");
-  EXPECT_EQ(core_->FindWorker("id-a")->session, 2);
-  for (int i = 3; i < 100; ++i) Register("a", 1, absl::StrCat("i", i));
-  EXPECT_EQ(Apply(Registration("a", 1, "i98")).code(), absl::StatusCode::kAborted);
+  Must(agent("of a release that does not count", 0));
+  EXPECT_EQ(core_->FindWorker("id-a")->session, 3);
 }
 
 // Six workers; a job of one rank on each.

@@ -43,6 +43,7 @@ constexpr std::array<Kind, kFaultKinds> kKinds = {{
     {"broken spec", 0.25},
     {"damaged checkpoint", 0.25},
     {"clock step", 0.3},
+    {"slot problem", 0.004},
 }};
 
 }  // namespace

@@ -42,8 +42,9 @@ enum class Fault {
   kBrokenSpec,         // of a stored job
   kDamagedCheckpoint,  // the newest of a job
   kClockStep,          // of the coordinator's wall clock
+  kSlotProblem,        // a slot must not be used for some time
 };
-inline constexpr size_t kFaultKinds = static_cast<size_t>(Fault::kClockStep) + 1;
+inline constexpr size_t kFaultKinds = static_cast<size_t>(Fault::kSlotProblem) + 1;
 
 using FaultSet = std::bitset<kFaultKinds>;
 

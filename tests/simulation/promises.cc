@@ -66,6 +66,7 @@ void Promises::Started(absl::Duration now) {
   fresh_ = undo_fresh_ = true;
   heard_.clear();
   standstills_.clear();
+  problems_.clear();
   collectives_.clear();
   overdue_.clear();
   for (const std::string& name : open_) {  // waits start anew, in full
@@ -171,6 +172,7 @@ void Promises::RolledBack() {
   }
   standstills_.clear();  // shorter than they are: no wrong alarm
   overdue_.clear();
+  problems_.clear();  // as they will be told again
   fresh_ = undo_fresh_;
   BeginBatch();
 }
@@ -205,10 +207,18 @@ void Promises::Hear(const server::Event& event) {
   };
   if (const auto* beat = std::get_if<server::WorkerBeat>(&event)) {
     HearRanks(*beat);
+    std::set<int>& problems = problems_[beat->worker_id];
+    problems.clear();
+    for (const ham::v1::SlotProblem& problem : beat->problems) problems.insert(problem.slot());
     note(beat->worker_id);
   } else if (const auto* gone = std::get_if<server::WorkerDisconnected>(&event)) {
     standstills_.erase(gone->worker_id);
   } else if (const auto* in = std::get_if<server::WorkerRegistered>(&event)) {
+    std::set<int>& problems = problems_[in->registration.worker_id()];
+    problems.clear();
+    for (const ham::v1::Slot& slot : in->registration.slots()) {
+      if (slot.has_problem()) problems.insert(slot.index());
+    }
     for (const ham::v1::ObservedRank& rank : in->registration.observed()) {
       TellsMore({rank.job(), rank.attempt(), rank.rank()}, rank.progress().collective_sequence());
     }
@@ -423,6 +433,7 @@ void Promises::CheckChange(const Tracked& job, const JobRow& row, const server::
   Check(!IsFinal(old.state), "nothing changes after the end", row.name);
   Check(row.attempt >= old.attempt, "attempts only grow", row.name);
   CheckCheckpoint(old, row, event);
+  CheckPlaces(old, row);
   const auto kills = kills_.find(row.name);
   const int counted = kills == kills_.end() ? 0 : kills->second;
   const bool step = stepped_ == row.name;
@@ -456,6 +467,15 @@ void Promises::CheckCheckpoint(const JobRow& old, const JobRow& row, const serve
         row.name);
   for (const ham::v1::Checkpoint& older : row.older_checkpoints) {
     Check(older.iteration() < iteration(row), "older checkpoints are older", row.name);
+  }
+}
+
+void Promises::CheckPlaces(const JobRow& old, const JobRow& row) {
+  for (const Placement& place : row.gang) {
+    if (row.attempt == old.attempt && FindRank(old.gang, place.rank) != nullptr) continue;
+    const auto problems = problems_.find(place.worker_id);
+    Check(problems == problems_.end() || problems->second.count(place.slot) == 0,
+          "a slot with a problem gets no ranks", absl::StrCat(row.name, " rank ", place.rank, " on ", place.worker_id));
   }
 }
 

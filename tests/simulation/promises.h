@@ -112,6 +112,7 @@ class Promises {
   void CheckNobodyOvertaken(const server::Coordinator& core, const server::JobRow& started);
   void CheckChange(const Tracked& job, const server::JobRow& row, const server::Event& event);
   void CheckLost(const Tracked& job, const server::JobRow& row, const server::Event& event);
+  void CheckPlaces(const server::JobRow& old, const server::JobRow& row);
   void CheckSilence(const server::Placement& place);
   bool OthersAdvance(const server::JobRow& row, const server::Placement& silent) const;
   void CheckRow(const server::JobRow& row);
@@ -139,6 +140,7 @@ class Promises {
   std::map<std::string, server::WorkerRow> workers_;
   std::map<std::string, absl::Duration> heard_;  // worker_id to its last word in this term
   std::map<std::string, std::map<RankId, Standstill>> standstills_;  // by worker_id: ranks that its last beat named
+  std::map<std::string, std::set<int>> problems_;  // by worker_id: slots that it said cannot be used
   std::map<RankId, int64_t> collectives_;        // most that a rank ever told of in this term
   std::map<RankId, absl::Duration> overdue_;     // since when it must be found stuck
   std::set<std::string> acknowledged_;           // jobs

@@ -15,17 +15,36 @@ ham::v1::RegisterWorker SimulatedAgent::Registration() const {
   registration.set_worker_id(worker_id);
   registration.set_worker_name(name);
   registration.set_incarnation(Incarnation());
+  registration.set_incarnation_number(incarnation);
   registration.set_build_id("b1");
   for (int i = 0; i < slots; ++i) {
     ham::v1::Slot* slot = registration.add_slots();
     slot->set_index(i);
     slot->set_device("cpu");
   }
+  for (const ham::v1::SlotProblem& problem : Problems()) {
+    *registration.mutable_slots(problem.slot())->mutable_problem() = problem;
+  }
   ham::v1::DataSet* data_set = registration.add_data_sets();
   data_set->set_name("fashion-mnist");
   data_set->set_digest("d1");
   for (ObservedRank& rank : Observed()) *registration.add_observed() = std::move(rank);
   return registration;
+}
+
+server::WorkerBeat SimulatedAgent::Beat() const {
+  server::WorkerBeat beat{worker_id, session, Observed(), desired_version};
+  beat.problems = Problems();
+  return beat;
+}
+
+std::vector<ham::v1::SlotProblem> SimulatedAgent::Problems() const {
+  if (!has_problem) return {};
+  std::vector<ham::v1::SlotProblem> problems(1);
+  problems[0].set_slot(problem_slot);
+  problems[0].set_kind(ham::v1::SlotProblem::DISK_FULL);
+  problems[0].set_message("It is full.");
+  return problems;
 }
 
 std::vector<ObservedRank> SimulatedAgent::Observed() const {

@@ -56,6 +56,8 @@ class SimulatedAgent {
   std::string Incarnation() const;
   ham::v1::RegisterWorker Registration() const;
   std::vector<ham::v1::ObservedRank> Observed() const;
+  server::WorkerBeat Beat() const;
+  std::vector<ham::v1::SlotProblem> Problems() const;
   // Takes over a desired set. Returns a sentence if it asks for a slot on which another trainer is alive.
   std::optional<std::string> TakeDesired(int64_t version, const std::vector<server::DesiredRank>& desired,
                                          absl::Duration now,
@@ -89,6 +91,9 @@ class SimulatedAgent {
   absl::Duration cut_down_until = absl::ZeroDuration();  // nothing reaches it
   absl::Duration shielded_from = absl::ZeroDuration();   // the beat before a short outage was heard
   absl::Duration shielded_until = absl::ZeroDuration();  // until some time after it nothing else strikes
+  int problem_slot = 0;  // cannot be used
+  absl::Duration problem_until = absl::ZeroDuration();
+  bool has_problem = false;  // as its monitor saw last
   std::map<RankId, Process> processes;
   std::set<RankId> ended;  // all that ever ran and do not
 

@@ -158,7 +158,6 @@ void World::KillCoordinator() {
   core_.reset();
   inbox_.clear();
   remembered_.clear();
-  met_.clear();
   batch_armed_ = false;
   timer_armed_ = absl::InfiniteDuration();
   ++term_;  // what is on its way never arrives
@@ -172,13 +171,6 @@ void World::KillCoordinator() {
 }
 
 void World::Deliver(Message message) {
-  // The core takes an incarnation that it has never met for the newest one: the words of a process that ended before it
-  // could register go with it.
-  if (const auto* in = std::get_if<server::WorkerRegistered>(&message.event)) {
-    const SimulatedAgent& agent = *FindAgent(in->registration.worker_id());
-    const std::string& incarnation = in->registration.incarnation();
-    if (incarnation != agent.Incarnation() && met_.count(incarnation) == 0) return;
-  }
   inbox_.push_back(std::move(message));
   ArmBatch(now_ + process_.Between(absl::ZeroDuration(), absl::Milliseconds(20)));
 }
@@ -238,7 +230,6 @@ void World::RunBatch(std::vector<Message> batch, bool store_fails) {
   const bool unanswered = Draws(Fault::kCrashUnanswered);
   const bool may_fail = store_fails || fails || full;
   const std::string before = may_fail ? Describe() : "";
-  const std::set<std::string> met = may_fail ? met_ : std::set<std::string>();
   std::vector<Message> accepted;
   for (Message& message : batch) {
     if (Apply(message)) accepted.push_back(std::move(message));
@@ -246,7 +237,6 @@ void World::RunBatch(std::vector<Message> batch, bool store_fails) {
   batch = std::move(accepted);
   if (!store_fails && TimerIsDue()) Apply({.event = server::TimerFired{}, .reply = nullptr});
   if (core_->pending().durable_empty()) return FinishBatch(std::move(batch));
-  if (may_fail) met_ = met;  // with the batch the core forgets whom it met in it
   if (store_fails) return FailBatch(std::move(batch), before);
   if (fails || full) {
     Struck(full ? Fault::kDiskFull : Fault::kCommitFails, "");
@@ -323,7 +313,6 @@ bool World::Apply(const Message& message) {
   const auto* in = std::get_if<server::WorkerRegistered>(&message.event);
   if (in != nullptr && status.ok()) {
     const std::string& id = in->registration.worker_id();
-    met_.insert(in->registration.incarnation());
     incarnation_of_[core_->FindWorker(id)->session] = in->registration.incarnation();
     const int64_t old = std::exchange(server_connection_[id], message.connection);
     if (old != message.connection) CloseAtAgent(id, old);

@@ -178,7 +178,6 @@ class World : private Truth {
   std::set<int64_t> lingering_;                       // streams that have ended, of which messages still come
   std::vector<Message> remembered_;                   // of this term, for replays
 
-  std::set<std::string> met_;                                           // incarnations that registered in this term
   std::map<int64_t, std::string> incarnation_of_;                       // session to the agent that it was given to
   std::map<std::pair<std::string, int>, std::shared_ptr<Gang>> gangs_;  // by (job, attempt)
   std::map<std::pair<std::string, int>, std::set<int>> ended_well_;     // (job, attempt) to ranks

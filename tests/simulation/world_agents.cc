@@ -47,6 +47,7 @@ void World::AgentSecond(SimulatedAgent& agent) {
   if (agent.gone) return;
   At(now_ + DrawBeatGap(agent.random), [this, &agent] { AgentSecond(agent); });
   StrikeAgent(agent);
+  agent.has_problem = now_ < agent.problem_until;
   if (!agent.up && !agent.gone && now_ >= agent.down_until) agent.up = true;
   if (!agent.up) return;
   TrainerSecond(agent);
@@ -75,6 +76,10 @@ void World::StrikeAgent(SimulatedAgent& agent) {
   if (Hits(agent, Fault::kPartitionUp)) StrikeNetwork(agent, now_ + time, now_);
   if (Hits(agent, Fault::kPartitionDown)) StrikeNetwork(agent, now_, now_ + time);
   if (Hits(agent, Fault::kPartition)) StrikeNetwork(agent, now_ + time, now_ + time);
+  if (Hits(agent, Fault::kSlotProblem)) {
+    agent.problem_slot = static_cast<int>(agent.random.Below(static_cast<uint64_t>(agent.slots)));
+    agent.problem_until = now_ + time;
+  }
   if (Hits(agent, Fault::kAgentSilent)) Freeze(agent, time);
   if (agent.connection == 0 || now_ < agent.frozen_until) return;
   if (Hits(agent, Fault::kBrokenStream)) {
@@ -209,7 +214,7 @@ void World::Registered(SimulatedAgent& agent, int64_t connection, bool ok) {
 }
 
 void World::Beat(SimulatedAgent& agent) {
-  SendUp(agent, {.event = server::WorkerBeat{agent.worker_id, agent.session, agent.Observed(), agent.desired_version},
+  SendUp(agent, {.event = agent.Beat(),
                  .connection = agent.connection,
                  .reply = nullptr});
 }
@@ -351,7 +356,7 @@ void World::BreakStream(SimulatedAgent& agent) {
   if (core_ != nullptr && agent.session != 0 && Hits(agent, Fault::kReorder)) {
     lingering_.insert(connection);
     Arrive(agent,
-           {.event = server::WorkerBeat{agent.worker_id, agent.session, agent.Observed(), agent.desired_version},
+           {.event = agent.Beat(),
             .connection = connection,
             .reply = nullptr},
            std::max(agent.last_up, now_ + network_.Between(absl::ZeroDuration(), absl::Seconds(30))));

@@ -97,7 +97,7 @@ class Workers(unittest.TestCase):
         self.slurm.run("scancel", array)
         wait_for(lambda: not self.slurm.processes_on("n1") + self.slurm.processes_on("n2"), "the workers to end")
         self.assertEqual(list(self.states.iterdir()), [])
-        self.assertEqual(self.output(array).count("] stopping"), 2, self.output(array))
+        self.assertEqual(self.output(array).count("info stopping"), 2, self.output(array))
 
     def test_one_step_starts_a_worker_on_each_node_of_an_allocation(self):
         job = self.ham.submit(spec(epochs=1))
