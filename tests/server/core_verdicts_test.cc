@@ -30,7 +30,7 @@ struct Trainer {
   double collective_seconds = 0;
   ProcessState::State state = ProcessState::ACTIVE;
   bool tells_process = true;
-  std::optional<double> gpu;
+  std::optional<double> gpu = std::nullopt;
 
   void Work(int ticks = 1) {
     tick += ticks;
