@@ -7,6 +7,7 @@ import pathlib
 import re
 import shutil
 import signal
+import subprocess
 import sys
 import time
 import urllib.request
@@ -24,7 +25,7 @@ def service(run):
         part = "cluster"
         with running_cluster(run) as cluster:
             parts = Parts(run, cluster)
-            for part in ("slots", "training", "evaluation", "faults"):
+            for part in ("slots", "training", "evaluation", "faults", *([] if run.rehearse else ["foreign"])):
                 begin = time.monotonic()
                 outcome[part] = getattr(parts, part)()
                 outcome[part]["seconds"] = time.monotonic() - begin
@@ -150,6 +151,37 @@ class Parts:
         check(re.search(f"rank 0 on {WORKER}: no tick for .*stopped by a signal", stopped["message"]),
               f"the verdict says not why: {stopped['message']}")
         return outcome | {"stopped": stopped, "killed": killed}
+
+    def foreign(self):
+        """Somebody else's process takes memory of the GPU: a job waits until it is gone."""
+        from cluster import wait_for
+
+        def problem():
+            workers = json.loads(self.cluster.hamctl("workers", "-o", "json").stdout)["workers"]
+            return next((slot["problem"] for slot in workers[0]["slots"] if "problem" in slot), None)
+
+        def until(what, holds):
+            begin = time.monotonic()
+            wait_for(holds, what, self.seconds_left(60))
+            return time.monotonic() - begin
+        mended = until("the GPU to be free", lambda: problem() is None)
+        code = "import torch; x = torch.ones(1 << 29, device='cuda'); print('taken', flush=True); input()"
+        with subprocess.Popen([sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE) as other:
+            other.stdout.readline()
+            found = until("the foreign process to be found", problem)
+            told = problem()
+            check(told["kind"] == "BUSY_FOREIGN", f"the slot's problem is {told}")
+            name = self.cluster.submit((self.run.specs / "service-short.json").read_text())
+            job = self.cluster.job(name)
+            check(job["state"] == "QUEUED" and "BUSY_FOREIGN" in job["state_message"],
+                  f"{name} is {job['state']}: {job['state_message']}")
+            other.stdin.close()
+        free = until("the job to start", lambda: self.cluster.job(name)["state"] != "QUEUED")
+        job = self.cluster.wait_state(name, "SUCCEEDED", "FAILED", seconds=self.seconds_left(120))
+        check(job["state"] == "SUCCEEDED", f"{name} is {job['state']}: {job['state_message']}")
+        return {"free_seconds": mended, "found_seconds": found, "message": told["message"],
+                "names_the_process": str(other.pid) in told["message"],
+                "started_seconds": free}
 
     def await_checkpoint(self, name, attempt):
         """Until this attempt, and no later one, runs and has stored a checkpoint."""

@@ -87,6 +87,23 @@ TEST(ClusterMetrics, DescribesEachWorker) {
                     Contains(Pair("ham_worker_slots{worker=w,device=cpu,state=BUSY}", 0))));
 }
 
+TEST(ClusterMetrics, ASlotWithAProblemIsNotFree) {
+  ClusterSnapshot snapshot;
+  snapshot.workers = {Worker("w", absl::Seconds(1))};
+  for (ham::v1::Slot& slot : snapshot.workers[0].slots) {
+    slot.set_index(static_cast<int>(&slot - snapshot.workers[0].slots.data()));
+    slot.mutable_problem()->set_kind(ham::v1::SlotProblem::DISK_FULL);
+  }
+  const std::map<std::string, double> shown = ShownAt(snapshot, absl::Seconds(2));
+  EXPECT_EQ(shown.at("ham_worker_slots{worker=w,device=cpu,state=FREE}"), 0);
+  EXPECT_EQ(shown.at("ham_worker_slots{worker=w,device=cpu,state=BUSY}"), 1) << "its rank goes on";
+  EXPECT_EQ(shown.at("ham_slots{device=cpu,state=UNUSABLE}"), 1);
+  EXPECT_EQ(shown.at("ham_slots{device=cuda,state=UNUSABLE}"), 1);
+  EXPECT_EQ(shown.at("ham_slot_problem{worker=w,slot=1,kind=DISK_FULL}"), 1);
+  snapshot.workers[0].state = ham::v1::Worker::UNREACHABLE;
+  EXPECT_THAT(ShownAt(snapshot, absl::Seconds(2)), Not(Contains(Key(HasSubstr("ham_slot_problem")))));
+}
+
 TEST(ClusterMetrics, ForgetsAWorkerThatDoesNotComeBack) {
   ClusterSnapshot snapshot;
   snapshot.start = absl::Seconds(5);

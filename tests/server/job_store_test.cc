@@ -128,7 +128,12 @@ TEST(JobStore, KeepsEverythingAcrossReopening) {
   transaction.jobs[JobName(1)] = NamedRow(JobName(1), 8);
   transaction.contents[kJob].labels = {{"team", "a"}, {"empty", ""}};
   transaction.contents[kJob].spec.mutable_train()->set_epochs(3);
-  transaction.workers["w0"] = {"w0", "gpu-1", "inc", 3};
+  transaction.workers["w0"] = {.worker_id = "w0",
+                               .name = "gpu-1",
+                               .incarnation = "inc",
+                               .incarnation_number = 5,
+                               .session = 3,
+                               .excluded = true};
   transaction.records[kJob] = {LogRecord(1), LogRecord(2)};
   transaction.spools = {{kJob, 4, 1, 17}};
   transaction.requests = {{"admin", "r1", "hash", kJob, absl::FromUnixNanos(5000000000123)}};
@@ -156,7 +161,9 @@ TEST(JobStore, KeepsEverythingAcrossReopening) {
   EXPECT_EQ(contents->workers[0].worker_id, "w0");
   EXPECT_EQ(contents->workers[0].name, "gpu-1");
   EXPECT_EQ(contents->workers[0].incarnation, "inc");
+  EXPECT_EQ(contents->workers[0].incarnation_number, 5);
   EXPECT_EQ(contents->workers[0].session, 3);
+  EXPECT_TRUE(contents->workers[0].excluded);
   EXPECT_EQ(contents->last_sequence, (std::map<std::string, int64_t>{{kJob, 2}, {JobName(1), 0}}));
   const absl::StatusOr<JobContent> content = store->GetContent(kJob);
   ASSERT_TRUE(content.ok()) << content.status();

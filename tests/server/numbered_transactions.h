@@ -41,7 +41,7 @@ inline Transaction Numbered(int n, size_t bytes = 0) {
   transaction.jobs[kJob] = NamedRow(kJob, n);
   transaction.jobs[JobName(n)] = NamedRow(JobName(n), n);
   transaction.contents[JobName(n)].labels["n"] = absl::StrCat(n);
-  transaction.workers["w"] = {"w", "host", "incarnation", n};
+  transaction.workers["w"] = {.worker_id = "w", .name = "host", .incarnation = "incarnation", .session = n};
   for (int i = 1; i <= kRecords; ++i) transaction.records[kJob].push_back(LogRecord((n - 1) * kRecords + i, bytes));
   transaction.spools = {{kJob, 1, 0, n}};
   transaction.requests = {{"admin", absl::StrCat("r", n), "hash", JobName(n), absl::FromUnixSeconds(1000 + n)}};

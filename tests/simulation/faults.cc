@@ -44,6 +44,7 @@ constexpr std::array<Kind, kFaultKinds> kKinds = {{
     {"damaged checkpoint", 0.25},
     {"clock step", 0.3},
     {"slot problem", 0.004},
+    {"agent leaves", 0.0022},
 }};
 
 }  // namespace

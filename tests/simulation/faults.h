@@ -43,8 +43,9 @@ enum class Fault {
   kDamagedCheckpoint,  // the newest of a job
   kClockStep,          // of the coordinator's wall clock
   kSlotProblem,        // a slot must not be used for some time
+  kAgentLeaves,        // told to stop: it ends its trainers, says so, and comes back as another process
 };
-inline constexpr size_t kFaultKinds = static_cast<size_t>(Fault::kSlotProblem) + 1;
+inline constexpr size_t kFaultKinds = static_cast<size_t>(Fault::kAgentLeaves) + 1;
 
 using FaultSet = std::bitset<kFaultKinds>;
 

@@ -1,5 +1,6 @@
 #include "tests/simulation/simulated_agent.h"
 
+#include <algorithm>
 #include <utility>
 
 #include "absl/strings/str_cat.h"
@@ -35,6 +36,7 @@ ham::v1::RegisterWorker SimulatedAgent::Registration() const {
 server::WorkerBeat SimulatedAgent::Beat() const {
   server::WorkerBeat beat{worker_id, session, Observed(), desired_version};
   beat.problems = Problems();
+  beat.leaving = leaving;
   return beat;
 }
 
@@ -89,7 +91,7 @@ std::optional<std::string> SimulatedAgent::TakeDesired(
   std::erase_if(processes, [](const auto& entry) { return !entry.second.desired && !entry.second.alive(); });
   for (const server::DesiredRank& rank : desired) {
     const RankId id = {rank.job, rank.attempt, rank.rank};
-    if (processes.count(id) != 0) continue;
+    if (processes.count(id) != 0 || leaving) continue;
     if (!busy.insert(rank.slot).second) {
       return absl::StrCat("slot ", rank.slot, " of ", name, " is to run ", rank.job, " attempt ", rank.attempt,
                           " while another trainer is alive on it");
@@ -123,12 +125,24 @@ void SimulatedAgent::GetStuck(Process& process) {
   process.gang->was_stuck = true;
 }
 
+void SimulatedAgent::BeginLeaving(absl::Duration now) {
+  leaving = true;
+  leave_by = now + absl::Seconds(20);
+  for (auto& [id, process] : processes) {
+    if (process.alive()) process.stop_at = std::min(process.stop_at, now + absl::Seconds(15) * random.Unit());
+  }
+}
+
+bool SimulatedAgent::HasTrainers() const {
+  return std::any_of(processes.begin(), processes.end(), [](const auto& entry) { return entry.second.alive(); });
+}
+
 bool SimulatedAgent::Tick(const RankId& id, Process& process, absl::Duration now) {
   Gang& gang = *process.gang;
   ham::v1::RankExit exit;
   if (now >= process.stop_at) {
     exit.set_signal(15);
-    exit.set_failure_class(ham::v1::TRAINER_CRASH);
+    exit.set_failure_class(leaving ? ham::v1::PREEMPTED : ham::v1::TRAINER_CRASH);
     Exit(id, process, exit);
     return false;
   }
@@ -172,6 +186,7 @@ void SimulatedAgent::Crash() {
     ended.insert(id);
   }
   processes.clear();
+  leaving = false;
   ++incarnation;
   connection = 0;
   session = 0;

@@ -66,6 +66,9 @@ class SimulatedAgent {
   bool Tick(const RankId& id, Process& process, absl::Duration now);
   void Exit(const RankId& id, Process& process, const ham::v1::RankExit& exit);
   void GetStuck(Process& process);
+  // Starts no trainer any more and stops those it has, in 15 s at most.
+  void BeginLeaving(absl::Duration now);
+  bool HasTrainers() const;
   // Drops those that nobody wants and that have ended: an exit may be reported once more, or never.
   void ForgetEnded();
   // The agent's process ends and takes its trainers along; the next one is a new incarnation.
@@ -94,6 +97,8 @@ class SimulatedAgent {
   int problem_slot = 0;  // cannot be used
   absl::Duration problem_until = absl::ZeroDuration();
   bool has_problem = false;  // as its monitor saw last
+  bool leaving = false;
+  absl::Duration leave_by = absl::ZeroDuration();  // then it is gone at the latest
   std::map<RankId, Process> processes;
   std::set<RankId> ended;  // all that ever ran and do not
 

@@ -52,6 +52,7 @@ void World::AgentSecond(SimulatedAgent& agent) {
   if (!agent.up) return;
   TrainerSecond(agent);
   if (now_ < agent.frozen_until) return;
+  if (agent.leaving && now_ >= agent.leave_by) return CrashAgent(agent);
   if (agent.connection == 0) {
     const absl::Duration ready = std::max({agent.down_until, agent.cut_up_until, agent.cut_down_until});
     if (now_ >= ready && core_ != nullptr && agent.random.Chance(0.5)) Connect(agent);
@@ -62,6 +63,7 @@ void World::AgentSecond(SimulatedAgent& agent) {
     return;
   }
   Beat(agent);
+  if (agent.leaving && !agent.HasTrainers()) return CrashAgent(agent);
   Checkpoints(agent);
   Work(agent);
 }
@@ -72,6 +74,7 @@ void World::StrikeAgent(SimulatedAgent& agent) {
   if (Hits(agent, Fault::kHostGone)) return ReplaceHost(agent);
   if (!agent.up) return;
   if (Hits(agent, Fault::kAgentCrash)) return CrashAgent(agent);
+  if (!agent.leaving && Hits(agent, Fault::kAgentLeaves)) agent.BeginLeaving(now_);
   const absl::Duration time = agent.random.Between(absl::Seconds(1), absl::Seconds(agent.random.Chance(0.3) ? 90 : 10));
   if (Hits(agent, Fault::kPartitionUp)) StrikeNetwork(agent, now_ + time, now_);
   if (Hits(agent, Fault::kPartitionDown)) StrikeNetwork(agent, now_, now_ + time);
@@ -400,7 +403,9 @@ bool World::IsAlive(const std::string& job, int attempt, const server::Placement
 bool World::IsGone(const std::string& job, int attempt, const server::Placement& place) const {
   const SimulatedAgent* agent = FindAgent(place.worker_id);
   if (agent == nullptr) return false;
-  if (agent->gone || agent->ended.count({job, attempt, place.rank}) != 0) return true;
+  const RankId id = {job, attempt, place.rank};
+  if (agent->gone || agent->ended.count(id) != 0) return true;
+  if (agent->leaving && agent->processes.count(id) == 0) return true;  // it will not be started
   const auto given = incarnation_of_.find(place.session);
   return given != incarnation_of_.end() && given->second != agent->Incarnation();
 }
