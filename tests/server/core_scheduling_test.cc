@@ -103,5 +103,36 @@ TEST_F(CoreTest, WritesReasonsOfWaitingJobsOnlyWhenTheyChange) {
   EXPECT_THAT(log_["behind"], ElementsAre("STATE_UNSPECIFIED>QUEUED SUBMITTED"));  // a row, no event
 }
 
+// Grants each job its gang `times`, from the first free slot on.
+class RepeatedGrants : public SchedulingPolicy {
+ public:
+  explicit RepeatedGrants(int times) : times_(times) {}
+  Schedule Plan(const std::vector<QueuedJob>& queue, const std::vector<SlotView>& free,
+                const std::vector<SlotView>&) const override {
+    Schedule plan;
+    size_t next = 0;
+    for (size_t job = 0; job < queue.size(); ++job) {
+      for (int i = 0; i < times_ && next < free.size(); ++i) plan.grants.push_back({job, {free[next++]}});
+    }
+    return plan;
+  }
+
+ private:
+  const int times_;
+};
+
+TEST_F(CoreTest, DiesRatherThanGiveAJobTwoGangs) {
+  const auto run = [](int times) {
+    const RepeatedGrants policy(times);
+    Coordinator core({}, &policy);
+    core.Restore({}, {}, {});
+    EXPECT_TRUE(core.Apply(Registration("a", 2), {}, 0).ok());
+    EXPECT_TRUE(core.Apply(SubmitJob{NewJob("j")}, {}, 0).ok());
+    EXPECT_EQ(core.FindJob("j")->gang.size(), 1u);
+  };
+  run(1);
+  EXPECT_DEATH(run(2), "broken invariant: the policy granted two gangs to j");
+}
+
 }  // namespace
 }  // namespace ham::server

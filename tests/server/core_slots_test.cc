@@ -1,9 +1,10 @@
 // Slots with a problem get no ranks.
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+
 #include <string>
 #include <vector>
 
-#include "gmock/gmock.h"
-#include "gtest/gtest.h"
 #include "tests/server/core_fixture.h"
 
 namespace ham::server {
