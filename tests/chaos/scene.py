@@ -14,7 +14,7 @@ from schedule import KINDS, QUICK
 
 COORDINATOR_MEBIBYTES, WORKER_MEBIBYTES = 1024, 256
 MOST_CLOCK_SECONDS = 3500  # certificates hold for an hour before they were made
-PRIVILEGED = ["unplug", "fill_coordinator", "fill_worker"]
+PRIVILEGED = ["unplug", "cut_ranks", "fill_coordinator", "fill_worker"]
 WEATHERS = {
     "cut": lambda strength: Weather(refuses=True),
     "silence": lambda strength: Weather(dead=(UP, DOWN)),
@@ -160,6 +160,14 @@ class Scene:
     def _stop_trainer(self, fault, stream):
         pids = ranks(self.cluster)
         return stop([pids[int(fault.pick * len(pids))]]) if pids else None
+
+    def _cut_ranks(self, fault, stream):
+        """One of the connections between ranks, if any: its ends are told."""
+        held = [(i, connection) for i in range(len(self.proxies))
+                for connection in self.hosts.connections(i, ranks(self.cluster, [f"worker-{i}"]))]
+        if not held or not self.hosts.destroy(*held[int(fault.pick * len(held))]):
+            return None
+        return lambda: None
 
     def _unplug(self, fault, stream):
         self.hosts.unplug(fault.worker)

@@ -19,6 +19,7 @@ KINDS = {
     "clock_agent": (1, "worker", "long"),
     "kill_trainer": (4, None, "short"),
     "stop_trainer": (3, None, "long"),
+    "cut_ranks": (2, None, "short"),
     "cut": (3, "link", "down"),
     "silence": (2, "link", "long"),
     "half_up": (2, "link", "long"),

@@ -27,6 +27,7 @@ def _run(*command):
         raise Unavailable(f"no program {command[0]}") from None
     if done.returncode != 0:
         raise Unavailable(f"{' '.join(command)}: {done.stderr.strip()}")
+    return done.stdout
 
 
 def small_disk(folder, mebibytes):
@@ -73,3 +74,20 @@ class Hosts:
             holder.kill()
             holder.wait()
             holder.stdout.close()
+
+    def connections(self, i, pids):
+        """(address here, address there) of the TCP connections that these processes on host i hold."""
+        held = []
+        for line in _run(*self.prefix(i), "ss", "-tnpH", "state", "established").splitlines():
+            here, there = line.split()[2:4]
+            if any(f"pid={pid}," in line for pid in pids):
+                held.append((here, there))
+        return held
+
+    def destroy(self, i, connection):
+        """Both ends are told that it is over. False where it is over already, or the kernel cannot do that."""
+        here, there = connection
+        select = ("-tnH", "state", "established", "src", here, "dst", there)
+        held = _run(*self.prefix(i), "ss", *select)
+        _run(*self.prefix(i), "ss", "-K", *select)
+        return bool(held) and not _run(*self.prefix(i), "ss", *select)
