@@ -35,7 +35,8 @@ void RankPulse::Observe(const ham::v1::ObservedRank& observed, absl::Duration si
   if (now == progress_) return;
   if (now.phase == progress_.phase) Learn(silence_);
   progress_ = now;
-  silence_ = gpu_told_ = gpu_busy_ = absl::ZeroDuration();
+  silence_ = absl::ZeroDuration();
+  gpu_told_ = gpu_busy_ = absl::ZeroDuration();
   if (cpu_at_advance_) cpu_at_advance_ = cpu_seconds_;
 }
 
