@@ -187,6 +187,8 @@ class Scene:
         gpus = self.folder / "gpus"
         gpus.mkdir()
         self._start_worker("worker-gpu", slots=2, **scripted_gpus(gpus))
+        self.provoke(Fault(("HamSlotUnusable",), "memory of a GPU taken by somebody else", healed_by="given back"),
+                     lambda: self._take_gpu(gpus / "busy"))
         stuck = Fault(("HamQueueStuck",), "a job of 64 ranks, for which there are no slots", healed_by="hamctl cancel")
 
         def submit():
@@ -205,6 +207,11 @@ class Scene:
         self.workers[name] = how
         self.cluster.start_worker(name, **how)
         wait_for(lambda: self.metric(f'ham_worker_connected{{worker="{name}"}}') == 1, f"{name} to connect")
+
+    @staticmethod
+    def _take_gpu(mark):
+        mark.touch()
+        return mark.unlink
 
     def _host_of(self, job):
         """Of a rank of its newest attempt."""
