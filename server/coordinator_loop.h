@@ -156,6 +156,10 @@ class CoordinatorLoop {
   absl::Status ApplyEvent(const Event& event, Now now);
   void AddRecord(const std::string& job, ham::v1::JobRecord record);
   absl::StatusOr<std::string> ApplyCreate(const NewJob& job);
+  void LearnSpecs();
+  void PublishSnapshot(absl::Duration now);
+
+  // -- workers (coordinator_loop_workers.cc)
   absl::StatusOr<ham::v1::ReportResponse> ApplyAppend(const ham::v1::ReportRequest& report);
   void AddSpooled(const ham::v1::ReportRequest& report, const std::string& worker,
                   const ham::v1::SpooledRecord& spooled);
@@ -164,8 +168,6 @@ class CoordinatorLoop {
   void SendDesired(const std::string& worker_id);
   // The spec of a job that has an attempt. DATA_LOSS, NOT_FOUND: it is lost. Other errors pass.
   absl::StatusOr<std::shared_ptr<const ham::v1::JobSpec>> SpecOf(const std::string& job);
-  void LearnSpecs();
-  void PublishSnapshot(absl::Duration now);
 
   // -- evaluations (coordinator_loop_evaluations.cc)
   struct Evaluation {
