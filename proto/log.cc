@@ -1,18 +1,25 @@
 #include "proto/log.h"
 
-#include <spdlog/sinks/stdout_sinks.h>
+#include <spdlog/sinks/base_sink.h>
 #include <spdlog/spdlog.h>
+#include <unistd.h>
 
 #include <memory>
+#include <mutex>
 #include <nlohmann/json.hpp>
 #include <utility>
 
+#include "absl/strings/str_cat.h"
 #include "absl/time/time.h"
+#include "proto/log_writer.h"
 
 namespace ham {
 namespace {
 
 using nlohmann::ordered_json;
+
+constexpr size_t kMostWaitingBytes = size_t{4} << 20;
+constexpr absl::Duration kFlushTimeout = absl::Seconds(1);
 
 thread_local const LogSubject* subject_at_hand = nullptr;  // sinks format on the thread that logs
 
@@ -50,10 +57,37 @@ class JsonLines : public spdlog::formatter {
   const std::string program_;
 };
 
+// Formats on the thread that logs, and leaves the rest to a LogWriter.
+class StandardError : public spdlog::sinks::base_sink<std::mutex> {
+ protected:
+  void sink_it_(const spdlog::details::log_msg& message) override {
+    std::string text;
+    if (dropped_ > 0) {
+      const std::string sentence = absl::StrCat(dropped_, " lines before this one were dropped: nobody read them in time");
+      const LogSubject* const subject = std::exchange(subject_at_hand, nullptr);
+      text = Format({message.logger_name, spdlog::level::warn, sentence});
+      subject_at_hand = subject;
+    }
+    text += Format(message);
+    dropped_ = writer_.Write(text) ? 0 : dropped_ + 1;
+  }
+  void flush_() override { writer_.Flush(kFlushTimeout); }
+
+ private:
+  std::string Format(const spdlog::details::log_msg& message) {
+    spdlog::memory_buf_t line;
+    formatter_->format(message, line);
+    return {line.data(), line.size()};
+  }
+
+  LogWriter writer_{STDERR_FILENO, kMostWaitingBytes};
+  int64_t dropped_ = 0;  // lines since the last one that was taken
+};
+
 }  // namespace
 
 void StartLog(const std::string& program, LogFormat format) {
-  auto logger = std::make_shared<spdlog::logger>(program, std::make_shared<spdlog::sinks::stderr_sink_mt>());
+  auto logger = std::make_shared<spdlog::logger>(program, std::make_shared<StandardError>());
   if (format == LogFormat::kJson) {
     logger->set_formatter(std::make_unique<JsonLines>(program));
   } else {

@@ -3,7 +3,8 @@
 //   2026-01-31T12:00:00.000+00:00 info job j1 ended
 //   {"time":"2026-01-31T12:00:00.000Z","level":"info","program":"ham-worker","message":"...","job":"...","rank":0}
 //
-// Any spdlog call becomes such a line; Log() adds what it is about.
+// Any spdlog call becomes such a line; Log() adds what it is about. Nobody who logs waits for whoever reads: lines are
+// dropped, and counted, once 4 MiB of them wait.
 #pragma once
 
 #include <spdlog/common.h>

@@ -3,9 +3,13 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 #include <spdlog/spdlog.h>
+#include <unistd.h>
 
 #include <functional>
 #include <nlohmann/json.hpp>
+#include <sstream>
+#include <string>
+#include <thread>
 
 namespace ham {
 namespace {
@@ -18,6 +22,7 @@ std::string Lines(LogFormat format, const std::function<void()>& log) {
   ::testing::internal::CaptureStderr();
   StartLog("ham-test", format);
   log();
+  spdlog::default_logger()->flush();
   return ::testing::internal::GetCapturedStderr();
 }
 
@@ -63,6 +68,42 @@ TEST(Log, StaysOneLineOfJsonWhateverIsSaid) {
   const json line = json::parse(lines);
   EXPECT_EQ(line.at("message"), "line\nbreak {} \x01 \xEF\xBF\xBD \"quoted\" \\");
   EXPECT_EQ(line.at("job"), "a\"b\n");
+}
+
+TEST(Log, WaitsForNobodyAndCountsWhatItDropped) {
+  int ends[2];
+  ASSERT_EQ(::pipe(ends), 0);
+  const int before = ::dup(STDERR_FILENO);
+  ASSERT_EQ(::dup2(ends[1], STDERR_FILENO), STDERR_FILENO);
+  StartLog("ham-test", LogFormat::kJson);
+  constexpr int kLines = 10'000;
+  const std::string sentence(1000, 'x');
+  for (int i = 0; i < kLines; ++i) spdlog::info(sentence);  // 10 MB, and nobody reads
+  std::thread reader;
+  std::string text;
+  reader = std::thread([&] {
+    char buffer[1 << 16];
+    for (ssize_t n; (n = ::read(ends[0], buffer, sizeof(buffer))) > 0;) text.append(buffer, static_cast<size_t>(n));
+  });
+  spdlog::default_logger()->flush();
+  spdlog::info("at last");
+  spdlog::default_logger()->flush();
+  ASSERT_EQ(::dup2(before, STDERR_FILENO), STDERR_FILENO);
+  ::close(before);
+  ::close(ends[1]);
+  reader.join();
+  ::close(ends[0]);
+  int kept = 0, dropped = 0;
+  std::string last;
+  std::istringstream lines(text);
+  for (std::string line; std::getline(lines, line);) {
+    last = json::parse(line).at("message");
+    kept += last == sentence ? 1 : 0;
+    if (last.find("were dropped") != std::string::npos) dropped += std::stoi(last);
+  }
+  EXPECT_EQ(last, "at last");
+  EXPECT_GT(kept, 1000);
+  EXPECT_EQ(kept + dropped, kLines);
 }
 
 }  // namespace
