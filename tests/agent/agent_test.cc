@@ -93,6 +93,7 @@ class AgentTest : public ::testing::Test {
     coordinator_.Start();
     config_.connection = coordinator_.connection();
     config_.worker_id = RandomId();
+    config_.incarnation_number = 7;
     config_.name = "worker-0";
     config_.state_dir = folder_ / "state";
     config_.trainer = HAM_SCRIPTED_TRAINER;
@@ -205,6 +206,7 @@ TEST_F(AgentTest, RegistersWithAllItHas) {
   EXPECT_EQ(registration.protocol_version(), kProtocolVersion);
   EXPECT_EQ(registration.build_id(), BuildId());
   EXPECT_EQ(registration.worker_id(), config_.worker_id);
+  EXPECT_EQ(registration.incarnation_number(), 7);
   EXPECT_EQ(registration.worker_name(), "worker-0");
   EXPECT_EQ(registration.incarnation().size(), 32);
   ASSERT_EQ(registration.slots_size(), 2);
@@ -347,7 +349,48 @@ TEST_F(AgentTest, BeatsCarryWhatItsGpusMeasure) {
   const std::vector<ham::v1::GpuReading> gpus = coordinator_.seen().gpus;
   ASSERT_EQ(gpus.size(), 1);
   EXPECT_EQ(gpus[0].slot(), 1);
-  EXPECT_EQ(gpus[0].memory_used_bytes(), int64_t{2} << 30);
+  EXPECT_EQ(gpus[0].memory_used_bytes(), int64_t{512} << 20);
+}
+
+TEST_F(AgentTest, TellsOfSlotsThatCannotBeUsed) {
+  auto* const script = reinterpret_cast<ham::testing::NvmlScript* (*)()>(
+      ::dlsym(::dlopen(HAM_SCRIPTED_NVML, RTLD_NOW), "ham_nvml_script"))();
+  const absl::Cleanup reset = [script] { script->processes = 0; };
+  coordinator_.Change([](Script* given) { given->welcome.mutable_heartbeat_interval()->set_nanos(10'000'000); });
+  config_.slots[1].set_device("cuda");
+  config_.slots[1].set_device_id("GPU-1");
+  config_.gpu_monitor = {.library = HAM_SCRIPTED_NVML, .period = absl::Milliseconds(1)};
+  script->processes = 1;
+  StartAgent();
+  ASSERT_TRUE(coordinator_.Await([](const Seen& seen) { return !seen.problems.empty(); }));
+  const std::vector<ham::v1::SlotProblem> problems = coordinator_.seen().problems;
+  ASSERT_EQ(problems.size(), 1);
+  EXPECT_EQ(problems[0].slot(), 1);
+  EXPECT_EQ(problems[0].kind(), ham::v1::SlotProblem::BUSY_FOREIGN);
+  coordinator_.Stop();  // a registration tells of them too
+  coordinator_.Start();
+  ASSERT_TRUE(coordinator_.Await([](const Seen& seen) { return seen.registration.slots(1).has_problem(); }));
+  EXPECT_FALSE(coordinator_.seen().registration.slots(0).has_problem());
+  script->processes = 0;
+  EXPECT_TRUE(coordinator_.Await([](const Seen& seen) { return seen.problems.empty() && !seen.gpus.empty(); }));
+}
+
+TEST_F(AgentTest, BeatsCarryWhatTheGpuOfARankDoes) {
+  config_.trainer = folder_ / "trainer";
+  for (const char* name : {"trainer", "trainer-cuda"}) fs::create_symlink(HAM_SCRIPTED_TRAINER, folder_ / name);
+  coordinator_.Change([](Script* script) { script->welcome.mutable_heartbeat_interval()->set_nanos(10'000'000); });
+  config_.slots[1].set_device("cuda");
+  config_.slots[1].set_device_id("GPU-1");
+  config_.gpu_monitor.library = HAM_SCRIPTED_NVML;
+  StartAgent();
+  coordinator_.Desire({MakeAssignment("waits", 0), MakeAssignment("waits-too", 1)});
+  ham::v1::ObservedRank on_cpu, on_gpu;
+  EXPECT_TRUE(coordinator_.Await([&](const Seen& seen) {
+    for (const ham::v1::ObservedRank& rank : seen.observed) (rank.job() == "waits" ? on_cpu : on_gpu) = rank;
+    return on_gpu.has_gpu_utilization();
+  }));
+  EXPECT_EQ(on_gpu.gpu_utilization(), 0.51);
+  EXPECT_FALSE(on_cpu.has_gpu_utilization());
 }
 
 TEST_F(AgentTest, TellsHowRanksEnd) {

@@ -3,9 +3,13 @@
 #include <dlfcn.h>
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
+#include <unistd.h>
 
+#include <optional>
 #include <string>
+#include <utility>
 
+#include "absl/strings/str_cat.h"
 #include "absl/time/clock.h"
 #include "tests/agent/scripted_nvml.h"
 #include "worker/agent/gpu_monitor.h"
@@ -30,6 +34,9 @@ class GpuTest : public ::testing::Test {
  protected:
   ~GpuTest() override {
     Script()->failing = "";
+    Script()->processes = 0;
+    Script()->remapping = false;
+    Script()->xid = 0;
     Hang(false);
   }
   static void Fail(const char* call, int code) {
@@ -111,7 +118,7 @@ TEST_F(GpuTest, AreRead) {
   ASSERT_TRUE(nvml.ok()) << nvml.status();
   const auto reading = (*nvml)->Read("GPU-1");
   ASSERT_TRUE(reading.ok()) << reading.status();
-  EXPECT_EQ(reading->memory_used_bytes(), int64_t{2} << 30);
+  EXPECT_EQ(reading->memory_used_bytes(), int64_t{512} << 20);
   EXPECT_EQ(reading->utilization(), 0.51);
   EXPECT_EQ(reading->power_watts(), 400.501);
   EXPECT_EQ(reading->temperature_celsius(), 61);
@@ -141,6 +148,59 @@ TEST_F(GpuTest, WhatIsNotToldIsLeftOut) {
   EXPECT_TRUE(reading->has_memory_used_bytes());
   EXPECT_FALSE(reading->has_utilization() || reading->has_power_watts() || reading->has_temperature_celsius() ||
                reading->has_ecc_errors() || reading->has_throttle());
+}
+
+TEST_F(GpuTest, AreLookedAt) {
+  const auto nvml = Nvml::Open(HAM_SCRIPTED_NVML);
+  ASSERT_TRUE(nvml.ok()) << nvml.status();
+  Script()->processes = 100;  // more than fit at the first try
+  Script()->remapping = true;
+  const auto state = (*nvml)->Look("GPU-1");
+  ASSERT_TRUE(state.ok()) << state.status();
+  EXPECT_EQ(state->memory_used_bytes, uint64_t{256} << 20) << "without the driver's half";
+  EXPECT_TRUE(state->needs_reset);
+  ASSERT_THAT(state->processes, SizeIs(100));
+  EXPECT_EQ(state->processes[0].pid, ::getpid());
+  EXPECT_EQ(state->processes[0].memory_bytes, uint64_t{512} << 20);
+  EXPECT_EQ(state->processes[1].memory_bytes, std::nullopt);
+  const auto other = (*nvml)->Look("GPU-0");
+  ASSERT_TRUE(other.ok()) << other.status();
+  EXPECT_FALSE(other->needs_reset);
+  EXPECT_THAT(other->processes, IsEmpty());
+}
+
+TEST_F(GpuTest, OneThatIsLostIsToldFromOneThatFails) {
+  const auto nvml = Nvml::Open(HAM_SCRIPTED_NVML);
+  ASSERT_TRUE(nvml.ok()) << nvml.status();
+  for (const auto& [call, code] : {std::pair("handle", 6), std::pair("handle", 15), std::pair("memory", 15)}) {
+    Fail(call, code);
+    EXPECT_TRUE(absl::IsNotFound((*nvml)->Look("GPU-1").status())) << call << code;
+  }
+  Fail("memory", 999);
+  EXPECT_TRUE(absl::IsUnavailable((*nvml)->Look("GPU-1").status()));
+}
+
+TEST_F(GpuTest, TellOfTheirErrorsOnce) {
+  const auto nvml = Nvml::Open(HAM_SCRIPTED_NVML);
+  ASSERT_TRUE(nvml.ok()) << nvml.status();
+  ASSERT_TRUE((*nvml)->WatchXids({"GPU-0", "GPU-1"}));
+  EXPECT_EQ((*nvml)->NextXid(absl::ZeroDuration()), std::nullopt);
+  Script()->xid = 79;
+  const std::optional<GpuXid> error = (*nvml)->NextXid(absl::ZeroDuration());
+  ASSERT_TRUE(error);
+  EXPECT_EQ(error->uuid, "GPU-1");
+  EXPECT_EQ(error->xid, 79);
+  EXPECT_EQ((*nvml)->NextXid(absl::ZeroDuration()), std::nullopt);
+}
+
+TEST_F(GpuTest, AnOldDriverTellsOfNoErrors) {
+  const auto nvml = Nvml::Open(HAM_SCRIPTED_NVML_PLAIN);
+  ASSERT_TRUE(nvml.ok()) << nvml.status();
+  EXPECT_FALSE((*nvml)->WatchXids({"GPU-0"}));
+  const auto state = (*nvml)->Look("GPU-1");
+  ASSERT_TRUE(state.ok()) << state.status();
+  EXPECT_EQ(state->memory_used_bytes, uint64_t{512} << 20);
+  EXPECT_FALSE(state->needs_reset);
 }
 
 TEST_F(GpuTest, NoLibraryOrNoDriverMeansNone) {
@@ -185,6 +245,19 @@ class GpuMonitorTest : public GpuTest {
     return true;
   }
 
+  // Likewise until a GPU has this problem, or none has any.
+  static bool AwaitProblem(const GpuMonitor& monitor, std::optional<ham::v1::SlotProblem::Kind> kind) {
+    const absl::Time deadline = absl::Now() + absl::Seconds(20);
+    const auto there = [&] {
+      const std::vector<ham::v1::SlotProblem> problems = monitor.Problems();
+      return kind ? !problems.empty() && problems[0].kind() == *kind : problems.empty();
+    };
+    while (!there()) {
+      if (absl::Now() > deadline) return false;
+    }
+    return true;
+  }
+
   std::vector<ham::v1::Slot> slots_;
   GpuMonitorOptions options_;
 };
@@ -193,7 +266,7 @@ TEST_F(GpuMonitorTest, ReadsEachGpuOfTheWorker) {
   const GpuMonitor monitor(slots_, options_);
   ASSERT_TRUE(AwaitReadings(monitor, 3));
   EXPECT_EQ(monitor.Newest()[1].slot(), 2);
-  EXPECT_EQ(monitor.Newest()[1].memory_used_bytes(), int64_t{2} << 30);
+  EXPECT_EQ(monitor.Newest()[1].memory_used_bytes(), int64_t{512} << 20);
 }
 
 TEST_F(GpuMonitorTest, OneThatFailsIsLeftOutUntilItAnswersAgain) {
@@ -214,6 +287,37 @@ TEST_F(GpuMonitorTest, NvmlThatHangsIsSilenceAndHoldsUpNothing) {
     EXPECT_TRUE(AwaitReadings(monitor, 0));
   }  // ends all the same
   Hang(false);
+}
+
+TEST_F(GpuMonitorTest, SaysWhichCannotBeUsedAndWhy) {
+  const GpuMonitor monitor(slots_, options_);
+  ASSERT_TRUE(AwaitReadings(monitor, 3));
+  EXPECT_THAT(monitor.Problems(), IsEmpty());
+  Script()->processes = 1;
+  ASSERT_TRUE(AwaitProblem(monitor, ham::v1::SlotProblem::BUSY_FOREIGN));
+  const ham::v1::SlotProblem problem = monitor.Problems()[0];
+  EXPECT_EQ(problem.slot(), 2);
+  EXPECT_THAT(problem.message(), HasSubstr(absl::StrCat("Scripted GPU (GPU-1): others use it, and 256 MiB of its ",
+                                                        "memory: process ", ::getpid(), " of ")));
+  Script()->processes = 0;
+  EXPECT_TRUE(AwaitProblem(monitor, std::nullopt));
+  Script()->xid = 31;
+  Fail("memory", 15);
+  EXPECT_TRUE(AwaitProblem(monitor, ham::v1::SlotProblem::GPU_LOST));
+  Fail("", 0);
+  EXPECT_TRUE(AwaitProblem(monitor, std::nullopt)) << "an error that a program can cause stays none";
+  Script()->xid = 79;
+  EXPECT_TRUE(AwaitProblem(monitor, ham::v1::SlotProblem::GPU_ERROR));
+}
+
+TEST_F(GpuMonitorTest, ThatItsOwnRankUsesIsNoProblem) {
+  GpuMonitor monitor(slots_, options_);
+  monitor.SetOccupied({2});
+  ASSERT_TRUE(AwaitReadings(monitor, 3));  // from now on it is known
+  Script()->processes = 1;
+  Script()->xid = 79;  // told after some looks at the process
+  EXPECT_TRUE(AwaitProblem(monitor, ham::v1::SlotProblem::GPU_ERROR));
+  EXPECT_THAT(monitor.Problems(), SizeIs(1));
 }
 
 TEST_F(GpuMonitorTest, WithoutGpusOrWithoutNvmlThereIsNothing) {

@@ -23,7 +23,7 @@ TEST(Options, FillsInWhatIsNotGiven) {
   EXPECT_EQ(line.options.state_dir, "s");
   EXPECT_EQ(line.options.slots, -1);
   EXPECT_FALSE(line.options.name.empty());
-  EXPECT_FALSE(line.options.no_gpu);
+  EXPECT_FALSE(line.options.no_gpu || line.options.allow_shared_gpus);
   EXPECT_FALSE(line.options.no_pinning);
   EXPECT_EQ(line.options.give_up_after, absl::InfiniteDuration());
   const auto here = std::filesystem::read_symlink("/proc/self/exe").parent_path();
@@ -33,14 +33,14 @@ TEST(Options, FillsInWhatIsNotGiven) {
 TEST(Options, TakesAllFlags) {
   const CommandLine line =
       Parse({"--join", "j", "--state-dir", "s", "--name", "n-1", "--slots", "0", "--data-root", "/d", "--trainer", "t",
-             "--data-interface", "eth1", "--no-gpu", "--no-pinning", "--give-up-after", "1m30s"});
+             "--data-interface", "eth1", "--no-gpu", "--allow-shared-gpus", "--no-pinning", "--give-up-after", "1m30s"});
   ASSERT_EQ(line.command, Command::kServe);
   EXPECT_EQ(line.options.name, "n-1");
   EXPECT_EQ(line.options.slots, 0);
   EXPECT_EQ(line.options.data_root, "/d");
   EXPECT_EQ(line.options.trainer, "t");
   EXPECT_EQ(line.options.data_interface, "eth1");
-  EXPECT_TRUE(line.options.no_gpu);
+  EXPECT_TRUE(line.options.no_gpu && line.options.allow_shared_gpus);
   EXPECT_TRUE(line.options.no_pinning);
   EXPECT_EQ(line.options.give_up_after, absl::Seconds(90));
 }

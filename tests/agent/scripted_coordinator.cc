@@ -112,6 +112,7 @@ grpc::Status ScriptedCoordinator::Control(
       seen_.observed.assign(message.beat().observed().begin(), message.beat().observed().end());
       seen_.leaving = message.beat().leaving();
       seen_.gpus.assign(message.beat().gpus().begin(), message.beat().gpus().end());
+      seen_.problems.assign(message.beat().problems().begin(), message.beat().problems().end());
     }
   }
   absl::MutexLock lock(&mutex_);

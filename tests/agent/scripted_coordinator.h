@@ -27,6 +27,7 @@ class ScriptedCoordinator final : public ham::v1::WorkerService::Service {
     ham::v1::RegisterWorker registration;                            // the newest
     std::vector<ham::v1::ObservedRank> observed;                     // by the newest beat or registration
     std::vector<ham::v1::GpuReading> gpus;                           // by the newest beat
+    std::vector<ham::v1::SlotProblem> problems;                      // by the newest beat
     bool leaving = false;                                            // by the newest beat
     std::map<RankKey, std::vector<ham::v1::SpooledRecord>> records;  // each sequence once, in the order of arrival
     int repeated_records = 0;

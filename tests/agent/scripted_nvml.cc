@@ -1,6 +1,8 @@
 // A library in the place of NVML, with three GPUs, GPU-0 and GPU-1 linked by NVLink; what they measure is made of their
-// number. HAM_NVML_PLAIN: a library that has only what is needed; HAM_NVML_OLD: not even that.
+// number. While there is a file named by $HAM_NVML_BUSY, 40 GiB more of GPU-2 are in use. HAM_NVML_PLAIN: a library that has only what is needed; HAM_NVML_OLD: not even that.
 #include "tests/agent/scripted_nvml.h"
+
+#include <unistd.h>
 
 #include <cstdint>
 #include <cstdio>
@@ -52,7 +54,9 @@ int nvmlDeviceGetUUID(void* device, char* text, unsigned size) {
 int nvmlDeviceGetMemoryInfo(void* device, Memory* memory) {
   g_script.hangs.wait(true);
   memory->total = uint64_t{80} << 30;
-  memory->used = uint64_t{1 + NumberOf(device)} << 30;
+  memory->used = uint64_t{1 + NumberOf(device)} << 28;
+  const char* const busy = std::getenv("HAM_NVML_BUSY");
+  if (NumberOf(device) == 2 && busy != nullptr && access(busy, F_OK) == 0) memory->used += uint64_t{40} << 30;
   return Result("memory");
 }
 
@@ -65,6 +69,58 @@ struct PciInfo {
   unsigned domain, bus, device, device_id, subsystem_id;
   char bus_id[32];
 };
+
+struct Process {
+  unsigned pid;
+  uint64_t used_bytes;
+  unsigned gpu_instance, compute_instance;
+};
+struct Memory2 {
+  unsigned version;
+  uint64_t total, reserved, free, used;
+};
+struct Event {
+  void* device;
+  uint64_t type, data;
+  unsigned gpu_instance, compute_instance;
+};
+
+// Half of what is in use is the driver's.
+int nvmlDeviceGetMemoryInfo_v2(void* device, Memory2* memory) {
+  if (memory->version != (sizeof(Memory2) | 2U << 24)) return 25;
+  Memory all{};
+  const int code = nvmlDeviceGetMemoryInfo(device, &all);
+  memory->total = all.total;
+  memory->used = memory->reserved = all.used / 2;
+  return code;
+}
+int nvmlDeviceGetComputeRunningProcesses_v3(void* device, unsigned* count, Process* processes) {
+  const unsigned room = *count;
+  *count = NumberOf(device) == 1 ? static_cast<unsigned>(g_script.processes.load()) : 0;
+  if (*count > room) return 7;
+  for (unsigned i = 0; i < *count; ++i) {
+    processes[i] = {static_cast<unsigned>(getpid()), i == 0 ? uint64_t{512} << 20 : ~uint64_t{0}, 0, 0};
+  }
+  return 0;
+}
+int nvmlDeviceGetRemappedRows(void* device, unsigned* corrected, unsigned* uncorrected, unsigned* pending,
+                              unsigned* failed) {
+  *corrected = *uncorrected = *failed = 0;
+  *pending = NumberOf(device) == 1 && g_script.remapping ? 1 : 0;
+  return 0;
+}
+int nvmlEventSetCreate(void** set) {
+  *set = &g_script;
+  return 0;
+}
+int nvmlEventSetFree(void*) { return 0; }
+int nvmlDeviceRegisterEvents(void*, uint64_t types, void* set) { return types == 8 && set == &g_script ? 0 : 2; }
+int nvmlEventSetWait_v2(void*, Event* event, unsigned) {
+  const unsigned xid = g_script.xid.exchange(0);
+  if (xid == 0) return 10;
+  *event = {&g_devices[1], 8, xid, 0, 0};
+  return 0;
+}
 
 int nvmlSystemGetDriverVersion(char* text, unsigned size) {
   std::snprintf(text, size, "580.1");

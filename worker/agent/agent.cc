@@ -34,7 +34,8 @@ Agent::Agent(AgentConfig config, std::function<void(const absl::Status&)> ended)
       link_(config_.connection),
       launcher_(std::make_unique<TrainerLauncher>(config_.worker_id)),
       gpu_monitor_(config_.slots, config_.gpu_monitor),
-      core_(config_.assignments, absl::ZeroDuration()) {
+      core_(config_.assignments, absl::ZeroDuration()),
+      disk_(config_.state_dir) {
   host_.link = &link_;
   host_.launcher = launcher_.get();
   host_.trainer = config_.trainer;
@@ -201,7 +202,9 @@ void Agent::SendBeat() {
   if (!changed && !beat_due_ && Now() < next_beat_) return;
   next_beat_ = Now() + heartbeat_;
   beat_due_ = false;
+  LookAtSlots();
   if (!connected_) return;
+  const std::vector<ham::v1::GpuReading> gpus = gpu_monitor_.Newest();
   ham::v1::Beat beat;
   beat.set_desired_version(desired_version_);
   beat.set_leaving(stopping_);
@@ -210,10 +213,36 @@ void Agent::SendBeat() {
     std::optional<ham::v1::ProcessState> process;
     if (rank != ranks_.end()) process = rank->second->Observe();
     if (process) *observed.mutable_process() = *std::move(process);
+    for (const ham::v1::GpuReading& gpu : gpus) {
+      const bool its_own = rank != ranks_.end() && gpu.slot() == rank->second->slot();
+      if (its_own && gpu.has_utilization()) observed.set_gpu_utilization(gpu.utilization());
+    }
     *beat.add_observed() = std::move(observed);
   }
-  for (ham::v1::GpuReading& reading : gpu_monitor_.Newest()) *beat.add_gpus() = std::move(reading);
+  beat.mutable_gpus()->Assign(gpus.begin(), gpus.end());
+  beat.mutable_problems()->Assign(problems_.begin(), problems_.end());
   control_->Beat(stream_, std::move(beat), core_.exits());
+}
+
+void Agent::LookAtSlots() {
+  std::set<int> occupied;
+  for (const auto& [id, rank] : ranks_) occupied.insert(rank->slot());
+  gpu_monitor_.SetOccupied(std::move(occupied));
+  std::optional<ham::v1::SlotProblem> of_disk;
+  if (const std::optional<uint64_t> free = FreeBytes(config_.state_dir)) of_disk = disk_.Judge(*free);
+  const std::vector<ham::v1::SlotProblem> before =
+      std::exchange(problems_, GravestProblems(config_.slots, gpu_monitor_.Problems(), of_disk));
+  const auto among = [](const ham::v1::SlotProblem& one, const std::vector<ham::v1::SlotProblem>& all) {
+    return std::any_of(all.begin(), all.end(),
+                       [&](const auto& other) { return other.slot() == one.slot() && other.kind() == one.kind(); });
+  };
+  for (const ham::v1::SlotProblem& problem : problems_) {
+    if (!among(problem, before)) spdlog::warn("slot {} takes no ranks: {}", problem.slot(), problem.message());
+  }
+  for (const ham::v1::SlotProblem& problem : before) {
+    if (among(problem, problems_)) continue;
+    spdlog::info("slot {}: {} is over", problem.slot(), ham::v1::SlotProblem::Kind_Name(problem.kind()));
+  }
 }
 
 void Agent::GiveUpIfAlone() {
@@ -245,7 +274,14 @@ void Agent::Opening(int64_t stream) {
   registration.set_worker_id(config_.worker_id);
   registration.set_worker_name(config_.name);
   registration.set_incarnation(incarnation_);
-  for (const ham::v1::Slot& slot : config_.slots) *registration.add_slots() = slot;
+  registration.set_incarnation_number(config_.incarnation_number);
+  LookAtSlots();
+  for (const ham::v1::Slot& slot : config_.slots) {
+    ham::v1::Slot& told = *registration.add_slots() = slot;
+    for (const ham::v1::SlotProblem& problem : problems_) {
+      if (problem.slot() == slot.index()) *told.mutable_problem() = problem;
+    }
+  }
   for (const ham::v1::DataSet& data_set : config_.data_sets) *registration.add_data_sets() = data_set;
   for (ham::v1::ObservedRank& rank : core_.Observed()) *registration.add_observed() = std::move(rank);
   control_->Register(stream, std::move(registration));

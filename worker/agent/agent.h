@@ -20,6 +20,7 @@
 #include "worker/agent/gpu_monitor.h"
 #include "worker/agent/rank.h"
 #include "worker/agent/report_stream.h"
+#include "worker/agent/slot_health.h"
 
 namespace ham::agent {
 
@@ -27,6 +28,7 @@ namespace ham::agent {
 struct AgentConfig {
   ConnectionConfig connection;
   std::string worker_id;
+  int64_t incarnation_number = 0;  // of this process, see RegisterWorker
   std::string name;
   std::string state_dir;  // held by a StateDirectory; STATE_DIR/work is empty
   std::string trainer;    // of CPU slots
@@ -73,6 +75,8 @@ class Agent {
   void RankExited(const RankId& id, const ham::v1::RankExit& exit);
   void Forget(const RankId& id);
   void SendBeat();
+  // Of its slots, as they are now; says what has come and gone.
+  void LookAtSlots();
   void GiveUpIfAlone();
   void BeginStop();
   bool Finished() const;
@@ -107,6 +111,8 @@ class Agent {
   absl::Duration next_beat_;
   bool beat_due_ = false;
   bool stopping_ = false;
+  DiskHealth disk_;
+  std::vector<ham::v1::SlotProblem> problems_;  // as of the last look
   absl::Status fatal_;
   std::unique_ptr<ReportStream> reports_;
   std::unique_ptr<ControlStream> control_;

@@ -1,8 +1,9 @@
-// What the GPUs of this worker measure, read about once a second on a thread of its own: NVML may wait long for a GPU
-// in trouble.
+// What the GPUs of this worker measure, and whether they can be used, read about once a second on a thread of its own:
+// NVML may wait long for a GPU in trouble.
 #pragma once
 
 #include <memory>
+#include <set>
 #include <string>
 #include <thread>
 #include <vector>
@@ -18,6 +19,7 @@ struct GpuMonitorOptions {
   std::string library = kNvmlLibrary;
   absl::Duration period = absl::Seconds(1);
   absl::Duration stale_after = absl::Seconds(10);
+  bool shared = false;  // see GpuHealth
 };
 
 class GpuMonitor {
@@ -32,6 +34,10 @@ class GpuMonitor {
   // The newest reading of each GPU that answers; none once NVML has been silent for stale_after. Any thread; does not
   // block.
   std::vector<ham::v1::GpuReading> Newest() const;
+  // Of the newest look, which NVML's silence leaves as they are. Likewise.
+  std::vector<ham::v1::SlotProblem> Problems() const;
+  // The slots in which ham has a rank. Likewise.
+  void SetOccupied(std::set<int> slots);
 
  private:
   struct State;

@@ -59,12 +59,14 @@ absl::StatusOr<AgentConfig> Prepare(const AgentOptions& options, const StateDire
   if (!data_sets.ok()) return data_sets.status();
   config.connection = *std::move(connection);
   config.worker_id = directory.worker_id();
+  config.incarnation_number = directory.incarnation_number();
   config.name = options.name;
   config.state_dir = directory.path();
   config.trainer = options.trainer;
   config.data_root = options.data_root;
   config.data_interface = options.data_interface;
   config.give_up_after = options.give_up_after;
+  config.gpu_monitor.shared = options.allow_shared_gpus;
   config.slots = MakeSlots(options.slots, *std::move(gpus));
   const auto is_cpu = [](const ham::v1::Slot& slot) { return slot.device() == "cpu"; };
   const auto cpu_slots = std::ranges::count_if(config.slots, is_cpu);

@@ -16,6 +16,25 @@ struct NvmlMemory {
   unsigned long long free;   // NOLINT
   unsigned long long used;   // NOLINT
 };
+struct NvmlMemory2 {
+  unsigned version;
+  unsigned long long total;     // NOLINT: NVML's type
+  unsigned long long reserved;  // NOLINT
+  unsigned long long free;      // NOLINT
+  unsigned long long used;      // NOLINT: without what is reserved
+};
+constexpr unsigned kNvmlMemory2Version = sizeof(NvmlMemory2) | 2U << 24;
+struct NvmlProcess {
+  unsigned pid;
+  unsigned long long used_bytes;  // NOLINT: NVML's type; all ones where it is not known
+  unsigned gpu_instance, compute_instance;
+};
+struct NvmlEvent {
+  void* device;
+  unsigned long long type;  // NOLINT: NVML's type
+  unsigned long long data;  // NOLINT: of an error, its Xid
+  unsigned gpu_instance, compute_instance;
+};
 struct NvmlUtilization {
   unsigned gpu;  // per cent
   unsigned memory;
@@ -26,13 +45,18 @@ struct NvmlPciInfo {
   char bus_id[32];
 };
 constexpr int kNvmlSuccess = 0;
+constexpr int kNvmlNotFound = 6;
+constexpr int kNvmlInsufficientSize = 7;
 constexpr int kNvmlDriverNotLoaded = 9;
 constexpr int kNvmlFunctionNotFound = 13;
+constexpr int kNvmlGpuIsLost = 15;
 constexpr int kP2pByNvlink = 2;
 constexpr int kP2pOk = 0;
 constexpr int kTemperatureOfGpu = 0;
 constexpr int kUncorrectedErrors = 1;
 constexpr int kSinceDriverLoad = 0;
+constexpr unsigned long long kEventXid = 8;        // NOLINT: NVML's type
+constexpr unsigned kMostProcesses = 1024;
 constexpr uint64_t kPowerCap = 0x04, kSoftwareThermal = 0x20, kHardwareThermal = 0x40, kPowerBrake = 0x80;
 constexpr unsigned kTextBytes = 96;
 
@@ -67,7 +91,10 @@ absl::StatusOr<std::unique_ptr<Nvml>> Nvml::Open(const std::string& library) {
   return nvml;
 }
 
-Nvml::~Nvml() { Call("nvmlShutdown"); }
+Nvml::~Nvml() {
+  if (xids_ != nullptr) Call("nvmlEventSetFree", xids_);
+  Call("nvmlShutdown");
+}
 
 absl::StatusOr<std::vector<ham::v1::Slot>> Nvml::ListGpus() {
   unsigned count = 0;
@@ -153,6 +180,67 @@ absl::StatusOr<ham::v1::GpuReading> Nvml::Read(const std::string& uuid) {
     throttle.set_power_cap((reasons & kPowerCap) != 0);
   }
   return reading;
+}
+
+absl::StatusOr<GpuState> Nvml::Look(const std::string& uuid) {
+  Device device = nullptr;
+  GpuState state;
+  NvmlMemory memory{};
+  NvmlMemory2 exact{.version = kNvmlMemory2Version};
+  int code = Call("nvmlDeviceGetHandleByUUID", uuid.c_str(), &device);
+  if (code == kNvmlSuccess) code = Call("nvmlDeviceGetMemoryInfo", device, &memory);
+  if (code == kNvmlGpuIsLost || code == kNvmlNotFound) {
+    return absl::NotFoundError(absl::StrCat("the driver has lost it (NVML's code ", code, ")"));
+  }
+  if (code != kNvmlSuccess) return NvmlFailed(absl::StrCat("looking at ", uuid).c_str(), code);
+  const bool is_exact = Call("nvmlDeviceGetMemoryInfo_v2", device, &exact) == kNvmlSuccess;
+  state.memory_used_bytes = is_exact ? exact.used : memory.used;
+  state.processes = ProcessesOn(device);
+  unsigned corrected = 0, uncorrected = 0, pending = 0, failed = 0;
+  if (Call("nvmlDeviceGetRemappedRows", device, &corrected, &uncorrected, &pending, &failed) == kNvmlSuccess) {
+    state.needs_reset = pending != 0 || failed != 0;
+  }
+  return state;
+}
+
+std::vector<GpuProcess> Nvml::ProcessesOn(Device device) {
+  std::vector<NvmlProcess> found(16);
+  unsigned count = static_cast<unsigned>(found.size());
+  int code = Call("nvmlDeviceGetComputeRunningProcesses_v3", device, &count, found.data());
+  while (code == kNvmlInsufficientSize && found.size() < kMostProcesses) {  // there may be more by then
+    found.resize(2 * found.size());
+    count = static_cast<unsigned>(found.size());
+    code = Call("nvmlDeviceGetComputeRunningProcesses_v3", device, &count, found.data());
+  }
+  std::vector<GpuProcess> processes;
+  for (unsigned i = 0; code == kNvmlSuccess && i < count; ++i) {
+    GpuProcess& process = processes.emplace_back();
+    process.pid = static_cast<int>(found[i].pid);
+    if (~found[i].used_bytes != 0) process.memory_bytes = found[i].used_bytes;
+  }
+  return processes;
+}
+
+bool Nvml::WatchXids(const std::vector<std::string>& uuids) {
+  if (Call("nvmlEventSetCreate", &xids_) != kNvmlSuccess) return false;
+  bool any = false;
+  for (const std::string& uuid : uuids) {
+    Device device = nullptr;
+    any |= Call("nvmlDeviceGetHandleByUUID", uuid.c_str(), &device) == kNvmlSuccess &&
+           Call("nvmlDeviceRegisterEvents", device, kEventXid, xids_) == kNvmlSuccess;
+  }
+  return any;
+}
+
+std::optional<GpuXid> Nvml::NextXid(absl::Duration timeout) {
+  NvmlEvent event{};
+  const auto milliseconds = static_cast<unsigned>(absl::ToInt64Milliseconds(timeout));
+  if (Call("nvmlEventSetWait_v2", xids_, &event, milliseconds) != kNvmlSuccess || event.type != kEventXid) {
+    return std::nullopt;
+  }
+  std::array<char, kTextBytes> uuid{};
+  if (Call("nvmlDeviceGetUUID", event.device, uuid.data(), kTextBytes) != kNvmlSuccess) return std::nullopt;
+  return GpuXid{uuid.data(), event.data};
 }
 
 absl::StatusOr<std::vector<ham::v1::Slot>> ListGpus(const std::string& library) {

@@ -100,6 +100,8 @@ CommandLine ParseCommandLine(int argc, const char* const* argv) {
       "--give-up-after", [&options](const std::string& text) { options.give_up_after = ParseGiveUpAfter(text); },
       "End with an error when no coordinator was reached for this long and no rank runs (default: never)");
   app.add_flag("--no-gpu", options.no_gpu, "Leave GPUs alone (else: those in CUDA_VISIBLE_DEVICES where it is set)");
+  app.add_flag("--allow-shared-gpus", options.allow_shared_gpus,
+               "Use GPUs also while others do, for example to draw a screen");
   app.add_flag("--no-pinning", options.no_pinning,
                "Let ranks of a gang run on any CPU, not each slot on an equal share of its own");
   AddLogFormat(&app, &options.log_format);

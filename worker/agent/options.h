@@ -20,6 +20,7 @@ struct AgentOptions {
   absl::Duration give_up_after = absl::InfiniteDuration();  // see AgentConfig; at least 1 s
   LogFormat log_format = LogFormat::kText;
   bool no_gpu = false;
+  bool allow_shared_gpus = false;
   bool no_pinning = false;
 };
 

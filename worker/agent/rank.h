@@ -69,6 +69,7 @@ class Rank {
   Rank(const Rank&) = delete;
   Rank& operator=(const Rank&) = delete;
 
+  int slot() const { return slot_.index(); }
   void Terminate() { Signal(SIGTERM); }
   void Kill() { Signal(SIGKILL); }
   // Of an evaluation: hands the trainer all that it is to do now, instead of what it was not handed yet.

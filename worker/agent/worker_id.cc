@@ -15,6 +15,7 @@
 
 #include "absl/strings/ascii.h"
 #include "absl/strings/escaping.h"
+#include "absl/strings/numbers.h"
 #include "absl/strings/str_cat.h"
 #include "proto/atomic_file.h"
 
@@ -22,6 +23,7 @@ namespace ham::agent {
 namespace {
 
 constexpr size_t kIdBytes = 16;
+constexpr int64_t kMostIncarnations = int64_t{1} << 62;
 
 absl::Status Failed(const std::string& what, const std::string& path) {
   return absl::UnavailableError(
@@ -30,6 +32,25 @@ absl::Status Failed(const std::string& what, const std::string& path) {
 
 bool IsWorkerId(const std::string& id) {
   return id.size() == 2 * kIdBytes && id.find_first_not_of("0123456789abcdef") == std::string::npos;
+}
+
+// Its line without white space around it; "" if there is no such file.
+absl::StatusOr<std::string> ReadLine(const std::string& path) {
+  std::error_code error;
+  if (!std::filesystem::exists(path, error) && !error) return "";
+  std::ifstream file(path);
+  if (!file) return Failed("read", path);
+  std::ostringstream text;
+  text << file.rdbuf();
+  std::string line = text.str();
+  absl::StripAsciiWhitespace(&line);
+  return line.empty() ? "(nothing)" : line;
+}
+
+absl::Status WriteLine(const std::string& path, const std::string& line) {
+  const absl::Status status = WriteFileAtomically(path, line + "\n", 0600);
+  if (status.ok()) return status;
+  return absl::UnavailableError(absl::StrCat(status.message(), "; give a writable --state-dir"));
 }
 
 }  // namespace
@@ -59,6 +80,7 @@ absl::StatusOr<std::unique_ptr<StateDirectory>> StateDirectory::Open(const std::
         absl::StrCat("another ham-worker uses ", path, ": stop it, or give this one another --state-dir"));
   }
   if (const absl::Status status = directory->ReadOrMakeId(); !status.ok()) return status;
+  if (const absl::Status status = directory->CountIncarnation(); !status.ok()) return status;
   return directory;
 }
 
@@ -66,22 +88,31 @@ StateDirectory::~StateDirectory() { ::close(lock_fd_); }
 
 absl::Status StateDirectory::ReadOrMakeId() {
   const std::string path = path_ + "/worker_id";
-  std::error_code error;
-  if (!std::filesystem::exists(path, error) && !error) {
+  const absl::StatusOr<std::string> text = ReadLine(path);
+  if (!text.ok()) return text.status();
+  if (text->empty()) {
     worker_id_ = RandomId();
-    const absl::Status status = WriteFileAtomically(path, worker_id_ + "\n", 0600);
-    if (status.ok()) return status;
-    return absl::UnavailableError(absl::StrCat(status.message(), "; give a writable --state-dir"));
+    return WriteLine(path, worker_id_);
   }
-  std::ifstream file(path);
-  if (!file) return Failed("read", path);
-  std::ostringstream text;
-  text << file.rdbuf();
-  worker_id_ = text.str();
-  absl::StripAsciiWhitespace(&worker_id_);
+  worker_id_ = *text;
   if (IsWorkerId(worker_id_)) return absl::OkStatus();
   return absl::DataLossError(
       absl::StrCat(path, " holds no worker id (32 hex digits): delete it, and this worker gets a new one"));
+}
+
+// Stored before anybody hears of it: no other process gets this number, whenever this one ends.
+absl::Status StateDirectory::CountIncarnation() {
+  const std::string path = path_ + "/incarnation";
+  const absl::StatusOr<std::string> text = ReadLine(path);
+  if (!text.ok()) return text.status();
+  int64_t number = 0;
+  if (!text->empty() && (!absl::SimpleAtoi(*text, &number) || number < 1 || number >= kMostIncarnations)) {
+    return absl::DataLossError(absl::StrCat(path, " holds \"", absl::CEscape(text->substr(0, 100)),
+                                            "\", not how often this worker was started: delete it and ", path_,
+                                            "/worker_id, and this worker gets a new id"));
+  }
+  incarnation_number_ = number + 1;
+  return WriteLine(path, absl::StrCat(incarnation_number_));
 }
 
 }  // namespace ham::agent

@@ -1,6 +1,7 @@
 // The agent's directory and the identity in it.
 #pragma once
 
+#include <cstdint>
 #include <memory>
 #include <string>
 
@@ -8,11 +9,12 @@
 
 namespace ham::agent {
 
-// Holds STATE_DIR for this process: a lock that ends with it, and the durable id in STATE_DIR/worker_id.
+// Holds STATE_DIR for this process: a lock that ends with it, the durable id in STATE_DIR/worker_id, and in
+// STATE_DIR/incarnation how many processes there were.
 class StateDirectory {
  public:
   // Makes the directory (0700) when missing. Unavailable, naming the path, when it cannot be made or written;
-  // FailedPrecondition when another agent holds it; DataLoss when the id is damaged.
+  // FailedPrecondition when another agent holds it; DataLoss when the id or the number is damaged.
   static absl::StatusOr<std::unique_ptr<StateDirectory>> Open(const std::string& path);
   ~StateDirectory();
   StateDirectory(const StateDirectory&) = delete;
@@ -20,14 +22,17 @@ class StateDirectory {
 
   const std::string& path() const { return path_; }
   const std::string& worker_id() const { return worker_id_; }  // 32 hex digits
+  int64_t incarnation_number() const { return incarnation_number_; }  // of this process, from 1
 
  private:
   StateDirectory(std::string path, int lock_fd) : path_(std::move(path)), lock_fd_(lock_fd) {}
   absl::Status ReadOrMakeId();
+  absl::Status CountIncarnation();
 
   const std::string path_;
   const int lock_fd_;
   std::string worker_id_;
+  int64_t incarnation_number_ = 0;
 };
 
 // 128 random bits, as 32 hex digits.
