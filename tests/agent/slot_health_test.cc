@@ -22,12 +22,13 @@ const GpuState kUsed = {.memory_used_bytes = 700 * kMebibyte,
 class GpuHealthTest : public ::testing::Test {
  protected:
   // A second after the look before: the kind of problem, 0 for none.
-  int Look(const absl::StatusOr<GpuState>& state, bool occupied = false) {
+  int Look(const absl::StatusOr<GpuState>& state, bool occupied = false) { return LookAt(&health_, state, occupied); }
+  int LookAt(GpuHealth* health, const absl::StatusOr<GpuState>& state, bool occupied) {
     now_ += absl::Seconds(1);
-    const std::optional<SlotProblem> problem = health_.Judge(state, occupied, now_);
-    message_ = problem ? problem->message() : "";
-    if (problem) EXPECT_EQ(problem->slot(), 3);
-    return problem ? problem->kind() : 0;
+    const SlotProblem problem = health->Judge(state, occupied, now_).value_or(SlotProblem());
+    message_ = problem.message();
+    EXPECT_EQ(problem.slot(), problem.kind() == 0 ? 0 : 3);
+    return problem.kind();
   }
   static ham::v1::Slot Slot() {
     ham::v1::Slot slot;
@@ -80,8 +81,8 @@ TEST_F(GpuHealthTest, OfARankOfHamIsNoneAndItsMemoryHasTenSecondsToComeBack) {
 }
 
 TEST_F(GpuHealthTest, OneThatIsSharedMayBeUsed) {
-  health_ = GpuHealth(Slot(), true);
-  for (int i = 0; i < 5; ++i) EXPECT_EQ(Look(kUsed), 0);
+  GpuHealth shared(Slot(), true);
+  for (int i = 0; i < 5; ++i) EXPECT_EQ(LookAt(&shared, kUsed, false), 0);
 }
 
 TEST_F(GpuHealthTest, OneThatIsLostIsLostUntilItIsFound) {

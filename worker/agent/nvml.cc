@@ -186,7 +186,8 @@ absl::StatusOr<GpuState> Nvml::Look(const std::string& uuid) {
   Device device = nullptr;
   GpuState state;
   NvmlMemory memory{};
-  NvmlMemory2 exact{.version = kNvmlMemory2Version};
+  NvmlMemory2 exact{};
+  exact.version = kNvmlMemory2Version;
   int code = Call("nvmlDeviceGetHandleByUUID", uuid.c_str(), &device);
   if (code == kNvmlSuccess) code = Call("nvmlDeviceGetMemoryInfo", device, &memory);
   if (code == kNvmlGpuIsLost || code == kNvmlNotFound) {
