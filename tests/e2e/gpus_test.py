@@ -51,6 +51,19 @@ class Gpus(unittest.TestCase):
         self.assertEqual(ended["failure_class"], "INFRASTRUCTURE")
         self.assertIn("the worker needs ham-trainer-cuda", ended["state_message"])
 
+    def test_are_left_to_who_uses_them(self):
+        self.start_worker("ham-trainer", "ham-trainer-cuda")
+        busy = self.path / "busy"
+        busy.touch()
+        wait_for(lambda: "problem" in self.slots()[3], "the problem of the last GPU")
+        self.assertEqual(self.slots()[3]["problem"]["kind"], "BUSY_FOREIGN")
+        self.assertIn("slot 3 of gpu-host gets no ranks: BUSY_FOREIGN: Scripted GPU (GPU-2): somebody else uses 20",
+                      self.cluster.hamctl("workers").stdout)
+        job = self.cluster.submit(spec(resources={"world_size": 3, "device": "cuda"}, retry={"max_attempts": 1}))
+        self.assertIn("Slots that cannot be used: 3 of gpu-host (BUSY_FOREIGN)", self.cluster.job(job)["state_message"])
+        busy.unlink()
+        self.cluster.wait_state(job, "FAILED")  # it was started
+
     def test_are_not_offered_without_their_trainer(self):
         self.start_worker("ham-trainer")
         self.assertEqual([slot["device"] for slot in self.slots()], ["cpu"])
