@@ -125,6 +125,15 @@ def after_signal(root, what, moment, how):
     return found["faults"][what][moment], f"{how}; the reason: {found['faults'][what]['message'].rstrip('.')}; {where}"
 
 
+def foreign_use(root):
+    found, where = stage(root, "service")
+    if "failed" in found:
+        raise RuntimeError(found["failed"])
+    return found["foreign"]["found_seconds"], (
+        "2 GiB taken by another process some seconds after a rank of ham had ended there, until no rank would be placed; "
+        f"told: {found['foreign']['message'].split(': ', 1)[1].split(': end')[0]}; {where}")
+
+
 FIGURES = [
     Figure("GPU: HAM step, times faster than published PyTorch", 8, "x", True,
            lambda root: times_faster(root, "ham-128", "published-replayed")),
@@ -141,6 +150,7 @@ FIGURES = [
         root, "killed", "first_metrics_seconds", "SIGKILL under a coordinator and a worker, to metrics of the next step")),
     Figure("GPU: trainer stopped, verdict that names its rank", 20, " s", False, lambda root: after_signal(
         root, "stopped", "declared_seconds", "SIGSTOP, --hang-bound 20s, to the event of the failed attempt")),
+    Figure("GPU: use by another process, found", 15, " s", False, foreign_use),
 ]
 
 

@@ -80,7 +80,7 @@ class Rules(unittest.TestCase):
         for alert, command in commands():
             with self.subTest(alert=alert, command=command):
                 program, *words = shlex.split(command)
-                self.assertIn(program, ("hamctl", "ham-coordinator"))
+                self.assertIn(program, ("hamctl", "ham-coordinator", "ham-worker"))
                 flags = [word for word in words if word.startswith("--")]
                 names = []  # of subcommands: the words before flags and operands
                 for word in words:
