@@ -38,7 +38,7 @@ class GpuHealthTest : public ::testing::Test {
     return slot;
   }
 
-  absl::Time now_ = absl::UnixEpoch();
+  absl::Duration now_;
   GpuHealth health_ = GpuHealth(Slot(), false);
   std::string message_;
 };
@@ -47,7 +47,13 @@ TEST_F(GpuHealthTest, AFreeOneHasNoProblem) {
   for (int i = 0; i < 20; ++i) EXPECT_EQ(Look(kFree), 0);
 }
 
+TEST_F(GpuHealthTest, WhatOthersDoAtTheStartIsOneAtOnce) {
+  EXPECT_EQ(Look(kUsed), SlotProblem::BUSY_FOREIGN);
+  EXPECT_EQ(Look(kFree), 0);
+}
+
 TEST_F(GpuHealthTest, WhatOthersDoIsOneFromTheSecondLookUntilItIsOver) {
+  Look(kFree);
   EXPECT_EQ(Look(kUsed), 0) << "it may end at once";
   EXPECT_EQ(Look(kUsed), SlotProblem::BUSY_FOREIGN);
   EXPECT_EQ(message_, "GPU (GPU-x): others use it, and 700 MiB of its memory: process 7 of ann with 600 MiB, process 8: "

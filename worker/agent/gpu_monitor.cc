@@ -18,10 +18,12 @@
 namespace ham::agent {
 namespace {
 
-using SteadyTime = std::chrono::steady_clock::time_point;
+using SteadyClock = std::chrono::steady_clock;
+using SteadyTime = SteadyClock::time_point;
 
 constexpr absl::Duration kEndTimeout = absl::Milliseconds(200);
-constexpr absl::Duration kXidWait = absl::Milliseconds(50);  // less than that, so that the thread ends in time
+constexpr absl::Duration kFirstLookTimeout = absl::Seconds(2);
+constexpr std::chrono::milliseconds kXidWait(50);  // less than kEndTimeout, so that the thread ends in time
 
 // Of a process; "" if this host cannot tell, as of one in another container.
 std::string UserOf(int pid) {
@@ -56,6 +58,7 @@ struct GpuMonitor::State {
   // Until the next look is due. True if there is none.
   bool Wait(Nvml* nvml, bool tells_xids);
 
+  const SteadyTime start = SteadyClock::now();
   GpuMonitorOptions options;
   std::vector<Gpu> gpus;  // the thread's, once it runs
   absl::Mutex mutex;
@@ -63,6 +66,7 @@ struct GpuMonitor::State {
   std::vector<ham::v1::SlotProblem> problems ABSL_GUARDED_BY(mutex);
   std::set<int> occupied ABSL_GUARDED_BY(mutex);
   SteadyTime newest_time ABSL_GUARDED_BY(mutex);
+  bool looked ABSL_GUARDED_BY(mutex) = false;  // or there is nothing to look at
   bool stopping ABSL_GUARDED_BY(mutex) = false;
   bool ended ABSL_GUARDED_BY(mutex) = false;
 };
@@ -90,10 +94,11 @@ std::vector<ham::v1::SlotProblem> GpuMonitor::State::Judge(Nvml* nvml) {
   std::vector<ham::v1::SlotProblem> found;
   for (Gpu& gpu : gpus) {
     absl::StatusOr<GpuState> state = nvml->Look(gpu.uuid);
-    if (state.ok()) {
+    const bool its_own = slots.count(gpu.slot) != 0;
+    if (state.ok() && !its_own) {
       for (GpuProcess& process : state->processes) process.user = UserOf(process.pid);
     }
-    auto problem = gpu.health.Judge(state, slots.count(gpu.slot) != 0, absl::Now());
+    auto problem = gpu.health.Judge(state, its_own, absl::FromChrono(SteadyClock::now() - start));
     if (problem) found.push_back(*std::move(problem));
   }
   return found;
@@ -110,12 +115,13 @@ bool GpuMonitor::State::NoteXid(const std::optional<GpuXid>& error) {
 }
 
 bool GpuMonitor::State::Wait(Nvml* nvml, bool tells_xids) {
-  const absl::Time due = absl::Now() + options.period;
-  for (bool news = false; !news && absl::Now() < due;) {
-    const absl::Time until = tells_xids ? std::min(due, absl::Now() + kXidWait) : due;
-    if (tells_xids) news = NoteXid(nvml->NextXid(until - absl::Now()));
+  const SteadyTime due = SteadyClock::now() + absl::ToChronoNanoseconds(options.period);
+  for (bool news = false; !news && SteadyClock::now() < due;) {
+    const SteadyTime until = tells_xids ? std::min<SteadyTime>(due, SteadyClock::now() + kXidWait) : due;
+    const auto left = [until] { return absl::FromChrono(until - SteadyClock::now()); };
+    if (tells_xids) news = NoteXid(nvml->NextXid(left()));
     absl::MutexLock lock(&mutex);  // a call that failed has not waited
-    if (mutex.AwaitWithTimeout(absl::Condition(&stopping), news ? absl::ZeroDuration() : until - absl::Now())) return true;
+    if (mutex.AwaitWithTimeout(absl::Condition(&stopping), news ? absl::ZeroDuration() : left())) return true;
   }
   return false;
 }
@@ -133,7 +139,8 @@ void GpuMonitor::State::Poll() {
     absl::MutexLock lock(&mutex);
     newest = std::move(readings);
     problems = std::move(found);
-    newest_time = std::chrono::steady_clock::now();
+    newest_time = SteadyClock::now();
+    looked = true;
   }
 }
 
@@ -144,7 +151,10 @@ GpuMonitor::GpuMonitor(const std::vector<ham::v1::Slot>& slots, GpuMonitorOption
     if (slot.device() != "cuda") continue;
     state_->gpus.push_back({slot.index(), slot.device_id(), GpuHealth(slot, state_->options.shared)});
   }
-  if (!state_->gpus.empty()) thread_ = std::thread([state = state_] { Run(state); });
+  if (state_->gpus.empty()) return;
+  thread_ = std::thread([state = state_] { Run(state); });
+  absl::MutexLock lock(&state_->mutex);
+  state_->mutex.AwaitWithTimeout(absl::Condition(&state_->looked), kFirstLookTimeout);
 }
 
 GpuMonitor::~GpuMonitor() {
@@ -165,7 +175,7 @@ GpuMonitor::~GpuMonitor() {
 std::vector<ham::v1::GpuReading> GpuMonitor::Newest() const {
   absl::MutexLock lock(&state_->mutex);
   const SteadyTime stale = state_->newest_time + absl::ToChronoNanoseconds(state_->options.stale_after);
-  return std::chrono::steady_clock::now() < stale ? state_->newest : std::vector<ham::v1::GpuReading>();
+  return SteadyClock::now() < stale ? state_->newest : std::vector<ham::v1::GpuReading>();
 }
 
 std::vector<ham::v1::SlotProblem> GpuMonitor::Problems() const {
@@ -181,7 +191,7 @@ void GpuMonitor::SetOccupied(std::set<int> slots) {
 void GpuMonitor::Run(const std::shared_ptr<State>& state) {
   state->Poll();
   absl::MutexLock lock(&state->mutex);
-  state->ended = true;
+  state->looked = state->ended = true;
 }
 
 }  // namespace ham::agent

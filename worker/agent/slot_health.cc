@@ -74,7 +74,7 @@ bool GpuHealth::NoteXid(uint64_t xid, absl::Time time) {
   return true;
 }
 
-std::optional<SlotProblem> GpuHealth::Judge(const absl::StatusOr<GpuState>& state, bool occupied, absl::Time now) {
+std::optional<SlotProblem> GpuHealth::Judge(const absl::StatusOr<GpuState>& state, bool occupied, absl::Duration now) {
   if (state.ok() || absl::IsNotFound(state.status())) {
     lost_ = !state.ok();
     needs_reset_ = state.ok() && state->needs_reset;

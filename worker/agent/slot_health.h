@@ -22,9 +22,10 @@ class GpuHealth {
   // Errors that a program can cause by itself are no problem of the GPU. Others stay until this agent ends: only a
   // reset mends them. False for the former.
   bool NoteXid(uint64_t xid, absl::Time time);
-  // After each look, in order of time. `occupied`: ham has a rank in the slot. While it has, and for a moment after it,
-  // what is in use is not taken for somebody else's. A look that failed otherwise than by NotFound says nothing.
-  std::optional<ham::v1::SlotProblem> Judge(const absl::StatusOr<GpuState>& state, bool occupied, absl::Time now);
+  // After each look, in order of time; `now` is steady. `occupied`: ham has a rank in the slot. While it has, and for a
+  // moment after it, what is in use is not taken for somebody else's. A look that failed otherwise than by NotFound says
+  // nothing.
+  std::optional<ham::v1::SlotProblem> Judge(const absl::StatusOr<GpuState>& state, bool occupied, absl::Duration now);
 
  private:
   ham::v1::SlotProblem Problem(ham::v1::SlotProblem::Kind kind, const std::string& what) const;
@@ -35,8 +36,8 @@ class GpuHealth {
   const std::string name_;  // with its UUID
   const bool shared_;
   std::string error_;  // the first Xid
-  absl::Time free_since_ = absl::InfinitePast();
-  bool used_ = false;     // in the last look
+  absl::Duration free_since_ = -absl::InfiniteDuration();
+  bool used_ = true;      // in the last look; before the first nothing is known
   bool foreign_ = false;  // the problem lasts
   bool lost_ = false;
   bool needs_reset_ = false;
