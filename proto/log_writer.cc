@@ -3,6 +3,7 @@
 #include <unistd.h>
 
 #include <cerrno>
+#include <csignal>
 #include <utility>
 
 #include "absl/base/thread_annotations.h"
@@ -57,7 +58,12 @@ struct LogWriter::State {
 };
 
 LogWriter::LogWriter(int fd, size_t most_bytes) : state_(std::make_shared<State>(fd, most_bytes)) {
+  // A thread has its maker's mask: this one must not take signals that the program blocks later, to wait for them.
+  sigset_t all, before;
+  sigfillset(&all);
+  ::pthread_sigmask(SIG_SETMASK, &all, &before);
   thread_ = std::thread([state = state_] { state->Run(); });
+  ::pthread_sigmask(SIG_SETMASK, &before, nullptr);
 }
 
 LogWriter::~LogWriter() {

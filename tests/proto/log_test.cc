@@ -5,6 +5,8 @@
 #include <spdlog/spdlog.h>
 #include <unistd.h>
 
+#include <csignal>
+#include <ctime>
 #include <functional>
 #include <nlohmann/json.hpp>
 #include <sstream>
@@ -104,6 +106,17 @@ TEST(Log, WaitsForNobodyAndCountsWhatItDropped) {
   EXPECT_EQ(last, "at last");
   EXPECT_GT(kept, 1000);
   EXPECT_EQ(kept + dropped, kLines);
+}
+
+TEST(Log, TakesNoSignalThatTheProgramWaitsFor) {
+  StartLog("ham-test", LogFormat::kText);
+  sigset_t set;
+  sigemptyset(&set);
+  sigaddset(&set, SIGTERM);
+  ASSERT_EQ(::pthread_sigmask(SIG_BLOCK, &set, nullptr), 0);
+  ASSERT_EQ(::kill(::getpid(), SIGTERM), 0);  // ends this program if any thread takes it
+  const timespec patience = {.tv_sec = 20, .tv_nsec = 0};
+  EXPECT_EQ(::sigtimedwait(&set, nullptr, &patience), SIGTERM);
 }
 
 }  // namespace
