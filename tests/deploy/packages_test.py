@@ -20,6 +20,7 @@ import cluster  # noqa: E402
 import xml_runner  # noqa: E402
 from booted_root import BootedRoot  # noqa: E402
 from debian_root import make_root, run  # noqa: E402
+from hosts import leave_chroot  # noqa: E402
 
 SERVICES = {"ham-coordinator": "coordinator", "ham-worker": "worker"}
 PACKAGES = ["ham-client", "ham-server", "ham-worker"]
@@ -304,4 +305,5 @@ class PackagesTest(unittest.TestCase):
 
 
 if __name__ == "__main__":
+    leave_chroot()
     xml_runner.main()

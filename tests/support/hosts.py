@@ -1,6 +1,7 @@
 """Hosts of their own for workers, on one machine: network namespaces on a bridge, which go with this process."""
 import ctypes
 import os
+import pathlib
 import subprocess
 
 CLONE_NEWNS, CLONE_NEWNET = 0x00020000, 0x40000000
@@ -13,11 +14,36 @@ class Unavailable(Exception):
 
 def isolate():
     """Gives this process, which must have one thread, a network and mounts of its own."""
-    libc = ctypes.CDLL(None, use_errno=True)
-    if libc.unshare(CLONE_NEWNS | CLONE_NEWNET) != 0:
-        raise Unavailable(f"no namespaces: {os.strerror(ctypes.get_errno())} (they need root)")
+    _unshare(CLONE_NEWNS | CLONE_NEWNET)
+    _mount_root()
     _run("mount", "--make-rprivate", "/")
     _run("ip", "link", "set", "lo", "up")
+
+
+def leave_chroot():
+    """In a chroot "/" is no mount, and programs that need that fail: gives this process mounts of its own, where it is."""
+    if not _root_is_mounted():
+        _unshare(CLONE_NEWNS)
+        _mount_root()
+
+
+def _unshare(what):
+    libc = ctypes.CDLL(None, use_errno=True)
+    if libc.unshare(what) != 0:
+        raise Unavailable(f"no namespaces: {os.strerror(ctypes.get_errno())} (they need root)")
+
+
+def _root_is_mounted():
+    return any(line.split()[4] == "/" for line in pathlib.Path("/proc/self/mountinfo").read_text().splitlines())
+
+
+def _mount_root():
+    if _root_is_mounted():
+        return
+    here = os.getcwd()
+    _run("mount", "--rbind", "/", "/mnt")
+    os.chroot("/mnt")
+    os.chdir(here)
 
 
 def _run(*command):
