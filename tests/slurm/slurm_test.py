@@ -171,7 +171,6 @@ class Workers(unittest.TestCase):
         self.wait_slurm(job, JobState="FAILED", ExitCode="1:0")
         for word in words:
             self.assertIn(word, self.output(job))
-        self.assertEqual(list(self.states.iterdir()), [])
 
     def test_what_cannot_work_ends_with_its_reason(self):
         reasons = {
@@ -183,6 +182,7 @@ class Workers(unittest.TestCase):
         }
         for job, reason in reasons.items():
             self.assert_fails(job, reason)
+        self.assertEqual(list(self.states.iterdir()), [])
 
     def test_a_secret_that_is_refused_or_no_coordinator_ends_with_words(self):
         join = json.loads((self.ham.path / "state" / "worker-join").read_text())
@@ -194,6 +194,7 @@ class Workers(unittest.TestCase):
         self.ham.coordinator.wait(timeout=40)
         self.assert_fails(self.start_worker(arguments=["--give-up-after", "1s"]),
                           f"no coordinator was reached at {join['endpoints'][0]}", "for 1s")
+        self.assertEqual(list(self.states.iterdir()), [])
 
 
 if __name__ == "__main__":
