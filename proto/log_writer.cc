@@ -1,5 +1,6 @@
 #include "proto/log_writer.h"
 
+#include <poll.h>
 #include <unistd.h>
 
 #include <cerrno>
@@ -14,13 +15,17 @@ namespace {
 
 constexpr absl::Duration kEndTimeout = absl::Seconds(1);
 
-// False when nobody will ever read it.
+// False when nobody will ever read it. What finds no room on a disk is left out.
 bool WriteAll(int fd, const std::string& text) {
   size_t done = 0;
   while (done < text.size()) {
     const ssize_t written = ::write(fd, text.data() + done, text.size() - done);
-    if (written < 0 && errno != EINTR) return false;
     if (written > 0) done += static_cast<size_t>(written);
+    if (written >= 0 || errno == EINTR) continue;
+    if (errno == EPIPE || errno == EBADF) return false;
+    if (errno != EAGAIN) return true;
+    pollfd room = {fd, POLLOUT, 0};  // somebody else who has it made it so
+    ::poll(&room, 1, -1);
   }
   return true;
 }

@@ -101,7 +101,8 @@ absl::Status Coordinator::Impl::CheckIncarnation(const ham::v1::RegisterWorker& 
   if (number == 0 || number > worker.row.incarnation_number) return absl::OkStatus();
   return absl::AbortedError(absl::StrCat("agent ", number, " of worker_id ", registration.worker_id(),
                                          " comes after agent ", worker.row.incarnation_number,
-                                         " of it: two agents use copies of one state directory; give each its own"));
+                                         " of it: two agents use copies of one state directory, or an older copy was ",
+                                         "restored; give each its own, without worker_id and incarnation"));
 }
 
 void Coordinator::Impl::TakeProblems(WorkerState& worker, std::map<int, ham::v1::SlotProblem> problems) {

@@ -94,7 +94,7 @@ int nvmlDeviceGetMemoryInfo_v2(void* device, Memory2* memory) {
   memory->used = memory->reserved = all.used / 2;
   return code;
 }
-int nvmlDeviceGetComputeRunningProcesses_v3(void* device, unsigned* count, Process* processes) {
+int nvmlDeviceGetComputeRunningProcesses_v2(void* device, unsigned* count, Process* processes) {
   const unsigned room = *count;
   *count = NumberOf(device) == 1 ? static_cast<unsigned>(g_script.processes.load()) : 0;
   if (*count > room) return 7;

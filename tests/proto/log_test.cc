@@ -1,5 +1,6 @@
 #include "proto/log.h"
 
+#include <fcntl.h>
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 #include <spdlog/spdlog.h>
@@ -106,6 +107,43 @@ TEST(Log, WaitsForNobodyAndCountsWhatItDropped) {
   EXPECT_EQ(last, "at last");
   EXPECT_GT(kept, 1000);
   EXPECT_EQ(kept + dropped, kLines);
+}
+
+TEST(Log, GoesOnAfterAFullDiskAndWhereWritesDoNotWait) {
+  const auto logged_to = [](int fd, const std::function<void()>& log) {
+    const int before = ::dup(STDERR_FILENO);
+    ASSERT_EQ(::dup2(fd, STDERR_FILENO), STDERR_FILENO);
+    log();
+    ASSERT_EQ(::dup2(before, STDERR_FILENO), STDERR_FILENO);
+    ::close(before);
+  };
+  StartLog("ham-test", LogFormat::kText);
+  const int full = ::open("/dev/full", O_WRONLY);
+  logged_to(full, [] {
+    spdlog::info("lost");
+    spdlog::default_logger()->flush();
+  });
+  ::close(full);
+  int ends[2];
+  ASSERT_EQ(::pipe2(ends, O_NONBLOCK), 0);
+  const std::string sentence(200'000, 'x');  // more than a pipe holds
+  std::string text;
+  logged_to(ends[1], [&] {
+    spdlog::info(sentence);
+    std::thread reader([&] {
+      char buffer[1 << 16];
+      while (text.find("xx\n") == std::string::npos) {
+        const ssize_t n = ::read(ends[0], buffer, sizeof(buffer));
+        if (n > 0) text.append(buffer, static_cast<size_t>(n));
+      }
+    });
+    spdlog::default_logger()->flush();
+    reader.join();
+  });
+  ::close(ends[0]);
+  ::close(ends[1]);
+  EXPECT_NE(text.find(sentence), std::string::npos);
+  EXPECT_EQ(text.find("lost"), std::string::npos);
 }
 
 TEST(Log, TakesNoSignalThatTheProgramWaitsFor) {

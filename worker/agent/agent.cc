@@ -34,6 +34,7 @@ Agent::Agent(AgentConfig config, std::function<void(const absl::Status&)> ended)
       link_(config_.connection),
       launcher_(std::make_unique<TrainerLauncher>(config_.worker_id)),
       gpu_monitor_(config_.slots, config_.gpu_monitor),
+      disk_monitor_(config_.state_dir, absl::Seconds(1)),
       core_(config_.assignments, absl::ZeroDuration()),
       disk_(config_.state_dir) {
   host_.link = &link_;
@@ -229,7 +230,7 @@ void Agent::LookAtSlots() {
   for (const auto& [id, rank] : ranks_) occupied.insert(rank->slot());
   gpu_monitor_.SetOccupied(std::move(occupied));
   std::optional<ham::v1::SlotProblem> of_disk;
-  if (const std::optional<uint64_t> free = FreeBytes(config_.state_dir)) of_disk = disk_.Judge(*free);
+  if (const std::optional<uint64_t> free = disk_monitor_.free_bytes()) of_disk = disk_.Judge(*free);
   const std::vector<ham::v1::SlotProblem> before =
       std::exchange(problems_, GravestProblems(config_.slots, gpu_monitor_.Problems(), of_disk));
   const auto among = [](const ham::v1::SlotProblem& one, const std::vector<ham::v1::SlotProblem>& all) {

@@ -17,6 +17,7 @@
 #include "worker/agent/control_stream.h"
 #include "worker/agent/coordinator_link.h"
 #include "worker/agent/cpu_placement.h"
+#include "worker/agent/disk_monitor.h"
 #include "worker/agent/gpu_monitor.h"
 #include "worker/agent/rank.h"
 #include "worker/agent/report_stream.h"
@@ -97,6 +98,7 @@ class Agent {
   std::unique_ptr<TrainerLauncher> launcher_;
   RankHost host_;
   GpuMonitor gpu_monitor_;
+  DiskMonitor disk_monitor_;
 
   // thread_ only.
   Assignments core_;

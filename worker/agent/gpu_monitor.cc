@@ -22,7 +22,7 @@ using SteadyClock = std::chrono::steady_clock;
 using SteadyTime = SteadyClock::time_point;
 
 constexpr absl::Duration kEndTimeout = absl::Milliseconds(200);
-constexpr absl::Duration kFirstLookTimeout = absl::Seconds(2);
+constexpr absl::Duration kFirstLookTimeout = absl::Seconds(30);  // drivers without persistence mode start each GPU first
 constexpr std::chrono::milliseconds kXidWait(50);  // less than kEndTimeout, so that the thread ends in time
 
 // Of a process; "" if this host cannot tell, as of one in another container.
@@ -45,6 +45,7 @@ struct GpuMonitor::State {
     int32_t slot = 0;
     std::string uuid;
     GpuHealth health;
+    std::set<uint64_t> xids = {};  // that were told
     bool answers = true;
   };
 
@@ -109,7 +110,7 @@ bool GpuMonitor::State::NoteXid(const std::optional<GpuXid>& error) {
   for (Gpu& gpu : gpus) {
     if (!error || gpu.uuid != error->uuid) continue;
     news = gpu.health.NoteXid(error->xid, absl::Now());
-    spdlog::warn("{}: Xid {}{}", gpu.uuid, error->xid, news ? "" : ", which a program can cause by itself");
+    if (gpu.xids.insert(error->xid).second) spdlog::warn("{}: Xid {}, for the first time", gpu.uuid, error->xid);
   }
   return news;
 }
@@ -119,9 +120,11 @@ bool GpuMonitor::State::Wait(Nvml* nvml, bool tells_xids) {
   for (bool news = false; !news && SteadyClock::now() < due;) {
     const SteadyTime until = tells_xids ? std::min<SteadyTime>(due, SteadyClock::now() + kXidWait) : due;
     const auto left = [until] { return absl::FromChrono(until - SteadyClock::now()); };
-    if (tells_xids) news = NoteXid(nvml->NextXid(left()));
+    std::optional<GpuXid> error;
+    if (tells_xids) error = nvml->NextXid(left());
+    news = NoteXid(error);
     absl::MutexLock lock(&mutex);  // a call that failed has not waited
-    if (mutex.AwaitWithTimeout(absl::Condition(&stopping), news ? absl::ZeroDuration() : left())) return true;
+    if (mutex.AwaitWithTimeout(absl::Condition(&stopping), error ? absl::ZeroDuration() : left())) return true;
   }
   return false;
 }

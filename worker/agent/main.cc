@@ -33,6 +33,7 @@ constexpr absl::Duration kCleanTimeout = absl::Seconds(10);
 constexpr absl::Duration kJoinTimeout = absl::Seconds(20);
 
 int Fail(const absl::Status& status) {
+  spdlog::default_logger()->flush();  // what comes before it
   std::fprintf(stderr, "ham-worker: %s\n", std::string(status.message()).c_str());
   return 1;
 }
@@ -44,13 +45,15 @@ absl::StatusOr<ConnectionConfig> ConnectionOf(const AgentOptions& options) {
 }
 
 // What the agent is made of; the directory must be held by the caller. Trainers of an earlier agent are gone then.
-absl::StatusOr<AgentConfig> Prepare(const AgentOptions& options, const StateDirectory& directory) {
+absl::StatusOr<AgentConfig> Prepare(const AgentOptions& options, StateDirectory& directory) {
   AgentConfig config;
   absl::StatusOr<ConnectionConfig> connection = ConnectionOf(options);
   if (!connection.ok()) return connection.status();
   if (absl::Status status = CheckTrainer(options.trainer); !status.ok()) return status;
   if (absl::Status status = KillLeftTrainers(directory.worker_id(), kCleanTimeout); !status.ok()) return status;
   if (absl::Status status = RemoveAllWork(directory.path()); !status.ok()) return status;
+  const absl::StatusOr<int64_t> number = directory.CountIncarnation();
+  if (!number.ok()) return number.status();
   absl::StatusOr<std::vector<ham::v1::Slot>> gpus = std::vector<ham::v1::Slot>();
   if (!options.no_gpu) gpus = ListGpus();
   if (gpus.ok()) gpus = UsableGpus(VisibleGpus(*gpus, std::getenv("CUDA_VISIBLE_DEVICES")), options.trainer);
@@ -59,7 +62,7 @@ absl::StatusOr<AgentConfig> Prepare(const AgentOptions& options, const StateDire
   if (!data_sets.ok()) return data_sets.status();
   config.connection = *std::move(connection);
   config.worker_id = directory.worker_id();
-  config.incarnation_number = directory.incarnation_number();
+  config.incarnation_number = *number;
   config.name = options.name;
   config.state_dir = directory.path();
   config.trainer = options.trainer;

@@ -152,7 +152,7 @@ std::string Nvml::DriverVersion() {
 
 absl::StatusOr<ham::v1::GpuReading> Nvml::Read(const std::string& uuid) {
   Device device = nullptr;
-  int code = Call("nvmlDeviceGetHandleByUUID", uuid.c_str(), &device);
+  int code = FindDevice(uuid, &device);
   NvmlMemory memory{};
   if (code == kNvmlSuccess) code = Call("nvmlDeviceGetMemoryInfo", device, &memory);
   if (code != kNvmlSuccess) return NvmlFailed(absl::StrCat("reading ", uuid).c_str(), code);
@@ -188,9 +188,10 @@ absl::StatusOr<GpuState> Nvml::Look(const std::string& uuid) {
   NvmlMemory memory{};
   NvmlMemory2 exact{};
   exact.version = kNvmlMemory2Version;
-  int code = Call("nvmlDeviceGetHandleByUUID", uuid.c_str(), &device);
-  if (code == kNvmlSuccess) code = Call("nvmlDeviceGetMemoryInfo", device, &memory);
-  if (code == kNvmlGpuIsLost || code == kNvmlNotFound) {
+  int code = FindDevice(uuid, &device);
+  const bool known = code == kNvmlSuccess;
+  if (known) code = Call("nvmlDeviceGetMemoryInfo", device, &memory);
+  if ((known && code == kNvmlGpuIsLost) || code == kNvmlNotFound) {
     return absl::NotFoundError(absl::StrCat("the driver has lost it (NVML's code ", code, ")"));
   }
   if (code != kNvmlSuccess) return NvmlFailed(absl::StrCat("looking at ", uuid).c_str(), code);
@@ -199,19 +200,32 @@ absl::StatusOr<GpuState> Nvml::Look(const std::string& uuid) {
   state.processes = ProcessesOn(device);
   unsigned corrected = 0, uncorrected = 0, pending = 0, failed = 0;
   if (Call("nvmlDeviceGetRemappedRows", device, &corrected, &uncorrected, &pending, &failed) == kNvmlSuccess) {
-    state.needs_reset = pending != 0 || failed != 0;
+    state.needs_reset = pending != 0;
+    state.defective = failed != 0;
   }
   return state;
 }
 
+int Nvml::FindDevice(const std::string& uuid, Device* device) {
+  if (const auto known = devices_.find(uuid); known != devices_.end()) {
+    *device = known->second;
+    return kNvmlSuccess;
+  }
+  const int code = Call("nvmlDeviceGetHandleByUUID", uuid.c_str(), device);
+  if (code == kNvmlSuccess) devices_[uuid] = *device;
+  return code;
+}
+
 std::vector<GpuProcess> Nvml::ProcessesOn(Device device) {
+  // Version 3 had larger entries in some releases of the driver.
+  const char* const name = "nvmlDeviceGetComputeRunningProcesses_v2";
   std::vector<NvmlProcess> found(16);
   unsigned count = static_cast<unsigned>(found.size());
-  int code = Call("nvmlDeviceGetComputeRunningProcesses_v3", device, &count, found.data());
+  int code = Call(name, device, &count, found.data());
   while (code == kNvmlInsufficientSize && found.size() < kMostProcesses) {  // there may be more by then
     found.resize(2 * found.size());
     count = static_cast<unsigned>(found.size());
-    code = Call("nvmlDeviceGetComputeRunningProcesses_v3", device, &count, found.data());
+    code = Call(name, device, &count, found.data());
   }
   std::vector<GpuProcess> processes;
   for (unsigned i = 0; code == kNvmlSuccess && i < count; ++i) {
@@ -227,7 +241,7 @@ bool Nvml::WatchXids(const std::vector<std::string>& uuids) {
   bool any = false;
   for (const std::string& uuid : uuids) {
     Device device = nullptr;
-    any |= Call("nvmlDeviceGetHandleByUUID", uuid.c_str(), &device) == kNvmlSuccess &&
+    any |= FindDevice(uuid, &device) == kNvmlSuccess &&
            Call("nvmlDeviceRegisterEvents", device, kEventXid, xids_) == kNvmlSuccess;
   }
   return any;
@@ -239,9 +253,10 @@ std::optional<GpuXid> Nvml::NextXid(absl::Duration timeout) {
   if (Call("nvmlEventSetWait_v2", xids_, &event, milliseconds) != kNvmlSuccess || event.type != kEventXid) {
     return std::nullopt;
   }
-  std::array<char, kTextBytes> uuid{};
-  if (Call("nvmlDeviceGetUUID", event.device, uuid.data(), kTextBytes) != kNvmlSuccess) return std::nullopt;
-  return GpuXid{uuid.data(), event.data};
+  for (const auto& [uuid, device] : devices_) {
+    if (device == event.device) return GpuXid{uuid, event.data};
+  }
+  return std::nullopt;
 }
 
 absl::StatusOr<std::vector<ham::v1::Slot>> ListGpus(const std::string& library) {

@@ -3,6 +3,7 @@
 #pragma once
 
 #include <cstdint>
+#include <map>
 #include <memory>
 #include <optional>
 #include <string>
@@ -29,7 +30,8 @@ struct GpuProcess {
 struct GpuState {
   uint64_t memory_used_bytes = 0;  // without what the driver keeps for itself
   std::vector<GpuProcess> processes = {};
-  bool needs_reset = false;  // rows of its memory wait to be remapped, or could not be
+  bool needs_reset = false;  // rows of its memory wait to be remapped
+  bool defective = false;    // such rows could not be remapped
 };
 
 // A critical error as the driver numbers them.
@@ -69,9 +71,12 @@ class Nvml {
   int Call(const char* name, Arguments... arguments);
   absl::Status Describe(Device device, ham::v1::Slot* slot);
   std::string DriverVersion();
+  // Of a GPU's UUID, looked for once: later that fails for all GPUs if one is lost.
+  int FindDevice(const std::string& uuid, Device* device);
   std::vector<GpuProcess> ProcessesOn(Device device);
 
   void* const handle_;
+  std::map<std::string, Device> devices_;  // by UUID
   void* xids_ = nullptr;  // NVML's set of events
 };
 

@@ -1,7 +1,5 @@
 #include "worker/agent/slot_health.h"
 
-#include <sys/statvfs.h>
-
 #include <algorithm>
 #include <map>
 
@@ -15,12 +13,14 @@ using ham::v1::SlotProblem;
 
 constexpr uint64_t kForeignBytes = uint64_t{1} << 30;  // a desktop or a monitoring program uses less
 constexpr absl::Duration kOwnMemory = absl::Seconds(10);  // until that of a rank that has ended is back
+constexpr absl::Duration kFreeAgain = absl::Seconds(10);  // without use by others: else short uses would come and go
 constexpr size_t kMostNamed = 3;
 constexpr uint64_t kLeastDisk = uint64_t{64} << 20, kEnoughDisk = uint64_t{96} << 20;
 
-// Of a program: a bad address, a fault of its kernels, a time-out of a debugger, an end that was asked for.
-bool IsOfAProgram(uint64_t xid) {
-  for (const uint64_t one : {8, 13, 31, 43, 45, 68, 109}) {
+// Of a program (a bad address, a fault of its kernels, a time-out, an end that was asked for, a fault over NVLink), or
+// mended by the GPU (a row remapped, errors corrected or contained, a word on its state).
+bool CondemnsNoGpu(uint64_t xid) {
+  for (const uint64_t one : {8, 13, 31, 43, 45, 63, 68, 92, 94, 109, 137, 154}) {
     if (xid == one) return true;
   }
   return false;
@@ -29,10 +29,9 @@ bool IsOfAProgram(uint64_t xid) {
 const char* NameOfXid(uint64_t xid) {
   static constexpr std::pair<uint64_t, const char*> kNames[] = {
       {48, "double-bit memory error"},   {62, "internal halt"},
-      {63, "memory row remapped"},       {64, "memory row not remapped"},
-      {74, "NVLink error"},              {79, "fallen off the bus"},
-      {92, "many single-bit errors"},    {94, "contained memory error"},
-      {95, "uncontained memory error"},  {119, "its system processor does not answer"},
+      {64, "memory row not remapped"},   {74, "NVLink error"},
+      {79, "fallen off the bus"},        {95, "uncontained memory error"},
+      {119, "its system processor does not answer"},
       {120, "error of its system processor"}};
   for (const auto& [number, name] : kNames) {
     if (number == xid) return name;
@@ -67,8 +66,7 @@ GpuHealth::GpuHealth(const ham::v1::Slot& slot, bool shared)
     : slot_(slot.index()), name_(absl::StrCat(slot.device_name(), " (", slot.device_id(), ")")), shared_(shared) {}
 
 bool GpuHealth::NoteXid(uint64_t xid, absl::Time time) {
-  if (IsOfAProgram(xid)) return false;
-  if (!error_.empty()) return true;
+  if (CondemnsNoGpu(xid) || !error_.empty()) return false;
   error_ = absl::StrCat("Xid ", xid, " (", NameOfXid(xid), ") at ",
                         absl::FormatTime("%Y-%m-%dT%H:%M:%SZ", time, absl::UTCTimeZone()));
   return true;
@@ -78,20 +76,27 @@ std::optional<SlotProblem> GpuHealth::Judge(const absl::StatusOr<GpuState>& stat
   if (state.ok() || absl::IsNotFound(state.status())) {
     lost_ = !state.ok();
     needs_reset_ = state.ok() && state->needs_reset;
+    defective_ = state.ok() && state->defective;
     if (occupied) free_since_ = now;
-    use_ = state.ok() && !occupied && now - free_since_ >= kOwnMemory ? UseOf(*state) : "";
-    foreign_ = !use_.empty() && (used_ || foreign_);
-    used_ = !use_.empty();
+    const bool judged = state.ok() && !occupied && now - free_since_ >= kOwnMemory;
+    const std::string use = judged ? UseOf(*state) : "";
+    if (!use.empty()) use_ = use, used_at_ = now;
+    foreign_ = use.empty() ? foreign_ && !occupied && now - used_at_ < kFreeAgain : used_ || foreign_;
+    used_ = !use.empty();
   }
   if (lost_) {
     return Problem(SlotProblem::GPU_LOST, "the driver no longer finds it: restart the host, or take it out of service.");
   }
   if (!error_.empty()) {
     return Problem(SlotProblem::GPU_ERROR,
-                   absl::StrCat(error_, ": reset it or restart the host, then start ham-worker again."));
+                   absl::StrCat(error_, ": stop ham-worker, reset the GPU or restart the host, start ham-worker."));
+  }
+  if (defective_) {
+    return Problem(SlotProblem::GPU_ERROR, "rows of its memory could not be remapped: take it out of service.");
   }
   if (needs_reset_) {
-    return Problem(SlotProblem::GPU_ERROR, "rows of its memory are to be remapped: reset it or restart the host.");
+    return Problem(SlotProblem::GPU_ERROR, "rows of its memory are to be remapped: stop ham-worker, reset the GPU or "
+                                           "restart the host, start ham-worker.");
   }
   if (!foreign_) return std::nullopt;
   return Problem(SlotProblem::BUSY_FOREIGN,
@@ -128,12 +133,6 @@ std::optional<SlotProblem> DiskHealth::Judge(uint64_t free_bytes) {
   problem.set_message(absl::StrCat(directory_, " has ", Mebibytes(free_bytes), " left, and ham-worker needs ",
                                    Mebibytes(kEnoughDisk), ": make room."));
   return problem;
-}
-
-std::optional<uint64_t> FreeBytes(const std::string& directory) {
-  struct statvfs disk {};
-  if (::statvfs(directory.c_str(), &disk) != 0) return std::nullopt;
-  return static_cast<uint64_t>(disk.f_bavail) * disk.f_frsize;
 }
 
 std::vector<SlotProblem> GravestProblems(const std::vector<ham::v1::Slot>& slots,

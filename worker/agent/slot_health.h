@@ -19,8 +19,8 @@ class GpuHealth {
   // With `shared`, what others do on it is no problem.
   GpuHealth(const ham::v1::Slot& slot, bool shared);
 
-  // Errors that a program can cause by itself are no problem of the GPU. Others stay until this agent ends: only a
-  // reset mends them. False for the former.
+  // An error after which a GPU has to be reset; that stays until this agent ends. Errors that a program can cause by
+  // itself, or that the GPU mends, are none. True if it is the first.
   bool NoteXid(uint64_t xid, absl::Time time);
   // After each look, in order of time; `now` is steady. `occupied`: ham has a rank in the slot. While it has, and for a
   // moment after it, what is in use is not taken for somebody else's. A look that failed otherwise than by NotFound says
@@ -36,12 +36,14 @@ class GpuHealth {
   const std::string name_;  // with its UUID
   const bool shared_;
   std::string error_;  // the first Xid
-  absl::Duration free_since_ = -absl::InfiniteDuration();
+  absl::Duration free_since_ = -absl::InfiniteDuration();  // the last look at a rank of ham
+  absl::Duration used_at_ = -absl::InfiniteDuration();     // the last look at somebody else's use
   bool used_ = true;      // in the last look; before the first nothing is known
   bool foreign_ = false;  // the problem lasts
   bool lost_ = false;
   bool needs_reset_ = false;
-  std::string use_;
+  bool defective_ = false;
+  std::string use_;  // somebody else's, as it was seen last
 };
 
 // Of the disk with the agent's state directory.
@@ -56,9 +58,6 @@ class DiskHealth {
   const std::string directory_;
   bool full_ = false;
 };
-
-// Bytes that this process may still write there; nullopt if that is not known.
-std::optional<uint64_t> FreeBytes(const std::string& directory);
 
 // The gravest problem of each slot that has any, by slot; that of the disk is one of all.
 std::vector<ham::v1::SlotProblem> GravestProblems(const std::vector<ham::v1::Slot>& slots,

@@ -80,7 +80,6 @@ absl::StatusOr<std::unique_ptr<StateDirectory>> StateDirectory::Open(const std::
         absl::StrCat("another ham-worker uses ", path, ": stop it, or give this one another --state-dir"));
   }
   if (const absl::Status status = directory->ReadOrMakeId(); !status.ok()) return status;
-  if (const absl::Status status = directory->CountIncarnation(); !status.ok()) return status;
   return directory;
 }
 
@@ -101,7 +100,7 @@ absl::Status StateDirectory::ReadOrMakeId() {
 }
 
 // Stored before anybody hears of it: no other process gets this number, whenever this one ends.
-absl::Status StateDirectory::CountIncarnation() {
+absl::StatusOr<int64_t> StateDirectory::CountIncarnation() {
   const std::string path = path_ + "/incarnation";
   const absl::StatusOr<std::string> text = ReadLine(path);
   if (!text.ok()) return text.status();
@@ -111,8 +110,9 @@ absl::Status StateDirectory::CountIncarnation() {
                                             "\", not how often this worker was started: delete it and ", path_,
                                             "/worker_id, and this worker gets a new id"));
   }
-  incarnation_number_ = number + 1;
-  return WriteLine(path, absl::StrCat(incarnation_number_));
+  ++number;
+  const absl::Status status = WriteLine(path, absl::StrCat(number));
+  return status.ok() ? absl::StatusOr<int64_t>(number) : status;
 }
 
 }  // namespace ham::agent

@@ -14,7 +14,7 @@ namespace ham::agent {
 class StateDirectory {
  public:
   // Makes the directory (0700) when missing. Unavailable, naming the path, when it cannot be made or written;
-  // FailedPrecondition when another agent holds it; DataLoss when the id or the number is damaged.
+  // FailedPrecondition when another agent holds it; DataLoss when the id is damaged.
   static absl::StatusOr<std::unique_ptr<StateDirectory>> Open(const std::string& path);
   ~StateDirectory();
   StateDirectory(const StateDirectory&) = delete;
@@ -22,17 +22,17 @@ class StateDirectory {
 
   const std::string& path() const { return path_; }
   const std::string& worker_id() const { return worker_id_; }  // 32 hex digits
-  int64_t incarnation_number() const { return incarnation_number_; }  // of this process, from 1
+  // The number of this process among those that had the directory, from 1. Once a process, when there is room for it:
+  // what an older one left may have filled the disk. DataLoss when the number is damaged, Unavailable as above.
+  absl::StatusOr<int64_t> CountIncarnation();
 
  private:
   StateDirectory(std::string path, int lock_fd) : path_(std::move(path)), lock_fd_(lock_fd) {}
   absl::Status ReadOrMakeId();
-  absl::Status CountIncarnation();
 
   const std::string path_;
   const int lock_fd_;
   std::string worker_id_;
-  int64_t incarnation_number_ = 0;
 };
 
 // 128 random bits, as 32 hex digits.
