@@ -69,8 +69,7 @@ class BootedRoot:
 
     def prefix(self):
         """Of a command that runs in there as root."""
-        # Its root need not be that of its mounts: in a chroot it is not.
-        return ["nsenter", "--target", str(self.init), "--all", "--root", "--wd", "env", "-i", "LC_ALL=C.UTF-8",
+        return ["nsenter", "--target", str(self.init), "--all", "env", "-i", "LC_ALL=C.UTF-8",
                 "HOME=/root", "DEBIAN_FRONTEND=noninteractive", "PATH=/usr/sbin:/usr/bin:/sbin:/bin"]
 
     def run(self, *command, check=True):

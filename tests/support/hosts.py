@@ -5,6 +5,8 @@ import pathlib
 import subprocess
 
 CLONE_NEWNS, CLONE_NEWNET = 0x00020000, 0x40000000
+MS_BIND, MS_REC, MS_PRIVATE, MNT_DETACH = 0x1000, 0x4000, 0x40000, 2
+SYS_PIVOT_ROOT = 155  # of x86-64
 GATEWAY = "10.77.0.1"
 
 
@@ -21,16 +23,22 @@ def isolate():
 
 
 def leave_chroot():
-    """In a chroot "/" is no mount, and programs that need that fail: gives this process mounts of its own, where it is."""
+    """In a chroot "/" is no mount, and no user namespace can be made: gives this process mounts of its own, whose root
+    is what it sees as "/"."""
     if not _root_is_mounted():
         _unshare(CLONE_NEWNS)
         _mount_root()
 
 
 def _unshare(what):
+    _call("unshare", what)
+
+
+def _call(name, *arguments):
+    """A function of the C library."""
     libc = ctypes.CDLL(None, use_errno=True)
-    if libc.unshare(what) != 0:
-        raise Unavailable(f"no namespaces: {os.strerror(ctypes.get_errno())} (they need root)")
+    if getattr(libc, name)(*arguments) < 0:
+        raise Unavailable(f"{name}: {os.strerror(ctypes.get_errno())} (it needs root)")
 
 
 def _root_is_mounted():
@@ -41,9 +49,19 @@ def _mount_root():
     if _root_is_mounted():
         return
     here = os.getcwd()
-    _run("mount", "--rbind", "/", "/mnt")
-    os.chroot("/mnt")
+    root = os.open("/", os.O_PATH)
+    mounts = os.open("/proc/self/ns/mnt", os.O_RDONLY)
+    _call("setns", mounts, CLONE_NEWNS)  # from now on "/" is the root of these mounts
+    os.fchdir(root)
+    path = os.getcwd().encode()
+    _call("mount", None, b"/", None, MS_REC | MS_PRIVATE, None)
+    _call("mount", path, path, None, MS_BIND | MS_REC, None)
+    os.chdir(path)
+    _call("syscall", SYS_PIVOT_ROOT, b".", b".")
+    _call("umount2", b".", MNT_DETACH)
     os.chdir(here)
+    os.close(root)
+    os.close(mounts)
 
 
 def _run(*command):
