@@ -52,7 +52,8 @@ Transaction RowsAfterRestore(const Store::Contents& contents, absl::Time backup_
   for (const WorkerRow& row : contents.workers) {
     WorkerRow& after = transaction.workers[row.worker_id] = row;
     after.session += kRestoreStep;
-    after.incarnation.clear();  // so that each gets a new session
+    after.incarnation.clear();  // so that each gets a new session, the process that runs now too
+    after.incarnation_number = 0;
   }
   for (const JobRow& row : contents.jobs) {
     if (IsFinal(row.state)) continue;

@@ -96,6 +96,7 @@ TEST_F(BackupTest, ARestoreRaisesAllFencesAndDropsTheRanks) {
   ASSERT_TRUE(contents.ok()) << contents.status();
   EXPECT_EQ(contents->workers.at(0).session, 4 + kRestoreStep);
   EXPECT_EQ(contents->workers.at(0).incarnation, "");
+  EXPECT_EQ(contents->workers.at(0).incarnation_number, 0) << "the agent that runs now has the number of then";
   std::map<std::string, JobRow> rows;
   for (const JobRow& row : contents->jobs) {
     rows[row.name] = row;

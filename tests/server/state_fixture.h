@@ -87,7 +87,8 @@ class StateTest : public ::testing::Test {
       transaction.contents[row.name].labels["of"] = row.name;
     }
     transaction.contents[evaluation.name].spec.mutable_evaluate()->set_weights(PutArtifact("given weights"));
-    transaction.workers["w"] = {.worker_id = "w", .name = "host", .incarnation = "incarnation", .session = 4};
+    transaction.workers["w"] = {
+        .worker_id = "w", .name = "host", .incarnation = "incarnation", .incarnation_number = 3, .session = 4};
     transaction.records[training.name] = {Line(1), Line(2)};
     transaction.spools = {{training.name, 3, 0, 17}};
     transaction.requests = {{"admin", "r", "hash", training.name, absl::FromUnixSeconds(1000)}};
