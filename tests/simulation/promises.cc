@@ -238,8 +238,9 @@ void Promises::HearRanks(const server::WorkerBeat& beat) {
     const RankId id = {rank.job(), rank.attempt(), rank.rank()};
     Standstill& now = standstills_[beat.worker_id][id];
     now = {.tick = progress.tick(), .begun = progress.collective_begun(), .sequence = progress.collective_sequence()};
-    const bool advances = TellsMore(id, now.sequence);
     const auto before = old.find(id);
+    const bool same = before != old.end() && now.sequence <= before->second.sequence;
+    const bool advances = !same && TellsMore(id, now.sequence);
     if (before == old.end()) continue;
     const Standstill& last = before->second;
     now.advanced = advances ? now_ : last.advanced;
