@@ -39,8 +39,9 @@ std::string Problems(const ham::v1::ListWorkersResponse& workers) {
   for (const Worker& worker : workers.workers()) {
     for (const ham::v1::Slot& slot : worker.slots()) {
       if (!slot.has_problem()) continue;
-      absl::StrAppend(&text, "slot ", slot.index(), " of ", ShortName(worker.name()), " gets no ranks: ",
-                      ham::v1::SlotProblem::Kind_Name(slot.problem().kind()), ": ", Printable(slot.problem().message()), "\n");
+      absl::StrAppend(&text, "slot ", slot.index(), " of ", ShortName(worker.name()),
+                      " gets no ranks: ", ham::v1::SlotProblem::Kind_Name(slot.problem().kind()), ": ",
+                      Printable(slot.problem().message()), "\n");
     }
   }
   return text;

@@ -63,7 +63,8 @@ class StandardError : public spdlog::sinks::base_sink<std::mutex> {
   void sink_it_(const spdlog::details::log_msg& message) override {
     std::string text;
     if (dropped_ > 0) {
-      const std::string sentence = absl::StrCat(dropped_, " lines before this one were dropped: nobody read them in time");
+      const std::string sentence =
+          absl::StrCat(dropped_, " lines before this one were dropped: nobody read them in time");
       const LogSubject* const subject = std::exchange(subject_at_hand, nullptr);
       text = Format({message.logger_name, spdlog::level::warn, sentence});
       subject_at_hand = subject;

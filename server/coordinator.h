@@ -157,7 +157,7 @@ struct WorkerBeat {
   // Beat.desired_version: the newest DesiredVersion() that the worker has seen on this stream; 0 before the first. It
   // tells a rank that was stopped from one that the worker has not been told of yet.
   int64_t desired_version = 0;
-  bool leaving = false;  // it starts no rank any more
+  bool leaving = false;                             // it starts no rank any more
   std::vector<ham::v1::SlotProblem> problems = {};  // of its slots, all that there are
 };
 // The control stream ended. Evidence only: ranks go on until the lease is over.

@@ -15,7 +15,7 @@ struct GangRank {
   std::string worker;  // its name
   bool heard = true;   // the worker's last beat is not overdue: what it says of the rank is of now
   bool on_gpu = false;
-  std::string problem;  // SlotProblem.message of its slot
+  std::string problem;               // SlotProblem.message of its slot
   const RankPulse* pulse = nullptr;  // not null
 };
 

@@ -384,9 +384,8 @@ TEST_F(AgentTest, BeatsCarryWhatTheGpuOfARankDoes) {
   config_.gpu_monitor.library = HAM_SCRIPTED_NVML;
   StartAgent();
   coordinator_.Desire({MakeAssignment("waits", 1)});
-  EXPECT_TRUE(coordinator_.Await([](const Seen& seen) {
-    return seen.observed.size() == 1 && seen.observed[0].gpu_utilization() == 0.51;
-  }));
+  EXPECT_TRUE(coordinator_.Await(
+      [](const Seen& seen) { return seen.observed.size() == 1 && seen.observed[0].gpu_utilization() == 0.51; }));
 }
 
 TEST_F(AgentTest, TellsHowRanksEnd) {

@@ -31,9 +31,9 @@ TEST(Options, FillsInWhatIsNotGiven) {
 }
 
 TEST(Options, TakesAllFlags) {
-  const CommandLine line =
-      Parse({"--join", "j", "--state-dir", "s", "--name", "n-1", "--slots", "0", "--data-root", "/d", "--trainer", "t",
-             "--data-interface", "eth1", "--no-gpu", "--allow-shared-gpus", "--no-pinning", "--give-up-after", "1m30s"});
+  const CommandLine line = Parse({"--join", "j", "--state-dir", "s", "--name", "n-1", "--slots", "0", "--data-root",
+                                  "/d", "--trainer", "t", "--data-interface", "eth1", "--no-gpu", "--allow-shared-gpus",
+                                  "--no-pinning", "--give-up-after", "1m30s"});
   ASSERT_EQ(line.command, Command::kServe);
   EXPECT_EQ(line.options.name, "n-1");
   EXPECT_EQ(line.options.slots, 0);

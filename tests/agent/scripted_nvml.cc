@@ -1,5 +1,6 @@
 // A library in the place of NVML, with three GPUs, GPU-0 and GPU-1 linked by NVLink; what they measure is made of their
-// number. While there is a file named by $HAM_NVML_BUSY, 40 GiB more of GPU-2 are in use. HAM_NVML_PLAIN: a library that has only what is needed; HAM_NVML_OLD: not even that.
+// number. While there is a file named by $HAM_NVML_BUSY, 40 GiB more of GPU-2 are in use. HAM_NVML_PLAIN: a library
+// that has only what is needed; HAM_NVML_OLD: not even that.
 #include "tests/agent/scripted_nvml.h"
 
 #include <unistd.h>

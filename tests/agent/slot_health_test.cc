@@ -61,8 +61,9 @@ TEST_F(GpuHealthTest, WhatOthersDoIsOneFromTheSecondLookOn) {
   Look(kFree);
   EXPECT_EQ(Look(kUsed), 0) << "it may end at once";
   EXPECT_EQ(Look(kUsed), SlotProblem::BUSY_FOREIGN);
-  EXPECT_EQ(message_, "GPU (GPU-x): others use it, and 700 MiB of its memory: process 7 of ann with 600 MiB, process 8: "
-                      "end that, or give ham-worker --allow-shared-gpus.");
+  EXPECT_EQ(message_,
+            "GPU (GPU-x): others use it, and 700 MiB of its memory: process 7 of ann with 600 MiB, process 8: "
+            "end that, or give ham-worker --allow-shared-gpus.");
 }
 
 TEST_F(GpuHealthTest, MemoryThatNobodyIsSeenToHoldCountsFromAGibibyteOn) {
@@ -106,7 +107,8 @@ TEST_F(GpuHealthTest, AnErrorOfTheHardwareStays) {
   EXPECT_TRUE(health_.NoteXid(79, absl::UnixEpoch() + absl::Hours(1)));
   EXPECT_FALSE(health_.NoteXid(79, absl::UnixEpoch())) << "that is known";
   EXPECT_EQ(Look(kFree), SlotProblem::GPU_ERROR);
-  EXPECT_THAT(message_, StartsWith("GPU (GPU-x): Xid 79 (fallen off the bus) at 1970-01-01T01:00:00Z: stop ham-worker, reset"));
+  EXPECT_THAT(message_,
+              StartsWith("GPU (GPU-x): Xid 79 (fallen off the bus) at 1970-01-01T01:00:00Z: stop ham-worker, reset"));
   EXPECT_FALSE(health_.NoteXid(48, absl::UnixEpoch()));
   EXPECT_EQ(Look(kUsed, true), SlotProblem::GPU_ERROR);
   EXPECT_THAT(message_, HasSubstr("Xid 79")) << "the first one is the cause";
@@ -114,7 +116,8 @@ TEST_F(GpuHealthTest, AnErrorOfTheHardwareStays) {
 }
 
 TEST_F(GpuHealthTest, WhatAProgramCanCauseOrTheGpuMendsCondemnsNone) {
-  for (const uint64_t xid : {13, 31, 43, 45, 63, 68, 94, 109, 137, 154}) EXPECT_FALSE(health_.NoteXid(xid, absl::UnixEpoch())) << xid;
+  for (const uint64_t xid : {13, 31, 43, 45, 63, 68, 94, 109, 137, 154})
+    EXPECT_FALSE(health_.NoteXid(xid, absl::UnixEpoch())) << xid;
   EXPECT_EQ(Look(kFree), 0);
 }
 

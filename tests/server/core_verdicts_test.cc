@@ -117,7 +117,8 @@ TEST_F(VerdictTest, SaysWhatTheGpuDidMeanwhile) {
     beat.problems = {problem};
     Must(beat);
   });
-  EXPECT_THAT(Row("j").state_message, HasSubstr("; its GPU was busy in 50 % of that time; of its slot: Xid 79; rank 0"));
+  EXPECT_THAT(Row("j").state_message,
+              HasSubstr("; its GPU was busy in 50 % of that time; of its slot: Xid 79; rank 0"));
 }
 
 TEST_F(VerdictTest, WaitsAMinuteWhileNoTickIsKnown) {

@@ -475,8 +475,8 @@ void Promises::CheckPlaces(const JobRow& old, const JobRow& row) {
   for (const Placement& place : row.gang) {
     if (row.attempt == old.attempt && FindRank(old.gang, place.rank) != nullptr) continue;
     const auto problems = problems_.find(place.worker_id);
-    Check(problems == problems_.end() || problems->second.count(place.slot) == 0,
-          "a slot with a problem gets no ranks", absl::StrCat(row.name, " rank ", place.rank, " on ", place.worker_id));
+    Check(problems == problems_.end() || problems->second.count(place.slot) == 0, "a slot with a problem gets no ranks",
+          absl::StrCat(row.name, " rank ", place.rank, " on ", place.worker_id));
   }
 }
 

@@ -138,12 +138,12 @@ class Promises {
   std::map<std::string, Tracked> jobs_;
   std::set<std::string> open_;
   std::map<std::string, server::WorkerRow> workers_;
-  std::map<std::string, absl::Duration> heard_;  // worker_id to its last word in this term
+  std::map<std::string, absl::Duration> heard_;                      // worker_id to its last word in this term
   std::map<std::string, std::map<RankId, Standstill>> standstills_;  // by worker_id: ranks that its last beat named
-  std::map<std::string, std::set<int>> problems_;  // by worker_id: slots that it said cannot be used
-  std::map<RankId, int64_t> collectives_;        // most that a rank ever told of in this term
-  std::map<RankId, absl::Duration> overdue_;     // since when it must be found stuck
-  std::set<std::string> acknowledged_;           // jobs
+  std::map<std::string, std::set<int>> problems_;                    // by worker_id: slots that it said cannot be used
+  std::map<RankId, int64_t> collectives_;                            // most that a rank ever told of in this term
+  std::map<RankId, absl::Duration> overdue_;                         // since when it must be found stuck
+  std::set<std::string> acknowledged_;                               // jobs
   std::set<std::string> cancel_requested_;
   std::map<std::string, int64_t> acknowledged_checkpoints_;
 

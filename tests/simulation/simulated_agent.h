@@ -94,7 +94,7 @@ class SimulatedAgent {
   absl::Duration cut_down_until = absl::ZeroDuration();  // nothing reaches it
   absl::Duration shielded_from = absl::ZeroDuration();   // the beat before a short outage was heard
   absl::Duration shielded_until = absl::ZeroDuration();  // until some time after it nothing else strikes
-  int problem_slot = 0;  // cannot be used
+  int problem_slot = 0;                                  // cannot be used
   absl::Duration problem_until = absl::ZeroDuration();
   bool has_problem = false;  // as its monitor saw last
   bool leaving = false;

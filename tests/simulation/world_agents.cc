@@ -13,8 +13,8 @@ using ham::v1::ObservedRank;
 namespace {
 
 constexpr int64_t kPoolBlocks = 20;
-constexpr absl::Duration kKeepalive = absl::Seconds(20);       // a stream on which nothing comes for so long is over
-constexpr absl::Duration kWelcomeTimeout = absl::Seconds(10);  // then the agent tries another stream
+constexpr absl::Duration kKeepalive = absl::Seconds(20);        // a stream on which nothing comes for so long is over
+constexpr absl::Duration kWelcomeTimeout = absl::Seconds(10);   // then the agent tries another stream
 constexpr absl::Duration kSoonHeard = absl::Milliseconds(100);  // latency and batch
 constexpr size_t kRemembered = 64;
 
@@ -217,9 +217,7 @@ void World::Registered(SimulatedAgent& agent, int64_t connection, bool ok) {
 }
 
 void World::Beat(SimulatedAgent& agent) {
-  SendUp(agent, {.event = agent.Beat(),
-                 .connection = agent.connection,
-                 .reply = nullptr});
+  SendUp(agent, {.event = agent.Beat(), .connection = agent.connection, .reply = nullptr});
 }
 
 void World::Checkpoints(SimulatedAgent& agent) {
@@ -358,10 +356,7 @@ void World::BreakStream(SimulatedAgent& agent) {
   const int64_t connection = agent.connection;
   if (core_ != nullptr && agent.session != 0 && Hits(agent, Fault::kReorder)) {
     lingering_.insert(connection);
-    Arrive(agent,
-           {.event = agent.Beat(),
-            .connection = connection,
-            .reply = nullptr},
+    Arrive(agent, {.event = agent.Beat(), .connection = connection, .reply = nullptr},
            std::max(agent.last_up, now_ + network_.Between(absl::ZeroDuration(), absl::Seconds(30))));
   } else if (core_ != nullptr && agent.session == 0 && Hits(agent, Fault::kReorder)) {
     lingering_.insert(connection);  // its registration may come after that of the next stream

@@ -22,7 +22,8 @@ using SteadyClock = std::chrono::steady_clock;
 using SteadyTime = SteadyClock::time_point;
 
 constexpr absl::Duration kEndTimeout = absl::Milliseconds(200);
-constexpr absl::Duration kFirstLookTimeout = absl::Seconds(30);  // drivers without persistence mode start each GPU first
+constexpr absl::Duration kFirstLookTimeout =
+    absl::Seconds(30);                             // drivers without persistence mode start each GPU first
 constexpr std::chrono::milliseconds kXidWait(50);  // less than kEndTimeout, so that the thread ends in time
 
 // Of a process; "" if this host cannot tell, as of one in another container.

@@ -24,7 +24,8 @@ struct GpuMonitorOptions {
 
 class GpuMonitor {
  public:
-  // Slots without a GPU are left out; where none has one, there is no thread. Waits for the first look, but not for long.
+  // Slots without a GPU are left out; where none has one, there is no thread. Waits for the first look, at most half a
+  // minute.
   GpuMonitor(const std::vector<ham::v1::Slot>& slots, GpuMonitorOptions options);
   // Does not wait for a GPU that does not answer.
   ~GpuMonitor();

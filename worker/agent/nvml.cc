@@ -55,7 +55,7 @@ constexpr int kP2pOk = 0;
 constexpr int kTemperatureOfGpu = 0;
 constexpr int kUncorrectedErrors = 1;
 constexpr int kSinceDriverLoad = 0;
-constexpr unsigned long long kEventXid = 8;        // NOLINT: NVML's type
+constexpr unsigned long long kEventXid = 8;  // NOLINT: NVML's type
 constexpr unsigned kMostProcesses = 1024;
 constexpr uint64_t kPowerCap = 0x04, kSoftwareThermal = 0x20, kHardwareThermal = 0x40, kPowerBrake = 0x80;
 constexpr unsigned kTextBytes = 96;

@@ -77,7 +77,7 @@ class Nvml {
 
   void* const handle_;
   std::map<std::string, Device> devices_;  // by UUID
-  void* xids_ = nullptr;  // NVML's set of events
+  void* xids_ = nullptr;                   // NVML's set of events
 };
 
 // None where NVML is not installed.

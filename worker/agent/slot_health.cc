@@ -11,7 +11,7 @@ namespace {
 
 using ham::v1::SlotProblem;
 
-constexpr uint64_t kForeignBytes = uint64_t{1} << 30;  // a desktop or a monitoring program uses less
+constexpr uint64_t kForeignBytes = uint64_t{1} << 30;     // a desktop or a monitoring program uses less
 constexpr absl::Duration kOwnMemory = absl::Seconds(10);  // until that of a rank that has ended is back
 constexpr absl::Duration kFreeAgain = absl::Seconds(10);  // without use by others: else short uses would come and go
 constexpr size_t kMostNamed = 3;
@@ -27,12 +27,14 @@ bool CondemnsNoGpu(uint64_t xid) {
 }
 
 const char* NameOfXid(uint64_t xid) {
-  static constexpr std::pair<uint64_t, const char*> kNames[] = {
-      {48, "double-bit memory error"},   {62, "internal halt"},
-      {64, "memory row not remapped"},   {74, "NVLink error"},
-      {79, "fallen off the bus"},        {95, "uncontained memory error"},
-      {119, "its system processor does not answer"},
-      {120, "error of its system processor"}};
+  static constexpr std::pair<uint64_t, const char*> kNames[] = {{48, "double-bit memory error"},
+                                                                {62, "internal halt"},
+                                                                {64, "memory row not remapped"},
+                                                                {74, "NVLink error"},
+                                                                {79, "fallen off the bus"},
+                                                                {95, "uncontained memory error"},
+                                                                {119, "its system processor does not answer"},
+                                                                {120, "error of its system processor"}};
   for (const auto& [number, name] : kNames) {
     if (number == xid) return name;
   }
@@ -85,7 +87,8 @@ std::optional<SlotProblem> GpuHealth::Judge(const absl::StatusOr<GpuState>& stat
     used_ = !use.empty();
   }
   if (lost_) {
-    return Problem(SlotProblem::GPU_LOST, "the driver no longer finds it: restart the host, or take it out of service.");
+    return Problem(SlotProblem::GPU_LOST,
+                   "the driver no longer finds it: restart the host, or take it out of service.");
   }
   if (!error_.empty()) {
     return Problem(SlotProblem::GPU_ERROR,
@@ -95,12 +98,12 @@ std::optional<SlotProblem> GpuHealth::Judge(const absl::StatusOr<GpuState>& stat
     return Problem(SlotProblem::GPU_ERROR, "rows of its memory could not be remapped: take it out of service.");
   }
   if (needs_reset_) {
-    return Problem(SlotProblem::GPU_ERROR, "rows of its memory are to be remapped: stop ham-worker, reset the GPU or "
-                                           "restart the host, start ham-worker.");
+    return Problem(SlotProblem::GPU_ERROR,
+                   "rows of its memory are to be remapped: stop ham-worker, reset the GPU or "
+                   "restart the host, start ham-worker.");
   }
   if (!foreign_) return std::nullopt;
-  return Problem(SlotProblem::BUSY_FOREIGN,
-                 absl::StrCat(use_, ": end that, or give ham-worker --allow-shared-gpus."));
+  return Problem(SlotProblem::BUSY_FOREIGN, absl::StrCat(use_, ": end that, or give ham-worker --allow-shared-gpus."));
 }
 
 SlotProblem GpuHealth::Problem(SlotProblem::Kind kind, const std::string& what) const {

@@ -23,8 +23,8 @@ class GpuHealth {
   // itself, or that the GPU mends, are none. True if it is the first.
   bool NoteXid(uint64_t xid, absl::Time time);
   // After each look, in order of time; `now` is steady. `occupied`: ham has a rank in the slot. While it has, and for a
-  // moment after it, what is in use is not taken for somebody else's. A look that failed otherwise than by NotFound says
-  // nothing.
+  // moment after it, what is in use is not taken for somebody else's. A look that failed otherwise than by NotFound
+  // says nothing.
   std::optional<ham::v1::SlotProblem> Judge(const absl::StatusOr<GpuState>& state, bool occupied, absl::Duration now);
 
  private:
@@ -35,11 +35,11 @@ class GpuHealth {
   const int slot_;
   const std::string name_;  // with its UUID
   const bool shared_;
-  std::string error_;  // the first Xid
+  std::string error_;                                      // the first Xid
   absl::Duration free_since_ = -absl::InfiniteDuration();  // the last look at a rank of ham
   absl::Duration used_at_ = -absl::InfiniteDuration();     // the last look at somebody else's use
-  bool used_ = true;      // in the last look; before the first nothing is known
-  bool foreign_ = false;  // the problem lasts
+  bool used_ = true;                                       // in the last look; before the first nothing is known
+  bool foreign_ = false;                                   // the problem lasts
   bool lost_ = false;
   bool needs_reset_ = false;
   bool defective_ = false;
